@@ -1,0 +1,163 @@
+"""Events into and effects out of the cluster core of one node (:mod:`leitwolf.core.node`).
+
+Ordering contract (kept by :mod:`leitwolf.core.executor`, in the daemon and in the simulator):
+within one step, records are written and synced first; what names a position ``after`` waits until
+the log is durable up to it; then messages are sent, then committed entries applied, then requests
+answered. A write or sync that fails ends the process; it is never retried.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.core.quorum.messages import QuorumMessage
+from leitwolf.model.commands import Answer, Command
+from leitwolf.model.log import Entry, Record, Snapshot
+from leitwolf.model.observations import HostOrder, HostReport, NodeReport
+from leitwolf.wire.guard import GuardCommand, GuardReport
+
+__all__ = [
+    "Applied",
+    "AskGuard",
+    "Durable",
+    "Effect",
+    "Event",
+    "FromGuard",
+    "FromHost",
+    "FromPeer",
+    "HostLost",
+    "OrderHost",
+    "PeerLost",
+    "PeerMessage",
+    "PeerUp",
+    "Reply",
+    "Request",
+    "SaveSnapshot",
+    "Send",
+    "Tick",
+    "Write",
+]
+
+PeerMessage = QuorumMessage | NodeReport
+
+
+class _Item(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+# --- events --------------------------------------------------------------------------------------
+
+
+class Tick(_Item):
+    """Time passed: at or after :meth:`Node.deadline`; ``wall`` (ns, UTC) is for display only."""
+
+    wall: int
+
+
+class FromPeer(_Item):
+    """A message of a member or learner came in."""
+
+    node: int
+    message: PeerMessage
+
+
+class PeerUp(_Item):
+    """A stream to ``node`` is up (after the handshake checked cluster, version and storage)."""
+
+    node: int
+
+
+class PeerLost(_Item):
+    """The stream to ``node`` is gone; what was under way may be lost."""
+
+    node: int
+
+
+class FromGuard(_Item):
+    """The guard says something."""
+
+    report: GuardReport
+
+
+class FromHost(_Item):
+    """The resource host says something."""
+
+    report: HostReport
+
+
+class HostLost(_Item):
+    """The connection to the host is gone; it will report everything anew when it is back."""
+
+
+class Durable(_Item):
+    """The log is durable up to ``position`` (counts :class:`Write` effects)."""
+
+    position: int
+
+
+class Request(_Item):
+    """Somebody asks through the API of this or (forwarded) another node."""
+
+    id: int
+    command: Command
+    by: str
+    """Who asked, for the audit: user name and node."""
+    wall: int
+
+
+Event = Tick | FromPeer | PeerUp | PeerLost | FromGuard | FromHost | HostLost | Durable | Request
+
+# --- effects -------------------------------------------------------------------------------------
+
+
+class Write(_Item):
+    """Append records to the log and sync them; answered by :class:`Durable` with ``position``."""
+
+    position: int
+    records: tuple[Record, ...]
+
+
+class SaveSnapshot(_Item):
+    """Store a snapshot durably (own, or installed from the leader) and drop what it covers."""
+
+    position: int
+    snapshot: Snapshot
+    reset: bool
+    """The log before it is void as a whole (installed from the leader)."""
+
+
+class Send(_Item):
+    """Send to a node's daemon, once the log is durable up to ``after``."""
+
+    node: int
+    message: PeerMessage
+    after: int = 0
+
+
+class AskGuard(_Item):
+    """Tell the guard something, once the log is durable up to ``after``."""
+
+    command: GuardCommand
+    after: int = 0
+
+
+class Applied(_Item):
+    """These entries are committed and folded into the state; for streams, `why` and the recorder."""
+
+    entries: tuple[Entry, ...]
+
+
+class OrderHost(_Item):
+    """Tell the resource host what to run or stop."""
+
+    order: HostOrder
+
+
+class Reply(_Item):
+    """Answer a :class:`Request`."""
+
+    id: int
+    answer: Answer
+
+
+Effect = Write | SaveSnapshot | Send | AskGuard | Applied | OrderHost | Reply

@@ -1,0 +1,118 @@
+"""Timing profiles and the arithmetic of leases. Standard library only.
+
+All durations are nanoseconds. ``RHO`` is the assumed bound on the rate error of any clock (A3).
+A duration that the holder of a lease counts on is shortened by :func:`held`, one that somebody
+else waits for it to be over is stretched by :func:`awaited`; both keep a margin ``MARGIN_NS``.
+Since ``held(x) < x < awaited(x)`` on clocks of any allowed rates, who waits outlasts who holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "MARGIN_NS",
+    "MILLISECOND",
+    "PROFILES",
+    "RHO_PPM",
+    "SLEPT_NS",
+    "Profile",
+    "ProfileError",
+    "awaited",
+    "held",
+]
+
+MILLISECOND = 1_000_000
+RHO_PPM = 1_000
+"""Assumed bound on the error of a clock's rate, parts per million (0.1 %)."""
+MARGIN_NS = 2 * MILLISECOND
+"""d: what a lease is shortened by, and a wait lengthened, beside the rates."""
+SLEPT_NS = 5 * MILLISECOND
+"""L1: a larger move of BOOTTIME - RAW means that the machine slept."""
+STALL_REALTIME_MS = 40
+"""Worst stall to be counted with real-time scheduling, at least."""
+STALL_FAIR_MS = 400
+"""Worst stall to be counted without real-time scheduling, at least."""
+
+
+def held(duration: int) -> int:
+    """Return how long the holder of a lease of ``duration`` ns may use it, by its own clock."""
+    return duration - duration * 2 * RHO_PPM // 1_000_000 - MARGIN_NS
+
+
+def awaited(duration: int) -> int:
+    """Return how long to wait, by one's own clock, until a lease of ``duration`` ns is over."""
+    return duration + -(-duration * 2 * RHO_PPM // 1_000_000) + MARGIN_NS
+
+
+class ProfileError(ValueError):
+    """A timing profile cannot be held by this machine, or contradicts itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One block of timing, checked as a whole; fields in milliseconds."""
+
+    name: str
+    heartbeat_ms: int
+    promise_ms: int
+    run_ms: int
+    kill_ms: int
+
+    @property
+    def heartbeat(self) -> int:
+        """H in ns."""
+        return self.heartbeat_ms * MILLISECOND
+
+    @property
+    def promise(self) -> int:
+        """P in ns."""
+        return self.promise_ms * MILLISECOND
+
+    @property
+    def run(self) -> int:
+        """R in ns."""
+        return self.run_ms * MILLISECOND
+
+    @property
+    def kill(self) -> int:
+        """K in ns."""
+        return self.kill_ms * MILLISECOND
+
+    def verify(self, stall_ms: int, round_trip_ms: int, election_ms: int) -> None:
+        """Check the profile against what was measured on the machine.
+
+        Args:
+            stall_ms: worst stall of the guard, not below STALL_REALTIME_MS or STALL_FAIR_MS.
+            round_trip_ms: slowest round trip between two nodes.
+            election_ms: E, election budget.
+
+        Raises:
+            ProfileError: names the rule, the sum that it needs and the value.
+        """
+        need = 3 * self.heartbeat_ms + stall_ms + round_trip_ms + self.kill_ms
+        if self.promise_ms < need:
+            raise ProfileError(
+                f"profile {self.name}: P = {self.promise_ms} ms, needs at least {need} ms "
+                f"(3 H {3 * self.heartbeat_ms} + worst stall {stall_ms} + round trip "
+                f"{round_trip_ms} + K {self.kill_ms})"
+            )
+        stretched = -(-self.promise_ms * 2 * RHO_PPM // 1_000_000) + self.promise_ms
+        need = stretched + election_ms + self.heartbeat_ms + self.kill_ms
+        if self.run_ms < need:
+            raise ProfileError(
+                f"profile {self.name}: R = {self.run_ms} ms, needs at least {need} ms "
+                f"(P {stretched} + election {election_ms} + H {self.heartbeat_ms} + "
+                f"K {self.kill_ms})"
+            )
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("fast", 20, 150, 250, 40),
+        Profile("default", 50, 260, 420, 60),
+        Profile("virtual", 100, 900, 1500, 150),
+        Profile("wan", 500, 3000, 5000, 500),
+    )
+}

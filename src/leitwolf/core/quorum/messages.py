@@ -1,0 +1,143 @@
+"""Messages between the quorum cores of two nodes, and what a core asks its surroundings to do.
+
+Messages travel on TLS streams, in order while a stream lives; streams may break at any time, so
+any message may be lost, and a reconnect may deliver late. The core tolerates loss, duplication
+and reordering.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.model.log import Entry
+from leitwolf.wire.ballot import Ballot, Key
+
+__all__ = [
+    "Append",
+    "Appended",
+    "Gap",
+    "InstallSnapshot",
+    "PreProbe",
+    "PreProbeReply",
+    "Prepare",
+    "Promised",
+    "QuorumMessage",
+    "Refused",
+    "SnapshotInstalled",
+    "TransferOffice",
+]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    pass
+
+
+class PreProbe(_Message):
+    """Would you promise me a ballot now? Commits nobody to anything."""
+
+    round: int
+    """Serial of the question, echoed."""
+    key: Key
+
+
+class PreProbeReply(_Message):
+    """``willing``: my promise is free and my log is not ahead; ``promised`` helps choose a round."""
+
+    round: int
+    willing: bool
+    promised: Ballot
+    key: Key
+
+
+class Prepare(_Message):
+    """Promise me ``ballot`` (R1, R2, R5)."""
+
+    ballot: Ballot
+    key: Key
+
+
+class Promised(_Message):
+    """Durably promised; what the guard reported belongs to it (L6)."""
+
+    ballot: Ballot
+    renewed: Ballot
+    freed: bool
+    no_memory: bool
+    key: Key
+
+
+class Refused(_Message):
+    """Not promised or not accepted: ``promised`` is the higher ballot, or a lease still runs.
+
+    ``key`` above the candidate's means "behind": this acceptor knows entries that it lacks (R2).
+    """
+
+    ballot: Ballot
+    promised: Ballot
+    key: Key
+    remaining: int
+    """How long (ns) the promise to another owner still runs; 0: not the reason."""
+
+
+class Append(_Message):
+    """Entries after ``previous``; ``commit``: the leader's commit index. Empty: just commit."""
+
+    ballot: Ballot
+    previous: Key
+    entries: tuple[Entry, ...]
+    commit: int
+
+
+class Appended(_Message):
+    """Durable and equal to the leader's log up to ``match``."""
+
+    ballot: Ballot
+    match: int
+
+
+class Gap(_Message):
+    """``previous`` is not here: continue after ``hint`` (an index not above the divergence)."""
+
+    ballot: Ballot
+    hint: int
+
+
+class InstallSnapshot(_Message):
+    """A chunk of the leader's snapshot; the last has ``done``."""
+
+    ballot: Ballot
+    last: Key
+    """Key of the last entry that the snapshot covers."""
+    offset: int
+    data: bytes
+    done: bool
+
+
+class SnapshotInstalled(_Message):
+    """``received``: bytes held so far; ``installed``: durable as a whole, up to ``last.index``."""
+
+    ballot: Ballot
+    last: Key
+    received: int
+    installed: bool
+
+
+class TransferOffice(_Message):
+    """From the leader, which released ``ballot``: begin an election at once (L8)."""
+
+    ballot: Ballot
+
+
+QuorumMessage = (
+    PreProbe
+    | PreProbeReply
+    | Prepare
+    | Promised
+    | Refused
+    | Append
+    | Appended
+    | Gap
+    | InstallSnapshot
+    | SnapshotInstalled
+    | TransferOffice
+)

@@ -1,0 +1,226 @@
+"""What users ask for, and what they are answered."""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.model.ids import GroupId, NetworkRole, NodeId, ResourceId, Wish
+
+__all__ = [
+    "AddGroup",
+    "AddNode",
+    "AddResource",
+    "Answer",
+    "ChangeCluster",
+    "ChangeGroup",
+    "ChangeResource",
+    "Command",
+    "EvictNode",
+    "IssueToken",
+    "MoveGroup",
+    "PauseNode",
+    "RecoverGroup",
+    "Refusal",
+    "RemoveGroup",
+    "RemoveResource",
+    "SetNetwork",
+    "TransferLeader",
+    "WishGroup",
+    "WishResource",
+]
+
+
+class _Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    pass
+
+
+class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class NewResource(_Data):
+    """A resource to be added with its group."""
+
+    resource: ResourceId
+    type: str
+    parameters: dict[str, str]
+    depends: tuple[ResourceId, ...] = ()
+
+
+class AddGroup(_Command):
+    """A new group, with its first resources, all or nothing."""
+
+    group: GroupId
+    preferred: tuple[NodeId, ...] = ()
+    resources: tuple[NewResource, ...] = ()
+    wish: Wish = Wish.ONLINE
+    restart_threshold: int = 1
+    restart_period_s: int = 900
+    failover_threshold: int = -1
+    failover_period_s: int = 21_600
+    retry_period_s: int = 3_600
+
+
+class ChangeGroup(_Command):
+    """Change settings of a group; None: unchanged."""
+
+    group: GroupId
+    preferred: tuple[NodeId, ...] | None = None
+    restart_threshold: int | None = None
+    restart_period_s: int | None = None
+    failover_threshold: int | None = None
+    failover_period_s: int | None = None
+    retry_period_s: int | None = None
+
+
+class RemoveGroup(_Command):
+    """Remove a group; ``force``: take it offline and remove its resources first."""
+
+    group: GroupId
+    force: bool = False
+
+
+class WishGroup(_Command):
+    """Bring a group online or take it offline."""
+
+    group: GroupId
+    wish: Wish
+
+
+class MoveGroup(_Command):
+    """Move a group to ``node`` (0: the best other node)."""
+
+    group: GroupId
+    node: NodeId
+
+
+class RecoverGroup(_Command):
+    """Forget the failures of a group and try again."""
+
+    group: GroupId
+
+
+class AddResource(_Command):
+    """Add a resource to a group."""
+
+    group: GroupId
+    resource: ResourceId
+    type: str
+    parameters: dict[str, str]
+    depends: tuple[ResourceId, ...] = ()
+
+
+class ChangeResource(_Command):
+    """Change parameters (merged; an empty value removes one) or dependencies of a resource."""
+
+    resource: ResourceId
+    parameters: dict[str, str] | None = None
+    depends: tuple[ResourceId, ...] | None = None
+
+
+class RemoveResource(_Command):
+    """Remove a resource."""
+
+    resource: ResourceId
+
+
+class WishResource(_Command):
+    """Bring a resource online or take it offline."""
+
+    resource: ResourceId
+    wish: Wish
+
+
+class PauseNode(_Command):
+    """Pause (with or without draining) or resume a node."""
+
+    node: NodeId
+    paused: bool
+    drain: bool = True
+
+
+class AddNode(_Command):
+    """Join: from the node that answered a join request; it becomes a learner, then a member."""
+
+    name: str
+    uuid: str
+    storage: str
+    addresses: dict[str, str]
+    fingerprint: str
+    token: str
+    """Digest of the join token that pays for it."""
+
+
+class EvictNode(_Command):
+    """Remove a node from the cluster; ``leaving``: it asked for it itself."""
+
+    node: NodeId
+    leaving: bool = False
+
+
+class IssueToken(_Command):
+    """Make a join token known (by digest)."""
+
+    digest: str
+    lifetime_s: int
+
+
+class SetNetwork(_Command):
+    """Add or change a network."""
+
+    name: str
+    subnets: tuple[str, ...]
+    role: NetworkRole
+
+
+class ChangeCluster(_Command):
+    """Change cluster-wide settings; None: unchanged."""
+
+    name: str | None = None
+    profile: str | None = None
+
+
+class TransferLeader(_Command):
+    """Hand leadership to ``node`` (0: the most up-to-date other node)."""
+
+    node: NodeId = NodeId(0)
+
+
+Command = (
+    AddGroup
+    | ChangeGroup
+    | RemoveGroup
+    | WishGroup
+    | MoveGroup
+    | RecoverGroup
+    | AddResource
+    | ChangeResource
+    | RemoveResource
+    | WishResource
+    | PauseNode
+    | AddNode
+    | EvictNode
+    | IssueToken
+    | SetNetwork
+    | ChangeCluster
+    | TransferLeader
+)
+
+
+class Refusal(_Data):
+    """Why a request was not done: a stable code, what is wrong, and what to do."""
+
+    code: str
+    text: str
+    hint: str = ""
+    field: str = ""
+    retryable: bool = False
+
+
+class Answer(_Data):
+    """Outcome of a request: the index of the committed entry, or a refusal. Nothing half done."""
+
+    index: int = 0
+    refusal: Refusal | None = None
+    data: dict[str, str] = {}
+    """Extra values of some commands, for example the id of a new node."""

@@ -1,0 +1,373 @@
+"""What a log entry says: events, grouped into one atomic change with its cause.
+
+Every entry carries a :class:`Change`. The fold (:mod:`leitwolf.state`) applies its events in
+order. ``because`` names the entry or the observation that caused it, so that the chain of causes
+can be walked (``leitwolf why``).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.model.ids import (
+    GroupId,
+    NetworkRole,
+    NodeId,
+    ResourceId,
+    ResourceState,
+    Wish,
+)
+
+__all__ = [
+    "Cause",
+    "Change",
+    "ClusterChanged",
+    "ClusterFormed",
+    "Event",
+    "GroupAdded",
+    "GroupChanged",
+    "GroupClosing",
+    "GroupFailed",
+    "GroupPlaced",
+    "GroupRemoved",
+    "GroupStopped",
+    "GroupWished",
+    "LeaderElected",
+    "LocalRecord",
+    "NetworkSet",
+    "NodeAdded",
+    "NodeChanged",
+    "NodeDown",
+    "NodePaused",
+    "NodePromoted",
+    "NodeRemoved",
+    "NodeUp",
+    "NotChosen",
+    "QuorumChanged",
+    "ResourceAdded",
+    "ResourceChanged",
+    "ResourceMoved",
+    "ResourceRemoved",
+    "ResourceWished",
+    "TokenIssued",
+    "TokenUsed",
+]
+
+
+class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    pass
+
+
+class Cause(_Data):
+    """Why: a coded, short, true sentence; ``index`` is the entry that led to this one, or 0."""
+
+    code: str
+    """Stable code, kebab-case, for example ``node-lost``; documented in the reference."""
+    text: str
+    index: int = 0
+
+
+class NotChosen(_Data):
+    """Why another node was not chosen as owner."""
+
+    node: NodeId
+    code: str
+    text: str
+
+
+# --- cluster and nodes ---------------------------------------------------------------------------
+
+
+class ClusterFormed(_Event):
+    """The first event of every log."""
+
+    uuid: str
+    name: str
+    profile: str
+    port: int
+    """One port, TCP and UDP."""
+    authority: bytes
+    """Certificate of the cluster's own authority, DER."""
+
+
+class ClusterChanged(_Event):
+    """Cluster-wide settings; None: unchanged."""
+
+    name: str | None = None
+    profile: str | None = None
+
+
+class NodeAdded(_Event):
+    """A node joined as learner (the first one: as member)."""
+
+    node: NodeId
+    name: str
+    uuid: str
+    storage: str
+    addresses: dict[str, str]
+    """Its address on each network, by network name."""
+    fingerprint: str
+    """SHA-256 of its certificate, hexadecimal."""
+
+
+class NodePromoted(_Event):
+    """The learner caught up and votes from now on."""
+
+    node: NodeId
+
+
+class NodeChanged(_Event):
+    """Addresses, storage or certificate of a node changed; None: unchanged."""
+
+    node: NodeId
+    addresses: dict[str, str] | None = None
+    storage: str | None = None
+    fingerprint: str | None = None
+
+
+class NodePaused(_Event):
+    """No group is placed on a paused node; ``drain``: the groups on it move away."""
+
+    node: NodeId
+    paused: bool
+    drain: bool = False
+
+
+class NodeRemoved(_Event):
+    """The node left or was evicted."""
+
+    node: NodeId
+    evicted: bool
+
+
+class NodeUp(_Event):
+    """The node holds a run-lease and is connected: it can own groups."""
+
+    node: NodeId
+
+
+class NodeDown(_Event):
+    """The node holds no run-lease any more."""
+
+    node: NodeId
+    attested: bool
+    """It confirmed that everything is stopped (else the time of its lease passed)."""
+
+
+class LeaderElected(_Event):
+    """First event of a leader's first entry."""
+
+    node: NodeId
+
+
+class QuorumChanged(_Event):
+    """Goes with an entry that has ``config``."""
+
+    stage: str
+    """``joint`` or ``final``."""
+    text: str
+
+
+class NetworkSet(_Event):
+    """A network was found or changed."""
+
+    name: str
+    subnets: tuple[str, ...]
+    role: NetworkRole
+
+
+class TokenIssued(_Event):
+    """A join token, known by its hash; its life runs on the monotonic clock of each node."""
+
+    digest: str
+    lifetime_s: int
+
+
+class TokenUsed(_Event):
+    """A join token was used up or withdrawn."""
+
+    digest: str
+
+
+class LocalRecord(_Event):
+    """What a node did while it had no quorum, told when it was back."""
+
+    node: NodeId
+    lines: tuple[str, ...]
+
+
+# --- groups --------------------------------------------------------------------------------------
+
+
+class GroupAdded(_Event):
+    """A new group, empty and offline."""
+
+    group: GroupId
+    preferred: tuple[NodeId, ...] = ()
+    restart_threshold: int = 1
+    restart_period_s: int = 900
+    failover_threshold: int = -1
+    """-1: number of nodes minus one."""
+    failover_period_s: int = 21_600
+    retry_period_s: int = 3_600
+
+
+class GroupChanged(_Event):
+    """Settings of a group; None: unchanged."""
+
+    group: GroupId
+    preferred: tuple[NodeId, ...] | None = None
+    restart_threshold: int | None = None
+    restart_period_s: int | None = None
+    failover_threshold: int | None = None
+    failover_period_s: int | None = None
+    retry_period_s: int | None = None
+
+
+class GroupRemoved(_Event):
+    """The group is gone; it was offline."""
+
+    group: GroupId
+
+
+class GroupWished(_Event):
+    """The operator wants the group online or offline."""
+
+    group: GroupId
+    wish: Wish
+
+
+class GroupPlaced(_Event):
+    """``node`` owns the group from now on, under a new generation; it may start at once."""
+
+    group: GroupId
+    node: NodeId
+    generation: int
+    cause: Cause
+    failover: bool
+    """Counts against the failover threshold (forced, not asked for)."""
+    not_chosen: tuple[NotChosen, ...] = ()
+
+
+class GroupClosing(_Event):
+    """The owner must stop the group and attest; then it goes to ``target`` (0: policy chooses)."""
+
+    group: GroupId
+    target: NodeId
+    cause: Cause
+    failover: bool
+
+
+class GroupStopped(_Event):
+    """Nobody owns the group: closed and no node to place it on, or its owner is gone."""
+
+    group: GroupId
+    cause: Cause
+    not_chosen: tuple[NotChosen, ...] = ()
+
+
+class GroupFailed(_Event):
+    """Thresholds are used up: the group stays where it is until ``recover`` or its retry period."""
+
+    group: GroupId
+    cause: Cause
+
+
+# --- resources -----------------------------------------------------------------------------------
+
+
+class ResourceAdded(_Event):
+    """A new resource, wish online."""
+
+    resource: ResourceId
+    group: GroupId
+    type: str
+    parameters: dict[str, str]
+    depends: tuple[ResourceId, ...] = ()
+
+
+class ResourceChanged(_Event):
+    """Parameters or dependencies of a resource; None: unchanged."""
+
+    resource: ResourceId
+    parameters: dict[str, str] | None = None
+    depends: tuple[ResourceId, ...] | None = None
+
+
+class ResourceRemoved(_Event):
+    """The resource is gone; it was offline."""
+
+    resource: ResourceId
+
+
+class ResourceWished(_Event):
+    """The operator wants the resource online or offline."""
+
+    resource: ResourceId
+    wish: Wish
+
+
+class ResourceMoved(_Event):
+    """The state of a resource changed, on ``node`` under ``generation``.
+
+    ``attempt`` grows by one with each restart in place; entering online-pending with a higher
+    attempt asks the owner to start it anew.
+    """
+
+    resource: ResourceId
+    node: NodeId
+    generation: int
+    attempt: int
+    state: ResourceState
+    cause: Cause
+
+
+Event = (
+    ClusterFormed
+    | ClusterChanged
+    | NodeAdded
+    | NodePromoted
+    | NodeChanged
+    | NodePaused
+    | NodeRemoved
+    | NodeUp
+    | NodeDown
+    | LeaderElected
+    | QuorumChanged
+    | NetworkSet
+    | TokenIssued
+    | TokenUsed
+    | LocalRecord
+    | GroupAdded
+    | GroupChanged
+    | GroupRemoved
+    | GroupWished
+    | GroupPlaced
+    | GroupClosing
+    | GroupStopped
+    | GroupFailed
+    | ResourceAdded
+    | ResourceChanged
+    | ResourceRemoved
+    | ResourceWished
+    | ResourceMoved
+)
+
+
+class Change(_Data):
+    """What one entry does, as a whole or not at all.
+
+    ``time`` is cluster time: nanoseconds that never go back, advanced by the leader's monotonic
+    clock and continued by the next leader; periods and thresholds count in it. ``wall`` is UTC in
+    nanoseconds, for people only: it decides nothing.
+    """
+
+    events: tuple[Event, ...]
+    because: Cause
+    by: str
+    time: int
+    wall: int

@@ -1,0 +1,49 @@
+"""Every limit of the system, with its reason."""
+
+from __future__ import annotations
+
+__all__ = [
+    "APPEND_BYTES_MAX",
+    "APPENDS_IN_FLIGHT_MAX",
+    "DEPENDENCY_DEPTH_MAX",
+    "ENTRY_BYTES_MAX",
+    "GROUPS_MAX",
+    "NAME_LENGTH_MAX",
+    "NODES_MAX",
+    "PARAMETER_BYTES_MAX",
+    "PEER_FRAME_BYTES_MAX",
+    "REQUESTS_PENDING_MAX",
+    "RESOURCES_MAX",
+    "SNAPSHOT_CHUNK_BYTES",
+    "SNAPSHOT_ENTRIES",
+    "TOKEN_LIFETIME_S_MAX",
+]
+
+NODES_MAX = 64
+"""The design holds to 64 nodes; a star of heartbeats grows linearly."""
+GROUPS_MAX = 1_000
+"""Keeps a full plan below 50 ms."""
+RESOURCES_MAX = 5_000
+"""As above; five resources per group is typical."""
+NAME_LENGTH_MAX = 63
+"""Names become cgroup and file names; 63 is a DNS label."""
+PARAMETER_BYTES_MAX = 8_192
+"""One parameter value; a command line with its environment fits."""
+DEPENDENCY_DEPTH_MAX = 100
+"""As in the original; real chains have less than ten links."""
+ENTRY_BYTES_MAX = 1 << 20
+"""One entry must fit a frame and be synced well within a heartbeat."""
+APPEND_BYTES_MAX = 256 << 10
+"""Bytes of entries in one append: small enough not to delay what comes behind it."""
+APPENDS_IN_FLIGHT_MAX = 32
+"""Unanswered appends per peer; beyond that the peer is paused until it answers."""
+PEER_FRAME_BYTES_MAX = 4 << 20
+"""Largest frame accepted on a peer stream."""
+SNAPSHOT_CHUNK_BYTES = 256 << 10
+"""Chunk of a snapshot transfer."""
+SNAPSHOT_ENTRIES = 10_000
+"""Entries behind the snapshot that cause the next one: bounds log size and restart time."""
+REQUESTS_PENDING_MAX = 4_096
+"""Requests waiting for their commit; more are refused as overload."""
+TOKEN_LIFETIME_S_MAX = 7 * 86_400
+"""A join token lives a week at most."""

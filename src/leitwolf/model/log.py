@@ -1,0 +1,86 @@
+"""The replicated log as data: entries, what is written on disk, snapshots."""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.model.quorum import QuorumConfig
+from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
+
+__all__ = [
+    "CommitRecord",
+    "Entry",
+    "EntryRecord",
+    "Loaded",
+    "PromisedRecord",
+    "Record",
+    "Snapshot",
+    "TruncateRecord",
+]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of the log. ``payload`` is an encoded :class:`leitwolf.model.events.Change`.
+
+    ``config`` set: a change of the quorum configuration, in force from the moment that it is
+    appended (not committed), as the rules of reconfiguration demand.
+    """
+
+    index: int
+    ballot: Ballot
+    payload: bytes
+    config: QuorumConfig | None = None
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class PromisedRecord(_Record):
+    """No ballot below this one is helped any more (R1, R4)."""
+
+    ballot: Ballot
+
+
+class EntryRecord(_Record):
+    """An entry appended behind the last one."""
+
+    entry: Entry
+
+
+class TruncateRecord(_Record):
+    """All entries from ``index`` on are void."""
+
+    index: int
+
+
+class CommitRecord(_Record):
+    """Entries up to ``index`` were known to be committed; a hint, never ahead of the truth."""
+
+    index: int
+
+
+Record = PromisedRecord | EntryRecord | TruncateRecord | CommitRecord
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The folded state up to ``last``, instead of the entries up to there."""
+
+    last: Key
+    config: QuorumConfig
+    """Quorum configuration in force at ``last``."""
+    state: bytes
+    """Encoded :class:`leitwolf.model.state.State`."""
+    state_hash: str
+    """SHA-256 of ``state``, hexadecimal."""
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a log store holds when it is opened."""
+
+    promised: Ballot = NO_BALLOT
+    snapshot: Snapshot | None = None
+    entries: tuple[Entry, ...] = ()
+    """Entries behind the snapshot, without gaps."""
+    commit: int = 0
+    """Commit hint."""

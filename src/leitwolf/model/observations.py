@@ -1,0 +1,149 @@
+"""What nodes see and tell: host orders and reports, reports to the leader, the leader's view."""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.model.commands import Answer, Command
+from leitwolf.model.ids import GroupId, NodeId, ResourceId, ResourceState
+
+__all__ = [
+    "CloseGroup",
+    "Forward",
+    "ForwardAnswer",
+    "GroupAttested",
+    "HostOrder",
+    "HostReport",
+    "Inventory",
+    "NodeReport",
+    "NodeView",
+    "Observations",
+    "ResourceReport",
+    "Seen",
+    "StartResource",
+    "StopResource",
+]
+
+
+class _Tagged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    pass
+
+
+# --- daemon to host ------------------------------------------------------------------------------
+
+
+class StartResource(_Tagged):
+    """Bring a resource online. The host starts it only when the page allows it (L7)."""
+
+    resource: ResourceId
+    group: GroupId
+    type: str
+    parameters: dict[str, str]
+    lease: int
+    generation: int
+    attempt: int
+    first: bool = False
+    """The operator's first online: an address is probed for duplicates before it is used."""
+
+
+class StopResource(_Tagged):
+    """Take a resource offline, whatever attempt of this or an earlier generation runs."""
+
+    resource: ResourceId
+    group: GroupId
+    generation: int
+
+
+class CloseGroup(_Tagged):
+    """All resources of the group are stopped: never run this generation again, and attest it."""
+
+    group: GroupId
+    generation: int
+
+
+HostOrder = StartResource | StopResource | CloseGroup
+
+# --- host to daemon ------------------------------------------------------------------------------
+
+
+class ResourceReport(_Tagged):
+    """A resource changed its state on this node."""
+
+    resource: ResourceId
+    group: GroupId
+    lease: int
+    generation: int
+    attempt: int
+    state: ResourceState
+    code: str
+    """Stable code of the reason, kebab-case: ``started``, ``exited``, ``stop-timeout`` ..."""
+    text: str
+
+
+class Inventory(_Tagged):
+    """First report of a host: everything that it runs or adopted; the rest is offline."""
+
+    resources: tuple[ResourceReport, ...]
+    closed: dict[GroupId, int]
+    """Highest generation of each group that was attested here."""
+
+
+class GroupAttested(_Tagged):
+    """Everything of (group, generation) is stopped and never runs again (I11)."""
+
+    group: GroupId
+    generation: int
+
+
+HostReport = ResourceReport | Inventory | GroupAttested
+
+# --- node to leader and back ---------------------------------------------------------------------
+
+
+class Seen(_Tagged):
+    """From a node to the leader: what its host reported; repeated until the log shows it."""
+
+    reports: tuple[HostReport, ...]
+
+
+class Forward(_Tagged):
+    """A command that came in on another node, on its way to the leader."""
+
+    id: int
+    command: Command
+    by: str
+    wall: int
+
+
+class ForwardAnswer(_Tagged):
+    """The leader's answer to a :class:`Forward`."""
+
+    id: int
+    answer: Answer
+
+
+NodeReport = Seen | Forward | ForwardAnswer
+
+# --- what policy looks at ------------------------------------------------------------------------
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """The leader's view of one node at this moment."""
+
+    leased: bool
+    """On the roster: holds (or may hold) a run-lease."""
+    connected: bool
+    """Its daemon's stream is up."""
+    away: bool
+    """Certainly holds no run-lease (NodeAway): what it owned may be taken."""
+    attested: bool = False
+
+
+class Observations(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan is made from, besides the state."""
+
+    nodes: dict[NodeId, NodeView]
+    resources: dict[ResourceId, ResourceReport]
+    """Newest report of each resource by its owner, of the current generation."""
+    attested: dict[GroupId, int]
+    """Highest generation of each group that its owner attested."""

@@ -1,0 +1,39 @@
+"""Who votes, with which weight: the quorum configuration as data."""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.model.ids import NodeId
+
+__all__ = ["Acceptor", "AcceptorId", "QuorumConfig"]
+
+
+class AcceptorId(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
+    """An acceptor is a node (or witness) together with its storage.
+
+    A wiped disk is another acceptor: it forgot its promises and must be added again.
+    """
+
+    node: NodeId
+    storage: str
+    """UUID of the storage that holds its log."""
+
+
+class Acceptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An acceptor and its vote."""
+
+    id: AcceptorId
+    weight: int = 1
+    kind: str = "node"
+
+
+class QuorumConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Acceptors and learners; ``former`` is set during a change: both must agree (joint).
+
+    A set S of acceptors is a quorum of one configuration when 2 * weight(S) > total weight.
+    """
+
+    acceptors: tuple[Acceptor, ...]
+    learners: tuple[AcceptorId, ...] = ()
+    former: tuple[Acceptor, ...] | None = None

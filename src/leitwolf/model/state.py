@@ -1,0 +1,129 @@
+"""The cluster state: what the log adds up to. Data only; the fold is :mod:`leitwolf.state`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.model.events import Cause
+from leitwolf.model.ids import (
+    NO_NODE,
+    GroupId,
+    GroupPhase,
+    NetworkRole,
+    NodeId,
+    NodeStatus,
+    ResourceId,
+    ResourceState,
+    Wish,
+)
+from leitwolf.model.quorum import QuorumConfig
+
+__all__ = ["Group", "Network", "Node", "Resource", "State", "Token"]
+
+
+class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Node(_Data):
+    """A node of the cluster. ``changed``: index of the entry that changed it last."""
+
+    id: NodeId
+    name: str
+    uuid: str
+    storage: str
+    addresses: dict[str, str]
+    fingerprint: str
+    status: NodeStatus
+    up: bool = False
+    paused: bool = False
+    changed: int = 0
+
+
+class Network(_Data):
+    """A network that some nodes share."""
+
+    name: str
+    subnets: tuple[str, ...]
+    role: NetworkRole
+    changed: int = 0
+
+
+class Token(_Data):
+    """An open join token."""
+
+    digest: str
+    lifetime_s: int
+    issued: int
+    """Index of the entry that issued it."""
+
+
+class Resource(_Data):
+    """A resource and its state under its group's current generation."""
+
+    id: ResourceId
+    group: GroupId
+    type: str
+    parameters: dict[str, str]
+    depends: tuple[ResourceId, ...] = ()
+    wish: Wish = Wish.ONLINE
+    state: ResourceState = ResourceState.OFFLINE
+    attempt: int = 0
+    restarts: tuple[int, ...] = ()
+    """Cluster times of the restarts in place within the period."""
+    cause: Cause
+    changed: int = 0
+
+
+class Group(_Data):
+    """A group: unit of ownership and failover."""
+
+    id: GroupId
+    preferred: tuple[NodeId, ...]
+    restart_threshold: int
+    restart_period_s: int
+    failover_threshold: int
+    failover_period_s: int
+    retry_period_s: int
+    wish: Wish = Wish.OFFLINE
+    phase: GroupPhase = GroupPhase.STOPPED
+    owner: NodeId = NO_NODE
+    generation: int = 0
+    target: NodeId = NO_NODE
+    """While closing: where it goes next, 0: policy chooses."""
+    failing_over: bool = False
+    """While closing: forced, not asked for."""
+    failed_at: int = -1
+    """Cluster time at which its thresholds were used up, -1: they are not."""
+    failovers: tuple[int, ...] = ()
+    """Cluster times of the failovers within the period."""
+    visited: tuple[NodeId, ...] = ()
+    """Nodes on which it failed since it was last online as a whole."""
+    cause: Cause
+    placed: int = 0
+    """Index of the entry that placed it last."""
+    changed: int = 0
+
+
+class State(_Data):
+    """Everything that the log says. Dictionaries are never mutated: the fold copies them."""
+
+    uuid: str = ""
+    name: str = ""
+    profile: str = "default"
+    port: int = 0
+    authority: bytes = b""
+    index: int = 0
+    """Index of the last entry folded in."""
+    time: int = 0
+    """Cluster time of that entry, ns."""
+    node_serial: int = 0
+    """Highest node id ever given."""
+    leader: NodeId = NO_NODE
+    """Node whose election the log recorded last."""
+    quorum: QuorumConfig | None = None
+    nodes: dict[int, Node] = {}
+    networks: dict[str, Network] = {}
+    tokens: dict[str, Token] = {}
+    groups: dict[str, Group] = {}
+    resources: dict[str, Resource] = {}

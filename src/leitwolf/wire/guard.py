@@ -1,0 +1,359 @@
+"""What the daemon and the host of a node say to its guard, and what it answers.
+
+Channel: SOCK_SEQPACKET on ``guard.sock`` in the runtime directory, one message per packet; the
+daemon begins with :class:`DaemonHello`, the host with :class:`HostHello`. The connection is the
+session: when the daemon's ends, the guard drops its unanswered fences and nothing else.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leitwolf.wire.ballot import Ballot
+from leitwolf.wire.layout import Registry
+
+__all__ = [
+    "GUARD",
+    "Attest",
+    "Configure",
+    "DaemonHello",
+    "Exclude",
+    "Fence",
+    "FenceRefused",
+    "Fenced",
+    "Follow",
+    "GuardCommand",
+    "GuardHello",
+    "GuardReport",
+    "HostHello",
+    "HostStopped",
+    "LeaseClosed",
+    "LeaseOpened",
+    "LinkReport",
+    "LinkState",
+    "NodeAway",
+    "NodeBack",
+    "Office",
+    "OfficeLost",
+    "OpenLease",
+    "PeerNode",
+    "Recorded",
+    "Release",
+    "Released",
+    "StopEverything",
+    "TakeOffice",
+    "Votes",
+]
+
+GUARD = Registry()
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+@GUARD.part
+@dataclass(frozen=True, slots=True)
+class PeerNode:
+    """A node to send to: its addresses in the order of the links, '' where it has none."""
+
+    node: int
+    addresses: tuple[str, ...]
+
+
+@GUARD.part
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """One active configuration: weights of the node acceptors. Quorum: 2 * sum > total."""
+
+    nodes: tuple[int, ...]
+    weights: tuple[int, ...]
+
+
+@GUARD.part
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """How one link to one node is: age of the last answered probe or heartbeat, -1: never."""
+
+    node: int
+    link: int
+    up: bool
+    age: int
+    round_trip: int
+
+
+# --- daemon and host to guard --------------------------------------------------------------------
+
+
+@GUARD.message(1)
+@dataclass(frozen=True, slots=True)
+class DaemonHello:
+    """First message of a daemon: the highest ballot that it wrote or began to write (L3)."""
+
+    written: Ballot
+
+
+@GUARD.message(2)
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Who is who; replaces the former configuration as a whole. Sent again on every change."""
+
+    node: int
+    """This node's id."""
+    heartbeat: int
+    """H in ns."""
+    promise: int
+    """P in ns."""
+    run: int
+    """R in ns."""
+    kill: int
+    """K in ns."""
+    peers: tuple[PeerNode, ...]
+    """All other members and learners."""
+    configurations: tuple[Votes, ...]
+    """The active configurations: one, or two during a change (joint)."""
+
+
+@GUARD.message(3)
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """May this node promise ``ballot``? Answered by :class:`Fenced` or :class:`FenceRefused`."""
+
+    ballot: Ballot
+
+
+@GUARD.message(4)
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """``ballot`` is elected (its append was received): raise the floor to it, no answer."""
+
+    ballot: Ballot
+
+
+@GUARD.message(5)
+@dataclass(frozen=True, slots=True)
+class TakeOffice:
+    """A quorum promised ``ballot`` to this node: renew in it. Answered by Office or OfficeLost.
+
+    ``barred``: nodes that must not be admitted to the roster by their old lease: they return by
+    OPEN only. ``report`` of every ballot's barred set is confirmed in :class:`Office`.
+    """
+
+    ballot: Ballot
+    barred: tuple[int, ...]
+
+
+@GUARD.message(6)
+@dataclass(frozen=True, slots=True)
+class Exclude:
+    """Take ``node`` off the roster of ``ballot``; answered by :class:`NodeAway` when it is over."""
+
+    ballot: Ballot
+    node: int
+
+
+@GUARD.message(7)
+@dataclass(frozen=True, slots=True)
+class OpenLease:
+    """Put ``node`` on the roster of ``ballot`` with a new lease id (L5); self included."""
+
+    ballot: Ballot
+    node: int
+    lease: int
+    index: int
+    """F: index of the last entry appended; the node starts nothing before it applied F."""
+
+
+@GUARD.message(8)
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give up ``ballot`` (L8); answered by :class:`Released`."""
+
+    ballot: Ballot
+
+
+@GUARD.message(9)
+@dataclass(frozen=True, slots=True)
+class StopEverything:
+    """Close this node's lease: gate, kill, attest. For an orderly stop and for evicted nodes."""
+
+    reason: str
+
+
+@GUARD.message(10)
+@dataclass(frozen=True, slots=True)
+class HostHello:
+    """First message of a host."""
+
+    process: int
+
+
+@GUARD.message(11)
+@dataclass(frozen=True, slots=True)
+class HostStopped:
+    """Every resource cgroup is empty and every address removed, as asked for ``lease``."""
+
+    lease: int
+
+
+# --- guard to daemon and host --------------------------------------------------------------------
+
+
+@GUARD.message(32)
+@dataclass(frozen=True, slots=True)
+class GuardHello:
+    """First message of a guard to a new connection; state stands in the shared page."""
+
+    incarnation: int
+    remembers: bool
+    """The page of its predecessor was there and whole."""
+
+
+@GUARD.message(33)
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The floor is ``ballot``; what the next promise must report (L6, L8)."""
+
+    ballot: Ballot
+    renewed: Ballot
+    """Highest ballot ever renewed here."""
+    freed: bool
+    """The promise made to ``renewed`` was ended by a release, not by time."""
+    no_memory: bool
+
+
+@GUARD.message(34)
+@dataclass(frozen=True, slots=True)
+class FenceRefused:
+    """Not now: the promise to ``holder`` runs ``remaining`` ns more, or the floor is higher."""
+
+    ballot: Ballot
+    holder: Ballot
+    floor: Ballot
+    remaining: int
+
+
+@GUARD.message(35)
+@dataclass(frozen=True, slots=True)
+class Office:
+    """In office; nodes in ``barred`` are and stay off the roster until opened."""
+
+    ballot: Ballot
+    barred: tuple[int, ...]
+
+
+@GUARD.message(36)
+@dataclass(frozen=True, slots=True)
+class OfficeLost:
+    """Office in ``ballot`` ended or was not taken: ``floor`` is higher, or no quorum renewed."""
+
+    ballot: Ballot
+    floor: Ballot
+    reason: str
+
+
+@GUARD.message(37)
+@dataclass(frozen=True, slots=True)
+class NodeAway:
+    """``node`` holds no run-lease any more, whatever it does: its groups may be taken.
+
+    ``lease`` is the id that ended (0: it was never on this roster); ``attested`` tells whether it
+    confirmed that everything is stopped, or the time of its lease passed.
+    """
+
+    ballot: Ballot
+    node: int
+    lease: int
+    attested: bool
+
+
+@GUARD.message(38)
+@dataclass(frozen=True, slots=True)
+class NodeBack:
+    """``node`` acknowledges heartbeats of ``ballot``; ``lease`` on the roster, 0: needs OPEN."""
+
+    ballot: Ballot
+    node: int
+    incarnation: int
+    lease: int
+
+
+@GUARD.message(39)
+@dataclass(frozen=True, slots=True)
+class LeaseOpened:
+    """This node's run-lease ``lease`` is open; start nothing before ``index`` is applied."""
+
+    lease: int
+    index: int
+
+
+@GUARD.message(40)
+@dataclass(frozen=True, slots=True)
+class LeaseClosed:
+    """This node's run-lease ``lease`` is closed for ever; everything is being stopped."""
+
+    lease: int
+    reason: str
+
+
+@GUARD.message(41)
+@dataclass(frozen=True, slots=True)
+class Attest:
+    """To daemon: ``lease`` is closed and everything under it confirmed stopped."""
+
+    lease: int
+
+
+@GUARD.message(42)
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Ballot released: it grants nothing and counts no ack any more."""
+
+    ballot: Ballot
+
+
+@GUARD.message(43)
+@dataclass(frozen=True, slots=True)
+class LinkReport:
+    """State of all links, on every change and once a second."""
+
+    links: tuple[LinkState, ...]
+
+
+@GUARD.message(44)
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A line for the local recorder: what the guard did, when (RAW ns), and why."""
+
+    at: int
+    code: str
+    detail: str
+
+
+GuardCommand = (
+    DaemonHello
+    | Configure
+    | Fence
+    | Follow
+    | TakeOffice
+    | Exclude
+    | OpenLease
+    | Release
+    | StopEverything
+    | HostHello
+    | HostStopped
+)
+GuardReport = (
+    GuardHello
+    | Fenced
+    | FenceRefused
+    | Office
+    | OfficeLost
+    | NodeAway
+    | NodeBack
+    | LeaseOpened
+    | LeaseClosed
+    | Attest
+    | Released
+    | LinkReport
+    | Recorded
+)
