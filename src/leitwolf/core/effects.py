@@ -48,54 +48,54 @@ class _Item(msgspec.Struct, frozen=True, kw_only=True):
 # --- events --------------------------------------------------------------------------------------
 
 
-class Tick(_Item):
+class Tick(_Item, frozen=True, kw_only=True):
     """Time passed: at or after :meth:`Node.deadline`; ``wall`` (ns, UTC) is for display only."""
 
     wall: int
 
 
-class FromPeer(_Item):
+class FromPeer(_Item, frozen=True, kw_only=True):
     """A message of a member or learner came in."""
 
     node: int
     message: PeerMessage
 
 
-class PeerUp(_Item):
+class PeerUp(_Item, frozen=True, kw_only=True):
     """A stream to ``node`` is up (after the handshake checked cluster, version and storage)."""
 
     node: int
 
 
-class PeerLost(_Item):
+class PeerLost(_Item, frozen=True, kw_only=True):
     """The stream to ``node`` is gone; what was under way may be lost."""
 
     node: int
 
 
-class FromGuard(_Item):
+class FromGuard(_Item, frozen=True, kw_only=True):
     """The guard says something."""
 
     report: GuardReport
 
 
-class FromHost(_Item):
+class FromHost(_Item, frozen=True, kw_only=True):
     """The resource host says something."""
 
     report: HostReport
 
 
-class HostLost(_Item):
+class HostLost(_Item, frozen=True, kw_only=True):
     """The connection to the host is gone; it will report everything anew when it is back."""
 
 
-class Durable(_Item):
+class Durable(_Item, frozen=True, kw_only=True):
     """The log is durable up to ``position`` (counts :class:`Write` effects)."""
 
     position: int
 
 
-class Request(_Item):
+class Request(_Item, frozen=True, kw_only=True):
     """Somebody asks through the API of this or (forwarded) another node."""
 
     id: int
@@ -110,14 +110,14 @@ Event = Tick | FromPeer | PeerUp | PeerLost | FromGuard | FromHost | HostLost | 
 # --- effects -------------------------------------------------------------------------------------
 
 
-class Write(_Item):
+class Write(_Item, frozen=True, kw_only=True):
     """Append records to the log and sync them; answered by :class:`Durable` with ``position``."""
 
     position: int
     records: tuple[Record, ...]
 
 
-class SaveSnapshot(_Item):
+class SaveSnapshot(_Item, frozen=True, kw_only=True):
     """Store a snapshot durably (own, or installed from the leader) and drop what it covers."""
 
     position: int
@@ -126,7 +126,7 @@ class SaveSnapshot(_Item):
     """The log before it is void as a whole (installed from the leader)."""
 
 
-class Send(_Item):
+class Send(_Item, frozen=True, kw_only=True):
     """Send to a node's daemon, once the log is durable up to ``after``."""
 
     node: int
@@ -134,26 +134,26 @@ class Send(_Item):
     after: int = 0
 
 
-class AskGuard(_Item):
+class AskGuard(_Item, frozen=True, kw_only=True):
     """Tell the guard something, once the log is durable up to ``after``."""
 
     command: GuardCommand
     after: int = 0
 
 
-class Applied(_Item):
-    """These entries are committed and folded into the state; for streams, `why` and the recorder."""
+class Applied(_Item, frozen=True, kw_only=True):
+    """These entries are committed and folded into the state; for event streams."""
 
     entries: tuple[Entry, ...]
 
 
-class OrderHost(_Item):
+class OrderHost(_Item, frozen=True, kw_only=True):
     """Tell the resource host what to run or stop."""
 
     order: HostOrder
 
 
-class Reply(_Item):
+class Reply(_Item, frozen=True, kw_only=True):
     """Answer a :class:`Request`."""
 
     id: int

@@ -30,7 +30,14 @@ __all__ = [
 ]
 
 
-class _Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+class _Command(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag=True,
+    tag_field="kind",
+):
     pass
 
 
@@ -38,7 +45,7 @@ class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pass
 
 
-class NewResource(_Data):
+class NewResource(_Data, frozen=True, kw_only=True):
     """A resource to be added with its group."""
 
     resource: ResourceId
@@ -47,7 +54,7 @@ class NewResource(_Data):
     depends: tuple[ResourceId, ...] = ()
 
 
-class AddGroup(_Command):
+class AddGroup(_Command, frozen=True, kw_only=True):
     """A new group, with its first resources, all or nothing."""
 
     group: GroupId
@@ -61,7 +68,7 @@ class AddGroup(_Command):
     retry_period_s: int = 3_600
 
 
-class ChangeGroup(_Command):
+class ChangeGroup(_Command, frozen=True, kw_only=True):
     """Change settings of a group; None: unchanged."""
 
     group: GroupId
@@ -73,34 +80,34 @@ class ChangeGroup(_Command):
     retry_period_s: int | None = None
 
 
-class RemoveGroup(_Command):
+class RemoveGroup(_Command, frozen=True, kw_only=True):
     """Remove a group; ``force``: take it offline and remove its resources first."""
 
     group: GroupId
     force: bool = False
 
 
-class WishGroup(_Command):
+class WishGroup(_Command, frozen=True, kw_only=True):
     """Bring a group online or take it offline."""
 
     group: GroupId
     wish: Wish
 
 
-class MoveGroup(_Command):
+class MoveGroup(_Command, frozen=True, kw_only=True):
     """Move a group to ``node`` (0: the best other node)."""
 
     group: GroupId
     node: NodeId
 
 
-class RecoverGroup(_Command):
+class RecoverGroup(_Command, frozen=True, kw_only=True):
     """Forget the failures of a group and try again."""
 
     group: GroupId
 
 
-class AddResource(_Command):
+class AddResource(_Command, frozen=True, kw_only=True):
     """Add a resource to a group."""
 
     group: GroupId
@@ -110,7 +117,7 @@ class AddResource(_Command):
     depends: tuple[ResourceId, ...] = ()
 
 
-class ChangeResource(_Command):
+class ChangeResource(_Command, frozen=True, kw_only=True):
     """Change parameters (merged; an empty value removes one) or dependencies of a resource."""
 
     resource: ResourceId
@@ -118,20 +125,20 @@ class ChangeResource(_Command):
     depends: tuple[ResourceId, ...] | None = None
 
 
-class RemoveResource(_Command):
+class RemoveResource(_Command, frozen=True, kw_only=True):
     """Remove a resource."""
 
     resource: ResourceId
 
 
-class WishResource(_Command):
+class WishResource(_Command, frozen=True, kw_only=True):
     """Bring a resource online or take it offline."""
 
     resource: ResourceId
     wish: Wish
 
 
-class PauseNode(_Command):
+class PauseNode(_Command, frozen=True, kw_only=True):
     """Pause (with or without draining) or resume a node."""
 
     node: NodeId
@@ -139,7 +146,7 @@ class PauseNode(_Command):
     drain: bool = True
 
 
-class AddNode(_Command):
+class AddNode(_Command, frozen=True, kw_only=True):
     """Join: from the node that answered a join request; it becomes a learner, then a member."""
 
     name: str
@@ -151,21 +158,21 @@ class AddNode(_Command):
     """Digest of the join token that pays for it."""
 
 
-class EvictNode(_Command):
+class EvictNode(_Command, frozen=True, kw_only=True):
     """Remove a node from the cluster; ``leaving``: it asked for it itself."""
 
     node: NodeId
     leaving: bool = False
 
 
-class IssueToken(_Command):
+class IssueToken(_Command, frozen=True, kw_only=True):
     """Make a join token known (by digest)."""
 
     digest: str
     lifetime_s: int
 
 
-class SetNetwork(_Command):
+class SetNetwork(_Command, frozen=True, kw_only=True):
     """Add or change a network."""
 
     name: str
@@ -173,14 +180,14 @@ class SetNetwork(_Command):
     role: NetworkRole
 
 
-class ChangeCluster(_Command):
+class ChangeCluster(_Command, frozen=True, kw_only=True):
     """Change cluster-wide settings; None: unchanged."""
 
     name: str | None = None
     profile: str | None = None
 
 
-class TransferLeader(_Command):
+class TransferLeader(_Command, frozen=True, kw_only=True):
     """Hand leadership to ``node`` (0: the most up-to-date other node)."""
 
     node: NodeId = NodeId(0)
@@ -207,7 +214,7 @@ Command = (
 )
 
 
-class Refusal(_Data):
+class Refusal(_Data, frozen=True, kw_only=True):
     """Why a request was not done: a stable code, what is wrong, and what to do."""
 
     code: str
@@ -217,7 +224,7 @@ class Refusal(_Data):
     retryable: bool = False
 
 
-class Answer(_Data):
+class Answer(_Data, frozen=True, kw_only=True):
     """Outcome of a request: the index of the committed entry, or a refusal. Nothing half done."""
 
     index: int = 0

@@ -58,11 +58,18 @@ class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pass
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+class _Event(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag=True,
+    tag_field="kind",
+):
     pass
 
 
-class Cause(_Data):
+class Cause(_Data, frozen=True, kw_only=True):
     """Why: a coded, short, true sentence; ``index`` is the entry that led to this one, or 0."""
 
     code: str
@@ -71,7 +78,7 @@ class Cause(_Data):
     index: int = 0
 
 
-class NotChosen(_Data):
+class NotChosen(_Data, frozen=True, kw_only=True):
     """Why another node was not chosen as owner."""
 
     node: NodeId
@@ -82,7 +89,7 @@ class NotChosen(_Data):
 # --- cluster and nodes ---------------------------------------------------------------------------
 
 
-class ClusterFormed(_Event):
+class ClusterFormed(_Event, frozen=True, kw_only=True):
     """The first event of every log."""
 
     uuid: str
@@ -94,14 +101,14 @@ class ClusterFormed(_Event):
     """Certificate of the cluster's own authority, DER."""
 
 
-class ClusterChanged(_Event):
+class ClusterChanged(_Event, frozen=True, kw_only=True):
     """Cluster-wide settings; None: unchanged."""
 
     name: str | None = None
     profile: str | None = None
 
 
-class NodeAdded(_Event):
+class NodeAdded(_Event, frozen=True, kw_only=True):
     """A node joined as learner (the first one: as member)."""
 
     node: NodeId
@@ -114,13 +121,13 @@ class NodeAdded(_Event):
     """SHA-256 of its certificate, hexadecimal."""
 
 
-class NodePromoted(_Event):
+class NodePromoted(_Event, frozen=True, kw_only=True):
     """The learner caught up and votes from now on."""
 
     node: NodeId
 
 
-class NodeChanged(_Event):
+class NodeChanged(_Event, frozen=True, kw_only=True):
     """Addresses, storage or certificate of a node changed; None: unchanged."""
 
     node: NodeId
@@ -129,7 +136,7 @@ class NodeChanged(_Event):
     fingerprint: str | None = None
 
 
-class NodePaused(_Event):
+class NodePaused(_Event, frozen=True, kw_only=True):
     """No group is placed on a paused node; ``drain``: the groups on it move away."""
 
     node: NodeId
@@ -137,20 +144,20 @@ class NodePaused(_Event):
     drain: bool = False
 
 
-class NodeRemoved(_Event):
+class NodeRemoved(_Event, frozen=True, kw_only=True):
     """The node left or was evicted."""
 
     node: NodeId
     evicted: bool
 
 
-class NodeUp(_Event):
+class NodeUp(_Event, frozen=True, kw_only=True):
     """The node holds a run-lease and is connected: it can own groups."""
 
     node: NodeId
 
 
-class NodeDown(_Event):
+class NodeDown(_Event, frozen=True, kw_only=True):
     """The node holds no run-lease any more."""
 
     node: NodeId
@@ -158,13 +165,13 @@ class NodeDown(_Event):
     """It confirmed that everything is stopped (else the time of its lease passed)."""
 
 
-class LeaderElected(_Event):
+class LeaderElected(_Event, frozen=True, kw_only=True):
     """First event of a leader's first entry."""
 
     node: NodeId
 
 
-class QuorumChanged(_Event):
+class QuorumChanged(_Event, frozen=True, kw_only=True):
     """Goes with an entry that has ``config``."""
 
     stage: str
@@ -172,7 +179,7 @@ class QuorumChanged(_Event):
     text: str
 
 
-class NetworkSet(_Event):
+class NetworkSet(_Event, frozen=True, kw_only=True):
     """A network was found or changed."""
 
     name: str
@@ -180,20 +187,20 @@ class NetworkSet(_Event):
     role: NetworkRole
 
 
-class TokenIssued(_Event):
+class TokenIssued(_Event, frozen=True, kw_only=True):
     """A join token, known by its hash; its life runs on the monotonic clock of each node."""
 
     digest: str
     lifetime_s: int
 
 
-class TokenUsed(_Event):
+class TokenUsed(_Event, frozen=True, kw_only=True):
     """A join token was used up or withdrawn."""
 
     digest: str
 
 
-class LocalRecord(_Event):
+class LocalRecord(_Event, frozen=True, kw_only=True):
     """What a node did while it had no quorum, told when it was back."""
 
     node: NodeId
@@ -203,7 +210,7 @@ class LocalRecord(_Event):
 # --- groups --------------------------------------------------------------------------------------
 
 
-class GroupAdded(_Event):
+class GroupAdded(_Event, frozen=True, kw_only=True):
     """A new group, empty and offline."""
 
     group: GroupId
@@ -216,7 +223,7 @@ class GroupAdded(_Event):
     retry_period_s: int = 3_600
 
 
-class GroupChanged(_Event):
+class GroupChanged(_Event, frozen=True, kw_only=True):
     """Settings of a group; None: unchanged."""
 
     group: GroupId
@@ -228,20 +235,20 @@ class GroupChanged(_Event):
     retry_period_s: int | None = None
 
 
-class GroupRemoved(_Event):
+class GroupRemoved(_Event, frozen=True, kw_only=True):
     """The group is gone; it was offline."""
 
     group: GroupId
 
 
-class GroupWished(_Event):
+class GroupWished(_Event, frozen=True, kw_only=True):
     """The operator wants the group online or offline."""
 
     group: GroupId
     wish: Wish
 
 
-class GroupPlaced(_Event):
+class GroupPlaced(_Event, frozen=True, kw_only=True):
     """``node`` owns the group from now on, under a new generation; it may start at once."""
 
     group: GroupId
@@ -253,7 +260,7 @@ class GroupPlaced(_Event):
     not_chosen: tuple[NotChosen, ...] = ()
 
 
-class GroupClosing(_Event):
+class GroupClosing(_Event, frozen=True, kw_only=True):
     """The owner must stop the group and attest; then it goes to ``target`` (0: policy chooses)."""
 
     group: GroupId
@@ -262,7 +269,7 @@ class GroupClosing(_Event):
     failover: bool
 
 
-class GroupStopped(_Event):
+class GroupStopped(_Event, frozen=True, kw_only=True):
     """Nobody owns the group: closed and no node to place it on, or its owner is gone."""
 
     group: GroupId
@@ -270,7 +277,7 @@ class GroupStopped(_Event):
     not_chosen: tuple[NotChosen, ...] = ()
 
 
-class GroupFailed(_Event):
+class GroupFailed(_Event, frozen=True, kw_only=True):
     """Thresholds are used up: the group stays where it is until ``recover`` or its retry period."""
 
     group: GroupId
@@ -280,7 +287,7 @@ class GroupFailed(_Event):
 # --- resources -----------------------------------------------------------------------------------
 
 
-class ResourceAdded(_Event):
+class ResourceAdded(_Event, frozen=True, kw_only=True):
     """A new resource, wish online."""
 
     resource: ResourceId
@@ -290,7 +297,7 @@ class ResourceAdded(_Event):
     depends: tuple[ResourceId, ...] = ()
 
 
-class ResourceChanged(_Event):
+class ResourceChanged(_Event, frozen=True, kw_only=True):
     """Parameters or dependencies of a resource; None: unchanged."""
 
     resource: ResourceId
@@ -298,20 +305,20 @@ class ResourceChanged(_Event):
     depends: tuple[ResourceId, ...] | None = None
 
 
-class ResourceRemoved(_Event):
+class ResourceRemoved(_Event, frozen=True, kw_only=True):
     """The resource is gone; it was offline."""
 
     resource: ResourceId
 
 
-class ResourceWished(_Event):
+class ResourceWished(_Event, frozen=True, kw_only=True):
     """The operator wants the resource online or offline."""
 
     resource: ResourceId
     wish: Wish
 
 
-class ResourceMoved(_Event):
+class ResourceMoved(_Event, frozen=True, kw_only=True):
     """The state of a resource changed, on ``node`` under ``generation``.
 
     ``attempt`` grows by one with each restart in place; entering online-pending with a higher
@@ -358,7 +365,7 @@ Event = (
 )
 
 
-class Change(_Data):
+class Change(_Data, frozen=True, kw_only=True):
     """What one entry does, as a whole or not at all.
 
     ``time`` is cluster time: nanoseconds that never go back, advanced by the leader's monotonic

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "APPEND_BYTES_MAX",
     "APPENDS_IN_FLIGHT_MAX",
+    "APPEND_BYTES_MAX",
     "DEPENDENCY_DEPTH_MAX",
     "ENTRY_BYTES_MAX",
     "GROUPS_MAX",

@@ -36,25 +36,25 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pass
 
 
-class PromisedRecord(_Record):
+class PromisedRecord(_Record, frozen=True, kw_only=True):
     """No ballot below this one is helped any more (R1, R4)."""
 
     ballot: Ballot
 
 
-class EntryRecord(_Record):
+class EntryRecord(_Record, frozen=True, kw_only=True):
     """An entry appended behind the last one."""
 
     entry: Entry
 
 
-class TruncateRecord(_Record):
+class TruncateRecord(_Record, frozen=True, kw_only=True):
     """All entries from ``index`` on are void."""
 
     index: int
 
 
-class CommitRecord(_Record):
+class CommitRecord(_Record, frozen=True, kw_only=True):
     """Entries up to ``index`` were known to be committed; a hint, never ahead of the truth."""
 
     index: int

@@ -25,14 +25,21 @@ __all__ = [
 ]
 
 
-class _Tagged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+class _Tagged(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag=True,
+    tag_field="kind",
+):
     pass
 
 
 # --- daemon to host ------------------------------------------------------------------------------
 
 
-class StartResource(_Tagged):
+class StartResource(_Tagged, frozen=True, kw_only=True):
     """Bring a resource online. The host starts it only when the page allows it (L7)."""
 
     resource: ResourceId
@@ -46,7 +53,7 @@ class StartResource(_Tagged):
     """The operator's first online: an address is probed for duplicates before it is used."""
 
 
-class StopResource(_Tagged):
+class StopResource(_Tagged, frozen=True, kw_only=True):
     """Take a resource offline, whatever attempt of this or an earlier generation runs."""
 
     resource: ResourceId
@@ -54,7 +61,7 @@ class StopResource(_Tagged):
     generation: int
 
 
-class CloseGroup(_Tagged):
+class CloseGroup(_Tagged, frozen=True, kw_only=True):
     """All resources of the group are stopped: never run this generation again, and attest it."""
 
     group: GroupId
@@ -66,7 +73,7 @@ HostOrder = StartResource | StopResource | CloseGroup
 # --- host to daemon ------------------------------------------------------------------------------
 
 
-class ResourceReport(_Tagged):
+class ResourceReport(_Tagged, frozen=True, kw_only=True):
     """A resource changed its state on this node."""
 
     resource: ResourceId
@@ -80,7 +87,7 @@ class ResourceReport(_Tagged):
     text: str
 
 
-class Inventory(_Tagged):
+class Inventory(_Tagged, frozen=True, kw_only=True):
     """First report of a host: everything that it runs or adopted; the rest is offline."""
 
     resources: tuple[ResourceReport, ...]
@@ -88,7 +95,7 @@ class Inventory(_Tagged):
     """Highest generation of each group that was attested here."""
 
 
-class GroupAttested(_Tagged):
+class GroupAttested(_Tagged, frozen=True, kw_only=True):
     """Everything of (group, generation) is stopped and never runs again (I11)."""
 
     group: GroupId
@@ -100,13 +107,13 @@ HostReport = ResourceReport | Inventory | GroupAttested
 # --- node to leader and back ---------------------------------------------------------------------
 
 
-class Seen(_Tagged):
+class Seen(_Tagged, frozen=True, kw_only=True):
     """From a node to the leader: what its host reported; repeated until the log shows it."""
 
     reports: tuple[HostReport, ...]
 
 
-class Forward(_Tagged):
+class Forward(_Tagged, frozen=True, kw_only=True):
     """A command that came in on another node, on its way to the leader."""
 
     id: int
@@ -115,7 +122,7 @@ class Forward(_Tagged):
     wall: int
 
 
-class ForwardAnswer(_Tagged):
+class ForwardAnswer(_Tagged, frozen=True, kw_only=True):
     """The leader's answer to a :class:`Forward`."""
 
     id: int

@@ -25,7 +25,7 @@ class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pass
 
 
-class Node(_Data):
+class Node(_Data, frozen=True, kw_only=True):
     """A node of the cluster. ``changed``: index of the entry that changed it last."""
 
     id: NodeId
@@ -40,7 +40,7 @@ class Node(_Data):
     changed: int = 0
 
 
-class Network(_Data):
+class Network(_Data, frozen=True, kw_only=True):
     """A network that some nodes share."""
 
     name: str
@@ -49,7 +49,7 @@ class Network(_Data):
     changed: int = 0
 
 
-class Token(_Data):
+class Token(_Data, frozen=True, kw_only=True):
     """An open join token."""
 
     digest: str
@@ -58,7 +58,7 @@ class Token(_Data):
     """Index of the entry that issued it."""
 
 
-class Resource(_Data):
+class Resource(_Data, frozen=True, kw_only=True):
     """A resource and its state under its group's current generation."""
 
     id: ResourceId
@@ -75,7 +75,7 @@ class Resource(_Data):
     changed: int = 0
 
 
-class Group(_Data):
+class Group(_Data, frozen=True, kw_only=True):
     """A group: unit of ownership and failover."""
 
     id: GroupId
@@ -105,7 +105,7 @@ class Group(_Data):
     changed: int = 0
 
 
-class State(_Data):
+class State(_Data, frozen=True, kw_only=True):
     """Everything that the log says. Dictionaries are never mutated: the fold copies them."""
 
     uuid: str = ""

@@ -1,0 +1,1 @@
+"""Fixed-layout messages between processes and guards. Standard library only."""

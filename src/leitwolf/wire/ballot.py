@@ -31,7 +31,7 @@ class Key(NamedTuple):
     """How up to date a log is: ballot and index of its last entry, ordered."""
 
     ballot: Ballot
-    index: int
+    index: int  # type: ignore[assignment]  # the word of the field; tuple.index is not used
 
 
 NO_KEY = Key(NO_BALLOT, 0)

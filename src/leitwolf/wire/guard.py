@@ -99,6 +99,10 @@ class Configure:
 
     node: int
     """This node's id."""
+    port: int
+    """UDP port of every guard."""
+    addresses: tuple[str, ...]
+    """This node's own address on each link, '' where it has none."""
     heartbeat: int
     """H in ns."""
     promise: int
@@ -135,7 +139,7 @@ class TakeOffice:
     """A quorum promised ``ballot`` to this node: renew in it. Answered by Office or OfficeLost.
 
     ``barred``: nodes that must not be admitted to the roster by their old lease: they return by
-    OPEN only. ``report`` of every ballot's barred set is confirmed in :class:`Office`.
+    OPEN only.
     """
 
     ballot: Ballot

@@ -1,6 +1,6 @@
 """Fixed binary layouts for small messages, declared as dataclasses.
 
-A message class is a frozen dataclass registered with a kind number; its fields are encoded in order:
+A message class is a frozen dataclass registered with a kind number; its fields in order:
 
 ========================  ==========================================
 annotation                bytes (big endian)
@@ -158,8 +158,7 @@ class Registry:
     def _compile(self, cls: type) -> tuple[_Writer, _Reader]:
         hints = typing.get_type_hints(cls)
         fields = [
-            (field.name, *self._field_codec(hints[field.name]))
-            for field in dataclasses.fields(cls)
+            (field.name, *self._field_codec(hints[field.name])) for field in dataclasses.fields(cls)
         ]
 
         def write(value: Any, out: bytearray) -> None:

@@ -92,7 +92,7 @@ def unpack_page(data: bytes, boot_id: bytes) -> LeasePage | None:
     if magic != _MAGIC or version != _VERSION or page_boot_id != boot_id:
         return None
     rest = values[4:]
-    return LeasePage(
+    return LeasePage(  # type: ignore[call-arg]  # one value per field, see _BODY
         page_boot_id, Ballot(*rest[0:3]), Ballot(*rest[3:6]), *rest[6:13],
         Ballot(*rest[13:16]), rest[16], Ballot(*rest[17:20]), *rest[20:],
     )  # fmt: skip

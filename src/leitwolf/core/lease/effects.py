@@ -40,7 +40,7 @@ class Tick:
     """Time passed; sent at or after the instant that :meth:`deadline` named."""
 
     daemon_progress: int
-    """Instant of the daemon's last progress (its oldest unsynced write included), RAW ns; 0: none."""
+    """RAW ns of the daemon's last progress, its oldest unsynced write included; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)

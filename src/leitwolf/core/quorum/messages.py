@@ -28,11 +28,18 @@ __all__ = [
 ]
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+class _Message(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag=True,
+    tag_field="kind",
+):
     pass
 
 
-class PreProbe(_Message):
+class PreProbe(_Message, frozen=True, kw_only=True):
     """Would you promise me a ballot now? Commits nobody to anything."""
 
     round: int
@@ -40,8 +47,8 @@ class PreProbe(_Message):
     key: Key
 
 
-class PreProbeReply(_Message):
-    """``willing``: my promise is free and my log is not ahead; ``promised`` helps choose a round."""
+class PreProbeReply(_Message, frozen=True, kw_only=True):
+    """``willing``: my promise is free, my log not ahead; ``promised`` helps choose a round."""
 
     round: int
     willing: bool
@@ -49,14 +56,14 @@ class PreProbeReply(_Message):
     key: Key
 
 
-class Prepare(_Message):
+class Prepare(_Message, frozen=True, kw_only=True):
     """Promise me ``ballot`` (R1, R2, R5)."""
 
     ballot: Ballot
     key: Key
 
 
-class Promised(_Message):
+class Promised(_Message, frozen=True, kw_only=True):
     """Durably promised; what the guard reported belongs to it (L6)."""
 
     ballot: Ballot
@@ -66,7 +73,7 @@ class Promised(_Message):
     key: Key
 
 
-class Refused(_Message):
+class Refused(_Message, frozen=True, kw_only=True):
     """Not promised or not accepted: ``promised`` is the higher ballot, or a lease still runs.
 
     ``key`` above the candidate's means "behind": this acceptor knows entries that it lacks (R2).
@@ -79,7 +86,7 @@ class Refused(_Message):
     """How long (ns) the promise to another owner still runs; 0: not the reason."""
 
 
-class Append(_Message):
+class Append(_Message, frozen=True, kw_only=True):
     """Entries after ``previous``; ``commit``: the leader's commit index. Empty: just commit."""
 
     ballot: Ballot
@@ -88,21 +95,21 @@ class Append(_Message):
     commit: int
 
 
-class Appended(_Message):
+class Appended(_Message, frozen=True, kw_only=True):
     """Durable and equal to the leader's log up to ``match``."""
 
     ballot: Ballot
     match: int
 
 
-class Gap(_Message):
+class Gap(_Message, frozen=True, kw_only=True):
     """``previous`` is not here: continue after ``hint`` (an index not above the divergence)."""
 
     ballot: Ballot
     hint: int
 
 
-class InstallSnapshot(_Message):
+class InstallSnapshot(_Message, frozen=True, kw_only=True):
     """A chunk of the leader's snapshot; the last has ``done``."""
 
     ballot: Ballot
@@ -113,7 +120,7 @@ class InstallSnapshot(_Message):
     done: bool
 
 
-class SnapshotInstalled(_Message):
+class SnapshotInstalled(_Message, frozen=True, kw_only=True):
     """``received``: bytes held so far; ``installed``: durable as a whole, up to ``last.index``."""
 
     ballot: Ballot
@@ -122,7 +129,7 @@ class SnapshotInstalled(_Message):
     installed: bool
 
 
-class TransferOffice(_Message):
+class TransferOffice(_Message, frozen=True, kw_only=True):
     """From the leader, which released ``ballot``: begin an election at once (L8)."""
 
     ballot: Ballot
