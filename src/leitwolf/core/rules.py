@@ -1,0 +1,93 @@
+"""The safety rules by name, so that tests can switch each one off and see that it is needed.
+
+A rule acts at one place in the code, which asks ``rules.holds("name")``. Processes run with
+:data:`ALL_RULES`; only tests and the simulator build others. A rule that can be switched off
+without any test noticing is either superfluous or untested. Standard library only.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ALL_RULES", "RULES", "Rules"]
+
+RULES: dict[str, str] = {
+    # --- guard: acceptor -------------------------------------------------------------------------
+    "promise-while-renewed": (
+        "R5: a node helps another candidate while it is bound to the leader: two leader leases"
+    ),
+    "restart-wait": (
+        "R5, L3: a guard without its page votes at once, forgetting whom its predecessor promised"
+    ),
+    "page-before-ack": (
+        "L3: a guard that dies after an acknowledgement comes back without the promise in it"
+    ),
+    "floor": "L3: a node renews a leader that it has already helped to replace",
+    "freed-mark": (
+        "L8: the next leader takes a released promise for one that ran out, and moves the groups "
+        "of the former leader while its run-lease lasts"
+    ),
+    # --- guard: office ---------------------------------------------------------------------------
+    "office-floor": "L4: a node acts as leader in a ballot that it promised not to help any more",
+    "renew-self-first": (
+        "L2: the leader's own node counts for its lease without being bound by a promise"
+    ),
+    "joint-lease": (
+        "L2, I12: during a change of members the lease is backed by one configuration only, while "
+        "a candidate can win in the other"
+    ),
+    "lease-from-send": (
+        "L2: an acknowledgement that was long under way prolongs the leader lease beyond the "
+        "promise that it confirms"
+    ),
+    "grant-under-lease": "L5: a leader that was replaced goes on prolonging run-leases",
+    "exclude-stops-grants": "L6: a node whose groups are being taken away is prolonged further",
+    "horizon": "L6: the groups of a silent node move while its run-lease lasts",
+    "attest-ballot": (
+        "L7: an old attest, for another lease than the one on the roster, counts as a clean stop"
+    ),
+    "release-stops-counting": "L8: a leader keeps its lease after it freed everybody's promise",
+    "daemon-progress": "L12: a leader whose daemon hangs stays leader, and nobody decides",
+    "own-lease-cut": (
+        "L5: a new leader keeps the long run-lease of its predecessor, which outlives the promises"
+    ),
+    # --- guard: run-lease ------------------------------------------------------------------------
+    "own-incarnation": (
+        "L5: a grant meant for the guard's predecessor opens a lease whose page was lost"
+    ),
+    "lease-ended-stays-closed": "L5, I11: a late grant revives a lease that was given up",
+    "kill-before-end": "L7: the stop begins when the lease is over instead of K earlier",
+    "attest-after-stopped": "L7: a node attests the stop while its processes still run",
+    "slept": "L1: leases go on after a suspend, during which the clock stood still",
+    "rates": "A3: a holder with a slow clock outlasts those who wait with a fast one",
+}
+"""Name -> what breaks without it."""
+
+
+class Rules:
+    """The rules that hold; all but those named to :meth:`without`."""
+
+    __slots__ = ("_off",)
+
+    def __init__(self, off: frozenset[str] = frozenset()) -> None:
+        self._off = off
+
+    def __repr__(self) -> str:
+        return f"Rules(without {sorted(self._off)})" if self._off else "Rules(all)"
+
+    def holds(self, name: str) -> bool:
+        """Return whether the rule is in force."""
+        return name not in self._off
+
+    @staticmethod
+    def without(*names: str) -> Rules:
+        """Return all rules but these.
+
+        Raises:
+            ValueError: a name is not in :data:`RULES`.
+        """
+        unknown = sorted(set(names) - RULES.keys())
+        if unknown:
+            raise ValueError(f"unknown rules: {', '.join(unknown)}")
+        return Rules(frozenset(names))
+
+
+ALL_RULES = Rules()
