@@ -18,6 +18,7 @@ __all__ = [
     "EvictNode",
     "IssueToken",
     "MoveGroup",
+    "NewResource",
     "PauseNode",
     "RecoverGroup",
     "Refusal",

@@ -29,7 +29,9 @@ __all__ = [
     "GroupClosing",
     "GroupFailed",
     "GroupPlaced",
+    "GroupRecovered",
     "GroupRemoved",
+    "GroupRemoving",
     "GroupStopped",
     "GroupWished",
     "LeaderElected",
@@ -38,6 +40,7 @@ __all__ = [
     "NodeAdded",
     "NodeChanged",
     "NodeDown",
+    "NodeLeaving",
     "NodePaused",
     "NodePromoted",
     "NodeRemoved",
@@ -144,8 +147,16 @@ class NodePaused(_Event, frozen=True, kw_only=True):
     drain: bool = False
 
 
+class NodeLeaving(_Event, frozen=True, kw_only=True):
+    """The node is to go: its groups move away, then its lease and its vote are taken."""
+
+    node: NodeId
+    evicted: bool
+    """An operator wants it gone; else it asked for it itself."""
+
+
 class NodeRemoved(_Event, frozen=True, kw_only=True):
-    """The node left or was evicted."""
+    """The node left or was evicted. It is down, owns nothing and has no vote."""
 
     node: NodeId
     evicted: bool
@@ -236,7 +247,7 @@ class GroupChanged(_Event, frozen=True, kw_only=True):
 
 
 class GroupRemoved(_Event, frozen=True, kw_only=True):
-    """The group is gone; it was offline."""
+    """The group is gone; it was stopped and empty."""
 
     group: GroupId
 
@@ -256,7 +267,7 @@ class GroupPlaced(_Event, frozen=True, kw_only=True):
     generation: int
     cause: Cause
     failover: bool
-    """Counts against the failover threshold (forced, not asked for)."""
+    """Counts against the failover threshold: the group failed where it was (not: its node)."""
     not_chosen: tuple[NotChosen, ...] = ()
 
 
@@ -282,6 +293,19 @@ class GroupFailed(_Event, frozen=True, kw_only=True):
 
     group: GroupId
     cause: Cause
+
+
+class GroupRecovered(_Event, frozen=True, kw_only=True):
+    """The failures of the group are forgotten: all its counters begin anew."""
+
+    group: GroupId
+    cause: Cause
+
+
+class GroupRemoving(_Event, frozen=True, kw_only=True):
+    """The group is to be removed with its resources as soon as it is stopped for certain."""
+
+    group: GroupId
 
 
 # --- resources -----------------------------------------------------------------------------------
@@ -322,7 +346,8 @@ class ResourceMoved(_Event, frozen=True, kw_only=True):
     """The state of a resource changed, on ``node`` under ``generation``.
 
     ``attempt`` grows by one with each restart in place; entering online-pending with a higher
-    attempt asks the owner to start it anew.
+    attempt asks the owner to start it anew. A restart of a failed resource counts against the
+    restart threshold, one because of new parameters does not.
     """
 
     resource: ResourceId
@@ -340,6 +365,7 @@ Event = (
     | NodePromoted
     | NodeChanged
     | NodePaused
+    | NodeLeaving
     | NodeRemoved
     | NodeUp
     | NodeDown
@@ -357,6 +383,8 @@ Event = (
     | GroupClosing
     | GroupStopped
     | GroupFailed
+    | GroupRecovered
+    | GroupRemoving
     | ResourceAdded
     | ResourceChanged
     | ResourceRemoved

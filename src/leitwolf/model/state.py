@@ -37,6 +37,10 @@ class Node(_Data, frozen=True, kw_only=True):
     status: NodeStatus
     up: bool = False
     paused: bool = False
+    draining: bool = False
+    """While paused: its groups move away."""
+    evicted: bool = False
+    """While leaving: an operator wants it gone."""
     changed: int = 0
 
 
@@ -56,6 +60,8 @@ class Token(_Data, frozen=True, kw_only=True):
     lifetime_s: int
     issued: int
     """Index of the entry that issued it."""
+    issued_at: int = 0
+    """Cluster time of that entry, ns."""
 
 
 class Resource(_Data, frozen=True, kw_only=True):
@@ -70,7 +76,9 @@ class Resource(_Data, frozen=True, kw_only=True):
     state: ResourceState = ResourceState.OFFLINE
     attempt: int = 0
     restarts: tuple[int, ...] = ()
-    """Cluster times of the restarts in place within the period."""
+    """Cluster times of the restarts in place within the period, on this owner."""
+    proven: bool = False
+    """Was online since the operator asked for it: an address needs no duplicate probe."""
     cause: Cause
     changed: int = 0
 
@@ -102,6 +110,10 @@ class Group(_Data, frozen=True, kw_only=True):
     cause: Cause
     placed: int = 0
     """Index of the entry that placed it last."""
+    placed_because: Cause | None = None
+    """Why it was placed there; outlives the history of the log."""
+    removing: bool = False
+    """Is removed as soon as it is stopped for certain."""
     changed: int = 0
 
 
@@ -119,6 +131,8 @@ class State(_Data, frozen=True, kw_only=True):
     """Cluster time of that entry, ns."""
     node_serial: int = 0
     """Highest node id ever given."""
+    generation_floor: int = 0
+    """Highest generation of any removed group: a new one of the same name begins above it (I11)."""
     leader: NodeId = NO_NODE
     """Node whose election the log recorded last."""
     quorum: QuorumConfig | None = None

@@ -1,1 +1,31 @@
-"""state."""
+"""The fold over the log: ``fold(state, entry) -> state``, its encoding and its hash. Pure."""
+
+from __future__ import annotations
+
+from leitwolf.state.codec import decode, decode_change, digest, encode, encode_change
+from leitwolf.state.fold import fold, fold_change
+from leitwolf.state.groups import SECOND, recent
+from leitwolf.state.transitions import (
+    GROUP_TRANSITIONS,
+    NEEDS_OWNER_DOWN,
+    NODE_TRANSITIONS,
+    RESOURCE_TRANSITIONS,
+    resource_path,
+)
+
+__all__ = [
+    "GROUP_TRANSITIONS",
+    "NEEDS_OWNER_DOWN",
+    "NODE_TRANSITIONS",
+    "RESOURCE_TRANSITIONS",
+    "SECOND",
+    "decode",
+    "decode_change",
+    "digest",
+    "encode",
+    "encode_change",
+    "fold",
+    "fold_change",
+    "recent",
+    "resource_path",
+]

@@ -1,0 +1,191 @@
+"""How events of the cluster, its nodes, networks and tokens change the state."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from leitwolf.model import events
+from leitwolf.model.errors import check
+from leitwolf.model.ids import NO_NODE, NodeStatus
+from leitwolf.model.state import Network, Node, Token
+from leitwolf.state.draft import Draft
+from leitwolf.state.transitions import NODE_TRANSITIONS
+
+__all__ = [
+    "apply_cluster_changed",
+    "apply_cluster_formed",
+    "apply_leader_elected",
+    "apply_network_set",
+    "apply_node_added",
+    "apply_node_changed",
+    "apply_node_down",
+    "apply_node_leaving",
+    "apply_node_paused",
+    "apply_node_promoted",
+    "apply_node_removed",
+    "apply_node_up",
+    "apply_nothing",
+    "apply_token_issued",
+    "apply_token_used",
+]
+
+
+def apply_nothing(_draft: Draft, _event: events.QuorumChanged | events.LocalRecord) -> None:
+    """Change nothing: the event is history only."""
+
+
+def apply_cluster_formed(draft: Draft, event: events.ClusterFormed) -> None:
+    """Form the cluster, once."""
+    check(not draft.uuid, "a second ClusterFormed in one log")
+    draft.uuid = event.uuid
+    draft.name = event.name
+    draft.profile = event.profile
+    draft.port = event.port
+    draft.authority = event.authority
+
+
+def apply_cluster_changed(draft: Draft, event: events.ClusterChanged) -> None:
+    """Change settings of the cluster."""
+    if event.name is not None:
+        draft.name = event.name
+    if event.profile is not None:
+        draft.profile = event.profile
+
+
+def apply_leader_elected(draft: Draft, event: events.LeaderElected) -> None:
+    """Remember who leads."""
+    draft.leader = draft.nodes.need(event.node).id
+
+
+def apply_node_added(draft: Draft, event: events.NodeAdded) -> None:
+    """Add a node: the first one as member, all others as learners."""
+    check(
+        event.node > draft.node_serial,
+        f"node id {event.node} was given before (highest {draft.node_serial})",
+    )
+    for other in draft.nodes:
+        check(other.name != event.name, f"two nodes named {event.name}")
+        check(other.uuid != event.uuid, f"two nodes with uuid {event.uuid}")
+    first = not draft.nodes.rows
+    draft.node_serial = event.node
+    draft.nodes.put(
+        event.node,
+        Node(
+            id=event.node,
+            name=event.name,
+            uuid=event.uuid,
+            storage=event.storage,
+            addresses=event.addresses,
+            fingerprint=event.fingerprint,
+            status=NodeStatus.MEMBER if first else NodeStatus.LEARNER,
+            changed=draft.index,
+        ),
+    )
+
+
+def _stand(draft: Draft, node: Node, status: NodeStatus) -> Node:
+    check(
+        status in NODE_TRANSITIONS[node.status],
+        f"node {node.name} cannot become {status} from {node.status}",
+    )
+    return replace(node, status=status, changed=draft.index)
+
+
+def apply_node_promoted(draft: Draft, event: events.NodePromoted) -> None:
+    """Make a learner a member."""
+    node = draft.nodes.need(event.node)
+    draft.nodes.put(node.id, _stand(draft, node, NodeStatus.MEMBER))
+
+
+def apply_node_changed(draft: Draft, event: events.NodeChanged) -> None:
+    """Change what is known of a node."""
+    node = draft.nodes.need(event.node)
+    draft.nodes.put(
+        node.id,
+        replace(
+            node,
+            addresses=node.addresses if event.addresses is None else event.addresses,
+            storage=node.storage if event.storage is None else event.storage,
+            fingerprint=node.fingerprint if event.fingerprint is None else event.fingerprint,
+            changed=draft.index,
+        ),
+    )
+
+
+def apply_node_paused(draft: Draft, event: events.NodePaused) -> None:
+    """Pause, drain or resume a node."""
+    node = draft.nodes.need(event.node)
+    draining = event.paused and event.drain
+    draft.nodes.put(
+        node.id, replace(node, paused=event.paused, draining=draining, changed=draft.index)
+    )
+
+
+def apply_node_leaving(draft: Draft, event: events.NodeLeaving) -> None:
+    """Let a node go."""
+    node = _stand(draft, draft.nodes.need(event.node), NodeStatus.LEAVING)
+    draft.nodes.put(node.id, replace(node, evicted=event.evicted))
+
+
+def apply_node_removed(draft: Draft, event: events.NodeRemoved) -> None:
+    """Forget a node everywhere. It must be down and own nothing."""
+    node = draft.nodes.need(event.node)
+    check(not node.up, f"node {node.name} is removed while it is up")
+    for group in list(draft.groups):
+        check(group.owner != node.id, f"node {node.name} is removed while it owns {group.id}")
+        if node.id in group.preferred or node.id in group.visited or node.id == group.target:
+            draft.groups.put(
+                group.id,
+                replace(
+                    group,
+                    preferred=tuple(other for other in group.preferred if other != node.id),
+                    visited=tuple(other for other in group.visited if other != node.id),
+                    target=NO_NODE if group.target == node.id else group.target,
+                    changed=draft.index,
+                    cause=draft.because,
+                ),
+            )
+    draft.nodes.drop(node.id)
+    if draft.leader == node.id:
+        draft.leader = NO_NODE
+
+
+def apply_node_up(draft: Draft, event: events.NodeUp) -> None:
+    """Let a node own groups."""
+    node = draft.nodes.need(event.node)
+    check(not node.up, f"node {node.name} is up already")
+    draft.nodes.put(node.id, replace(node, up=True, changed=draft.index))
+
+
+def apply_node_down(draft: Draft, event: events.NodeDown) -> None:
+    """Note that a node holds no lease any more."""
+    node = draft.nodes.need(event.node)
+    check(node.up, f"node {node.name} is down already")
+    draft.nodes.put(node.id, replace(node, up=False, changed=draft.index))
+
+
+def apply_network_set(draft: Draft, event: events.NetworkSet) -> None:
+    """Add or change a network."""
+    draft.networks.put(
+        event.name,
+        Network(name=event.name, subnets=event.subnets, role=event.role, changed=draft.index),
+    )
+
+
+def apply_token_issued(draft: Draft, event: events.TokenIssued) -> None:
+    """Remember a join token."""
+    check(event.digest not in draft.tokens, "a join token is issued twice")
+    draft.tokens.put(
+        event.digest,
+        Token(
+            digest=event.digest,
+            lifetime_s=event.lifetime_s,
+            issued=draft.index,
+            issued_at=draft.time,
+        ),
+    )
+
+
+def apply_token_used(draft: Draft, event: events.TokenUsed) -> None:
+    """Forget a join token."""
+    draft.tokens.drop(event.digest)
