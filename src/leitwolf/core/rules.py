@@ -58,6 +58,26 @@ RULES: dict[str, str] = {
     "attest-after-stopped": "L7: a node attests the stop while its processes still run",
     "slept": "L1: leases go on after a suspend, during which the clock stood still",
     "rates": "A3: a holder with a slow clock outlasts those who wait with a fast one",
+    # --- quorum core -----------------------------------------------------------------------------
+    "promise-above": "R1: a node helps an older candidate after it promised a newer one",
+    "up-to-date": "R2: a candidate that lacks committed entries becomes leader and overwrites them",
+    "accept-at-promised": "R3: a deposed leader goes on writing where a newer one was promised",
+    "durable-before-reply": "R4: what was confirmed is forgotten in a crash",
+    "fence-before-promise": (
+        "L3: a node promises a candidate while its guard is bound to the leader, or without a guard"
+    ),
+    "candidate-own-promise": "L4: a candidate helps itself while its guard is bound to the leader",
+    "noop-first": "a leader proposes before its first entry, knowing less than it decides on",
+    "own-ballot-commit": (
+        "an entry of an earlier ballot counts as committed by its copies, and is overwritten later"
+    ),
+    "joint-and": "during a change of members one configuration decides without the other",
+    "learner-no-vote": "a learner's copy or promise makes a quorum that others do not meet",
+    "leader-durable-counts": "a leader counts its own entry before it is on its disk",
+    "config-at-append": (
+        "a configuration holds only when committed: two that are no neighbours decide at once"
+    ),
+    "truncate-conflict": "a node keeps what an older leader wrote instead of the leader's entry",
 }
 """Name -> what breaks without it."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = [
     "APPENDS_IN_FLIGHT_MAX",
     "APPEND_BYTES_MAX",
+    "COMMIT_HINT_ENTRIES",
     "DEPENDENCY_DEPTH_MAX",
+    "ENTRIES_RETAINED",
     "ENTRY_BYTES_MAX",
     "GROUPS_MAX",
     "NAME_LENGTH_MAX",
@@ -43,6 +45,10 @@ SNAPSHOT_CHUNK_BYTES = 256 << 10
 """Chunk of a snapshot transfer."""
 SNAPSHOT_ENTRIES = 10_000
 """Entries behind the snapshot that cause the next one: bounds log size and restart time."""
+ENTRIES_RETAINED = 1_000
+"""Entries kept in memory behind a snapshot: a node a little behind needs no whole snapshot."""
+COMMIT_HINT_ENTRIES = 32
+"""Commits after which the next write carries a commit hint: cheap, and it dates corruption."""
 REQUESTS_PENDING_MAX = 4_096
 """Requests waiting for their commit; more are refused as overload."""
 TOKEN_LIFETIME_S_MAX = 7 * 86_400

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from leitwolf.model.errors import ProtocolError
 from leitwolf.model.log import Entry
 from leitwolf.wire.ballot import Ballot, Key
 
@@ -25,6 +26,7 @@ __all__ = [
     "Refused",
     "SnapshotInstalled",
     "TransferOffice",
+    "verify_sender",
 ]
 
 
@@ -71,6 +73,8 @@ class Promised(_Message, frozen=True, kw_only=True):
     freed: bool
     no_memory: bool
     key: Key
+    storage: str
+    """UUID of the storage that holds the promise: an acceptor is a node with its storage."""
 
 
 class Refused(_Message, frozen=True, kw_only=True):
@@ -96,10 +100,11 @@ class Append(_Message, frozen=True, kw_only=True):
 
 
 class Appended(_Message, frozen=True, kw_only=True):
-    """Durable and equal to the leader's log up to ``match``."""
+    """Durable in ``storage`` and equal to the leader's log up to ``match``."""
 
     ballot: Ballot
     match: int
+    storage: str
 
 
 class Gap(_Message, frozen=True, kw_only=True):
@@ -127,6 +132,7 @@ class SnapshotInstalled(_Message, frozen=True, kw_only=True):
     last: Key
     received: int
     installed: bool
+    storage: str
 
 
 class TransferOffice(_Message, frozen=True, kw_only=True):
@@ -148,3 +154,21 @@ QuorumMessage = (
     | SnapshotInstalled
     | TransferOffice
 )
+
+
+def verify_sender(node: int, message: QuorumMessage) -> None:
+    """Check what a sender answers for: ballots have one owner, entries follow each other.
+
+    Raises:
+        ProtocolError: ``node`` speaks for another's ballot, or its entries make no log.
+    """
+    if isinstance(message, Prepare | Append | InstallSnapshot | TransferOffice):
+        if message.ballot.node != node:
+            raise ProtocolError(f"node {node} speaks for ballot {message.ballot}")
+        if not isinstance(message, Append):
+            return
+        key = message.previous
+        for entry in message.entries:
+            if entry.index != key.index + 1 or not key.ballot <= entry.ballot <= message.ballot:
+                raise ProtocolError(f"node {node} sent entry {entry.index} behind {key}")
+            key = Key(entry.ballot, entry.index)

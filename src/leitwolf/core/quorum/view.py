@@ -1,0 +1,136 @@
+"""What the node core reads of the quorum core; nothing here changes anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from leitwolf.core.quorum.candidate import Candidate, Phase
+from leitwolf.core.quorum.leadership import Leadership
+from leitwolf.core.quorum.standing import Standing
+from leitwolf.model.ids import NodeId
+from leitwolf.model.log import Entry
+from leitwolf.model.quorum import QuorumConfig
+from leitwolf.wire.ballot import Ballot, Key
+
+__all__ = ["PeerProgress", "QuorumView", "Role"]
+
+
+class Role(StrEnum):
+    """What a node is beside being an acceptor."""
+
+    FOLLOWER = "follower"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProgress:
+    """How far another node is, as its leader knows."""
+
+    match: int
+    """Confirmed durable up to here."""
+    heard: int
+    """Instant at which its daemon said something last, -1: never in this term."""
+
+
+class QuorumView:
+    """The readable half of :class:`leitwolf.core.quorum.machine.QuorumCore`."""
+
+    _standing: Standing
+    _candidate: Candidate
+    _leadership: Leadership | None
+
+    @property
+    def role(self) -> Role:
+        """What this node is now."""
+        if self._leadership is not None:
+            return Role.LEADER
+        campaign = self._candidate.campaign
+        if campaign is not None and campaign.phase != Phase.PROBE:
+            return Role.CANDIDATE
+        return Role.FOLLOWER
+
+    @property
+    def ballot(self) -> Ballot:
+        """Ballot of the own office or campaign, else of the leader that is followed."""
+        if self._leadership is not None:
+            return self._leadership.ballot
+        campaign = self._candidate.campaign
+        if campaign is not None and campaign.phase != Phase.PROBE:
+            return campaign.ballot
+        return self._standing.leader
+
+    @property
+    def leader(self) -> int:
+        """Node that leads as far as is known here, 0: none."""
+        return self._standing.leader.node
+
+    @property
+    def promised(self) -> Ballot:
+        """Highest ballot promised (perhaps not durable yet)."""
+        return self._standing.promised
+
+    @property
+    def written(self) -> Ballot:
+        """Highest ballot written or begun to write: promises are written when they are made."""
+        return self._standing.promised
+
+    @property
+    def commit(self) -> int:
+        """Index up to which entries are known to be committed."""
+        return self._standing.commit
+
+    @property
+    def last_key(self) -> Key:
+        """Key of the last entry."""
+        return self._standing.log.last
+
+    @property
+    def config(self) -> QuorumConfig:
+        """Configuration in force: appended, perhaps not committed."""
+        return self._standing.config
+
+    @property
+    def config_committed(self) -> bool:
+        """Whether the configuration in force is committed."""
+        return self._standing.log.config_index <= self._standing.commit
+
+    @property
+    def connected(self) -> set[NodeId]:
+        """Nodes whose stream is up."""
+        return {NodeId(node) for node in self._standing.connected}
+
+    @property
+    def log(self) -> tuple[Entry, ...]:
+        """Entries since the snapshot."""
+        log = self._standing.log
+        return log.after(log.snapshot.last.index if log.snapshot is not None else 0)
+
+    @property
+    def progress(self) -> dict[int, PeerProgress]:
+        """Of each other node, while this one leads."""
+        if self._leadership is None:
+            return {}
+        return {
+            node: PeerProgress(progress.match, progress.heard)
+            for node, progress in self._leadership.progress.items()
+        }
+
+    def match(self, node: int) -> int:
+        """Return up to where ``node`` is durable, while this one leads; 0: not known."""
+        if self._leadership is None or node not in self._leadership.progress:
+            return 0
+        return self._leadership.progress[node].match
+
+    def key_at(self, index: int) -> Key:
+        """Return the key of the entry at ``index``, which must be in the log."""
+        return self._standing.log.key_at(index)
+
+    def entries_after(self, index: int) -> tuple[Entry, ...]:
+        """Return all entries behind ``index``, committed or not."""
+        return self._standing.log.after(index)
+
+    def config_at(self, index: int) -> QuorumConfig:
+        """Return the configuration in force when the log ended at ``index``."""
+        return self._standing.log.config_at(index)
