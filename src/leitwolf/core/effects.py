@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from leitwolf.core.quorum.messages import QuorumMessage
+from leitwolf.core.messages import QuorumMessage
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.log import Entry, Record, Snapshot
 from leitwolf.model.observations import HostOrder, HostReport, NodeReport
@@ -25,6 +25,7 @@ __all__ = [
     "FromGuard",
     "FromHost",
     "FromPeer",
+    "GuardLost",
     "HostLost",
     "OrderHost",
     "PeerLost",
@@ -85,6 +86,10 @@ class FromHost(_Item, frozen=True, kw_only=True):
     report: HostReport
 
 
+class GuardLost(_Item, frozen=True, kw_only=True):
+    """The connection to the guard is gone; GuardHello comes when it is back."""
+
+
 class HostLost(_Item, frozen=True, kw_only=True):
     """The connection to the host is gone; it will report everything anew when it is back."""
 
@@ -105,7 +110,7 @@ class Request(_Item, frozen=True, kw_only=True):
     wall: int
 
 
-Event = Tick | FromPeer | PeerUp | PeerLost | FromGuard | FromHost | HostLost | Durable | Request
+Event = Tick | FromPeer | PeerUp | PeerLost | FromGuard | GuardLost | FromHost | HostLost | Durable | Request
 
 # --- effects -------------------------------------------------------------------------------------
 

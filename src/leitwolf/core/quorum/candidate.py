@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from leitwolf.core.quorum.messages import (
+from leitwolf.core.messages import (
     Prepare,
     PreProbe,
     PreProbeReply,

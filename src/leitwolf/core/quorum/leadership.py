@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import msgspec
 
-from leitwolf.core.quorum.messages import (
+from leitwolf.core.messages import (
     Append,
     Appended,
     Gap,

@@ -28,9 +28,7 @@ from dataclasses import dataclass
 
 from leitwolf.core.effects import Effect
 from leitwolf.core.lease.profile import MILLISECOND
-from leitwolf.core.quorum.candidate import Candidate, Phase
-from leitwolf.core.quorum.leadership import Leadership
-from leitwolf.core.quorum.messages import (
+from leitwolf.core.messages import (
     Append,
     Appended,
     Gap,
@@ -45,6 +43,8 @@ from leitwolf.core.quorum.messages import (
     TransferOffice,
     verify_sender,
 )
+from leitwolf.core.quorum.candidate import Candidate, Phase
+from leitwolf.core.quorum.leadership import Leadership
 from leitwolf.core.quorum.replica import Replica
 from leitwolf.core.quorum.signals import Elected, Signal, SteppedDown, TransferFailed
 from leitwolf.core.quorum.standing import Standing

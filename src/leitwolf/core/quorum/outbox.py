@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from leitwolf.core.effects import AskGuard, Effect, SaveSnapshot, Send, Write
-from leitwolf.core.quorum.messages import QuorumMessage
+from leitwolf.core.messages import QuorumMessage
 from leitwolf.model.errors import check
 from leitwolf.model.log import Record, Snapshot
 from leitwolf.wire.guard import GuardCommand

@@ -17,7 +17,7 @@ import hashlib
 
 import msgspec
 
-from leitwolf.core.quorum.messages import (
+from leitwolf.core.messages import (
     Append,
     Appended,
     Gap,

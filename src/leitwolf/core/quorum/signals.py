@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from leitwolf.core.quorum.messages import Promised
+from leitwolf.core.messages import Promised
 from leitwolf.model.log import Entry, Snapshot
 from leitwolf.wire.ballot import Ballot, Key
 

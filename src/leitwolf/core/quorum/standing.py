@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from leitwolf.core.effects import Effect
+from leitwolf.core.messages import QuorumMessage
 from leitwolf.core.quorum.log import Log
-from leitwolf.core.quorum.messages import QuorumMessage
 from leitwolf.core.quorum.outbox import Outbox
 from leitwolf.core.quorum.predicate import agreed, voters
 from leitwolf.core.quorum.signals import Committed, Restored, Signal

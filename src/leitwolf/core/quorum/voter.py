@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leitwolf.core.quorum.messages import (
+from leitwolf.core.messages import (
     Prepare,
     PreProbe,
     PreProbeReply,
