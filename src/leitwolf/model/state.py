@@ -110,6 +110,8 @@ class Group(_Data, frozen=True, kw_only=True):
     cause: Cause
     placed: int = 0
     """Index of the entry that placed it last."""
+    attempt_floor: int = 0
+    """First attempt of a resource that is added under this generation."""
     placed_because: Cause | None = None
     """Why it was placed there; outlives the history of the log."""
     removing: bool = False

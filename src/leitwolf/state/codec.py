@@ -5,17 +5,27 @@ from __future__ import annotations
 import hashlib
 
 import msgspec
+from msgspec.structs import replace
 
 from leitwolf.model.errors import InvariantError
 from leitwolf.model.events import Change
-from leitwolf.model.state import State
+from leitwolf.model.state import Node, State
 
 __all__ = ["decode", "decode_change", "digest", "encode", "encode_change"]
 
 _CANONICAL = msgspec.msgpack.Encoder(order="deterministic")
 """Keys of dictionaries sorted, fields in the order of their definition."""
 _CHANGE = msgspec.msgpack.Decoder(Change)
-_STATE = msgspec.msgpack.Decoder(State)
+
+
+class _Canonical(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A state whose nodes stand in a sorted list: the encoder sorts keys of text only."""
+
+    rest: State
+    nodes: tuple[Node, ...]
+
+
+_STATE = msgspec.msgpack.Decoder(_Canonical)
 
 
 def encode_change(change: Change) -> bytes:
@@ -37,7 +47,8 @@ def decode_change(payload: bytes) -> Change:
 
 def encode(state: State) -> bytes:
     """Return the state as bytes, equal for equal states."""
-    return _CANONICAL.encode(state)
+    nodes = tuple(state.nodes[key] for key in sorted(state.nodes))
+    return _CANONICAL.encode(_Canonical(replace(state, nodes={}), nodes))
 
 
 def decode(data: bytes) -> State:
@@ -47,9 +58,10 @@ def decode(data: bytes) -> State:
         InvariantError: the bytes are no state of this version.
     """
     try:
-        return _STATE.decode(data)
+        found = _STATE.decode(data)
     except msgspec.MsgspecError as error:
         raise InvariantError(f"encoded state cannot be read: {error}") from error
+    return replace(found.rest, nodes={node.id: node for node in found.nodes})
 
 
 def digest(state: State) -> str:

@@ -17,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec.structs import replace
-
 from leitwolf.model import events
 from leitwolf.model.errors import InvariantError, check
 from leitwolf.model.events import Change
 from leitwolf.model.log import Entry
+from leitwolf.model.quorum import QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.state import groups, nodes
 from leitwolf.state.codec import decode_change
@@ -75,19 +74,26 @@ def fold(state: State, entry: Entry) -> State:
         entry.index == state.index + 1,
         f"entry {entry.index} cannot follow entry {state.index}",
     )
-    state = fold_change(state, entry.index, decode_change(entry.payload))
-    if entry.config is not None:
-        state = replace(state, quorum=entry.config)
-    return state
+    return fold_change(state, entry.index, decode_change(entry.payload), entry.config)
 
 
-def fold_change(state: State, index: int, change: Change) -> State:
+def fold_change(
+    state: State, index: int, change: Change, config: QuorumConfig | None = None
+) -> State:
     """Return the state after a change that stands at ``index`` of the log.
+
+    Args:
+        state: the state before it.
+        index: of the entry.
+        change: its events.
+        config: quorum configuration that the entry brings, if one.
 
     Raises:
         InvariantError: an event contradicts the state.
     """
     draft = Draft(state, index, max(state.time, change.time), change.because)
+    if config is not None:
+        draft.quorum = config
     for event in change.events:
         try:
             formed = draft.uuid or type(event) is events.ClusterFormed

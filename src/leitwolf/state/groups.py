@@ -169,6 +169,7 @@ def apply_group_placed(draft: Draft, event: events.GroupPlaced) -> None:
         failed_at=-1,
         failovers=failovers,
         placed=draft.index,
+        attempt_floor=0,
         placed_because=event.cause,
     )
     _reset(draft, group, event.cause)
@@ -207,6 +208,7 @@ def apply_group_stopped(draft: Draft, event: events.GroupStopped) -> None:
         target=NO_NODE,
         failing_over=False,
         failed_at=-1,
+        attempt_floor=0,
     )
     _reset(draft, group, event.cause)
 
@@ -240,7 +242,7 @@ def _check_depends(draft: Draft, resource: Resource) -> None:
 
 
 def apply_resource_added(draft: Draft, event: events.ResourceAdded) -> None:
-    """Add a resource to a group, wish online."""
+    """Add a resource to a group, wish online; its attempts begin above those of removed ones."""
     check(event.resource not in draft.resources, f"resource {event.resource} is added twice")
     group = draft.groups.need(event.group)
     resource = Resource(
@@ -249,6 +251,7 @@ def apply_resource_added(draft: Draft, event: events.ResourceAdded) -> None:
         type=event.type,
         parameters=event.parameters,
         depends=event.depends,
+        attempt=group.attempt_floor,
         cause=draft.because,
         changed=draft.index,
     )
@@ -282,6 +285,9 @@ def apply_resource_removed(draft: Draft, event: events.ResourceRemoved) -> None:
             resource.id not in other.depends,
             f"resource {resource.id} is removed while {other.id} depends on it",
         )
+    group = draft.groups.need(resource.group)
+    floor = max(group.attempt_floor, resource.attempt + 1)
+    draft.groups.put(group.id, replace(group, attempt_floor=floor))
     draft.resources.drop(resource.id)
     draft.regroup()
 

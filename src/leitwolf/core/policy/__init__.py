@@ -1,1 +1,30 @@
-"""policy."""
+"""Policy: what the leader proposes, what commands mean, what a node's host is told, and why."""
+
+from __future__ import annotations
+
+from leitwolf.core.policy.codes import CAUSES, NOT_CHOSEN, REFUSALS
+from leitwolf.core.policy.commands import Judged, judge
+from leitwolf.core.policy.health import Survival, survives
+from leitwolf.core.policy.placement import Candidates, candidates
+from leitwolf.core.policy.plan import Plan, Planned, plan
+from leitwolf.core.policy.runner import Runner, differences, orders
+from leitwolf.core.policy.status import group_status
+
+__all__ = [
+    "CAUSES",
+    "NOT_CHOSEN",
+    "REFUSALS",
+    "Candidates",
+    "Judged",
+    "Plan",
+    "Planned",
+    "Runner",
+    "Survival",
+    "candidates",
+    "differences",
+    "group_status",
+    "judge",
+    "orders",
+    "plan",
+    "survives",
+]

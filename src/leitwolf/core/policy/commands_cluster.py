@@ -1,0 +1,343 @@
+"""What commands about the cluster, its nodes, networks and tokens mean."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from leitwolf.core.lease.profile import PROFILES
+from leitwolf.core.policy.checks import (
+    Judged,
+    Refused,
+    check_name,
+    check_range,
+    find_node,
+    judged,
+    parse_subnet,
+)
+from leitwolf.core.policy.health import is_quorum
+from leitwolf.model import commands, events
+from leitwolf.model.events import Event
+from leitwolf.model.ids import NO_NODE, NodeId, NodeStatus
+from leitwolf.model.limits import NODES_MAX, TOKEN_LIFETIME_S_MAX
+from leitwolf.model.observations import Observations
+from leitwolf.model.state import Network, State
+from leitwolf.model.types import address_of
+
+__all__ = [
+    "add_node",
+    "change_cluster",
+    "evict_node",
+    "issue_token",
+    "pause_node",
+    "set_network",
+    "transfer_leader",
+]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SUBNETS_MAX = 16
+"""Of one network; a machine with more addresses on one wire is a router."""
+
+
+def pause_node(state: State, command: commands.PauseNode, _seen: Observations) -> Judged:
+    """Pause, drain or resume a node."""
+    node = find_node(state, command.node)
+    if node.status is NodeStatus.LEAVING:
+        raise Refused("node-leaving", f"{node.name} leaves the cluster", field="node")
+    draining = command.paused and command.drain
+    verb = ("drain" if draining else "pause") if command.paused else "resume"
+    text = f"{verb} node {node.name}"
+    if node.paused is command.paused and node.draining is draining:
+        return judged([], text)
+    paused = events.NodePaused(node=node.id, paused=command.paused, drain=draining)
+    return judged([paused], text)
+
+
+# --- joining -------------------------------------------------------------------------------------
+
+
+def add_node(state: State, command: commands.AddNode, _seen: Observations) -> Judged:
+    """Let a node join as a learner; its token is used up by it."""
+    check_name(command.name, "name")
+    if command.token not in state.tokens:
+        raise Refused(
+            "token-unknown",
+            "the join token is unknown, used or expired",
+            hint="make a new one on a member: leitwolf token",
+            field="token",
+        )
+    if len(state.nodes) >= NODES_MAX:
+        raise Refused(
+            "too-many", f"the cluster has {len(state.nodes)} nodes", hint=f"at most {NODES_MAX}"
+        )
+    if not _DIGEST.fullmatch(command.fingerprint):
+        raise Refused(
+            "invalid-digest",
+            "fingerprint is no SHA-256 in hexadecimal",
+            hint="64 characters of 0-9, a-f",
+            field="fingerprint",
+        )
+    for node in state.nodes.values():
+        for field, mine, other in (
+            ("name", command.name, node.name),
+            ("uuid", command.uuid, node.uuid),
+            ("storage", command.storage, node.storage),
+        ):
+            if mine == other:
+                raise Refused(
+                    "node-exists",
+                    f"{field} = {mine} belongs to node {node.name}",
+                    hint=(
+                        "give this node another name"
+                        if field == "name"
+                        else f"this is {node.name} or a copy of it: "
+                        f"evict it first (leitwolf node evict {node.name})"
+                    ),
+                    field=field,
+                )
+    _check_addresses(state, command.addresses)
+    number = NodeId(state.node_serial + 1)
+    found: list[Event] = [
+        events.TokenUsed(digest=command.token),
+        events.NodeAdded(
+            node=number,
+            name=command.name,
+            uuid=command.uuid,
+            storage=command.storage,
+            addresses=command.addresses,
+            fingerprint=command.fingerprint,
+        ),
+    ]
+    return judged(found, f"let node {command.name} join", {"node": str(number)})
+
+
+def _check_addresses(state: State, addresses: dict[str, str]) -> None:
+    """Check the addresses of a new node: readable, on known networks, used by nobody else."""
+    if not addresses:
+        raise Refused(
+            "invalid-address",
+            "the node has no address on any network",
+            hint=f"networks: {', '.join(sorted(state.networks)) or 'none'}",
+            field="addresses",
+        )
+    taken: dict[str, str] = {}
+    for node in state.nodes.values():
+        taken |= dict.fromkeys(node.addresses.values(), f"node {node.name}")
+    for resource in state.resources.values():
+        virtual = address_of(resource.parameters)
+        if virtual is not None:
+            taken[str(virtual.ip)] = f"resource {resource.id}"
+    for name, text in sorted(addresses.items()):
+        network = state.networks.get(name)
+        if network is None:
+            raise Refused(
+                "unknown-network",
+                f"there is no network {name}",
+                hint=f"networks: {', '.join(sorted(state.networks)) or 'none'}",
+                field="addresses",
+            )
+        address = _parse_address(text)
+        if not any(address in parse_subnet(subnet, "subnets") for subnet in network.subnets):
+            raise Refused(
+                "address-outside",
+                f"address {address} lies in no subnet of network {name} "
+                f"({', '.join(network.subnets)})",
+                hint=f"join with an address on {name}",
+                field="addresses",
+            )
+        if str(address) in taken:
+            raise Refused(
+                "node-exists",
+                f"address {address} belongs to {taken[str(address)]}",
+                hint="give the machine an address of its own",
+                field="addresses",
+            )
+
+
+def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as error:
+        raise Refused(
+            "invalid-address",
+            f"{text!r} is no IP address",
+            hint="for example 192.0.2.1 or 2001:db8::1",
+            field="addresses",
+        ) from error
+
+
+def issue_token(state: State, command: commands.IssueToken, _seen: Observations) -> Judged:
+    """Make a join token known by its digest."""
+    if not _DIGEST.fullmatch(command.digest):
+        raise Refused(
+            "invalid-digest",
+            "digest is no SHA-256 in hexadecimal",
+            hint="64 characters of 0-9, a-f",
+            field="digest",
+        )
+    check_range(command.lifetime_s, "lifetime_s", 1, TOKEN_LIFETIME_S_MAX)
+    if command.digest in state.tokens:
+        raise Refused("token-exists", "this join token is known already", field="digest")
+    issued = events.TokenIssued(digest=command.digest, lifetime_s=command.lifetime_s)
+    return judged([issued], f"make a join token for {command.lifetime_s} s")
+
+
+# --- leaving -------------------------------------------------------------------------------------
+
+
+def evict_node(state: State, command: commands.EvictNode, seen: Observations) -> Judged:
+    """Let a node leave, or put it out, if those that remain can go on without it."""
+    node = find_node(state, command.node)
+    verb = "let" if command.leaving else "evict"
+    text = f"{verb} node {node.name}" + (" leave" if command.leaving else "")
+    if node.status is NodeStatus.LEAVING:
+        return judged([], text)
+    if len(state.nodes) == 1:
+        raise Refused(
+            "last-node",
+            f"{node.name} is the only node",
+            hint="leitwolf destroy ends the cluster",
+            field="node",
+        )
+    acceptors = state.quorum.acceptors if state.quorum is not None else ()
+    remaining = [acceptor for acceptor in acceptors if acceptor.id.node != node.id]
+    voters = sum(acceptor.weight for acceptor in remaining)
+    if acceptors and voters == 0:
+        raise Refused(
+            "last-node",
+            f"without {node.name} nobody votes",
+            hint="wait until another node is a full member",
+            field="node",
+        )
+    reachable = _connected(seen)
+    if acceptors and not is_quorum(remaining, reachable):
+        missing = sorted(
+            state.nodes[acceptor.id.node].name
+            for acceptor in remaining
+            if acceptor.id.node not in reachable and acceptor.id.node in state.nodes
+        )
+        raise Refused(
+            "not-enough-voters",
+            f"without {node.name} the nodes that can be reached would be no quorum: "
+            f"{', '.join(missing)} cannot be reached",
+            hint=(
+                f"start {' or '.join(missing)} first, or evict what is gone for good "
+                f"before {node.name}, or let a new node join"
+            ),
+            field="node",
+            retryable=True,
+        )
+    leaving = events.NodeLeaving(node=node.id, evicted=not command.leaving)
+    return judged([leaving], text)
+
+
+def _connected(seen: Observations) -> frozenset[int]:
+    return frozenset(node for node, view in seen.nodes.items() if view.connected)
+
+
+def transfer_leader(state: State, command: commands.TransferLeader, seen: Observations) -> Judged:
+    """Check that a node can lead; handing over leadership leaves no event of its own."""
+    if command.node == NO_NODE:
+        others = [
+            node
+            for node in state.nodes.values()
+            if node.status is NodeStatus.MEMBER
+            and node.id != state.leader
+            and node.id in _connected(seen)
+        ]
+        if not others:
+            raise Refused(
+                "no-candidate",
+                "no other member can be reached",
+                hint="start another node first",
+                field="node",
+                retryable=True,
+            )
+        return judged([], "hand leadership to another node")
+    node = find_node(state, command.node)
+    if node.status is not NodeStatus.MEMBER:
+        code = "node-leaving" if node.status is NodeStatus.LEAVING else "node-learner"
+        raise Refused(code, f"{node.name} has no vote ({node.status})", field="node")
+    if node.id not in _connected(seen):
+        raise Refused(
+            "node-not-connected",
+            f"the daemon of {node.name} is not connected",
+            hint="see whether it runs",
+            field="node",
+            retryable=True,
+        )
+    return judged([], f"hand leadership to {node.name}")
+
+
+# --- cluster -------------------------------------------------------------------------------------
+
+
+def set_network(state: State, command: commands.SetNetwork, _seen: Observations) -> Judged:
+    """Add or change a network."""
+    check_name(command.name, "name")
+    if not 1 <= len(command.subnets) <= _SUBNETS_MAX:
+        raise Refused(
+            "out-of-range",
+            f"network {command.name} has {len(command.subnets)} subnets",
+            hint=f"1..{_SUBNETS_MAX}",
+            field="subnets",
+        )
+    subnets = [parse_subnet(text, "subnets") for text in command.subnets]
+    for other in state.networks.values():
+        if other.name != command.name:
+            _check_apart(subnets, other)
+    for node in state.nodes.values():
+        text = node.addresses.get(command.name)
+        if text and not any(_parse_address(text) in subnet for subnet in subnets):
+            raise Refused(
+                "network-in-use",
+                f"node {node.name} has the address {text} on {command.name}, outside of "
+                f"{', '.join(command.subnets)}",
+                hint="keep the subnet of every node's address",
+                field="subnets",
+            )
+    text = f"set network {command.name}"
+    known = state.networks.get(command.name)
+    normal = tuple(str(subnet) for subnet in subnets)
+    if known is not None and known.subnets == normal and known.role is command.role:
+        return judged([], text)
+    changed = events.NetworkSet(name=command.name, subnets=normal, role=command.role)
+    return judged([changed], text)
+
+
+def _check_apart(
+    subnets: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network], other: Network
+) -> None:
+    """Check that none of these subnets overlaps with one of another network."""
+    for text in other.subnets:
+        taken = parse_subnet(text, "subnets")
+        for subnet in subnets:
+            first, last = subnet.network_address, subnet.broadcast_address
+            if first in taken or last in taken or taken.network_address in subnet:
+                raise Refused(
+                    "network-overlap",
+                    f"{subnet} overlaps with {taken} of network {other.name}",
+                    hint=f"change network {other.name} first",
+                    field="subnets",
+                )
+
+
+def change_cluster(state: State, command: commands.ChangeCluster, _seen: Observations) -> Judged:
+    """Change settings of the cluster."""
+    if command.name is not None:
+        check_name(command.name, "name")
+    if command.profile is not None and command.profile not in PROFILES:
+        raise Refused(
+            "unknown-profile",
+            f"there is no profile {command.profile!r}",
+            hint=f"profiles: {', '.join(PROFILES)}",
+            field="profile",
+        )
+    name = command.name if command.name != state.name else None
+    profile = command.profile if command.profile != state.profile else None
+    found: list[Event] = []
+    if name is not None or profile is not None:
+        found.append(events.ClusterChanged(name=name, profile=profile))
+    words = [f"{field} {value}" for field, value in (("name", name), ("profile", profile)) if value]
+    return judged(found, "change the cluster" + (f": {', '.join(words)}" if words else ""))
