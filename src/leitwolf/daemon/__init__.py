@@ -1,1 +1,1 @@
-"""daemon."""
+"""The daemon process: composition root of core, store, peers and API."""

@@ -1,1 +1,8 @@
-"""membership."""
+"""Who belongs to the cluster: guard configuration and the steps of reconfiguration."""
+
+from __future__ import annotations
+
+from leitwolf.core.membership.reconfigure import Step, next_step
+from leitwolf.core.membership.roster import guard_configuration
+
+__all__ = ["Step", "guard_configuration", "next_step"]

@@ -1,0 +1,197 @@
+"""Routes of the API. Bodies and answers are JSON; errors are problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from leitwolf.model.commands import Command
+from leitwolf.model.errors import InvalidConfig, LeitwolfError, NotPermitted
+from leitwolf.model.types import TYPES
+from leitwolf.model.views import InitRequest, JoinRequestView
+from leitwolf.ports.service import Service
+
+__all__ = ["Caller", "application"]
+
+_BODY_BYTES_MAX = 1 << 20
+_TIMEOUT_S_DEFAULT = 30.0
+_TIMEOUT_S_MAX = 600.0
+_LOG_LINES_MAX = 10_000
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, by the credentials of the connection."""
+
+    name: str
+    may_read: bool
+    may_change: bool
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _problem(error: LeitwolfError) -> Response:
+    body = {
+        "type": f"urn:leitwolf:{error.code}",
+        "title": error.text,
+        "status": error.http_status,
+        "code": error.code,
+        "hint": error.hint,
+        "field": error.field,
+        "retryable": error.retryable,
+        "exit_code": error.exit_code,
+    }
+    return Response(
+        msgspec.json.encode(body), error.http_status, media_type="application/problem+json"
+    )
+
+
+async def _body(request: Request, kind: Any) -> Any:
+    data = await request.body()
+    if len(data) > _BODY_BYTES_MAX:
+        raise InvalidConfig(f"body of {len(data)} bytes, at most {_BODY_BYTES_MAX}")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise InvalidConfig(f"the request body is not valid: {error}") from error
+
+
+def _number(request: Request, name: str, default: float, maximum: float) -> float:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InvalidConfig(f"{name} = {text!r} is not a number", field=name) from error
+    if not 0 <= value <= maximum:
+        raise InvalidConfig(f"{name} = {text}, allowed is 0..{maximum:g}", field=name)
+    return value
+
+
+class _Api:
+    """The handlers, bound to one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def status(self, _: Request) -> Response:
+        return _json(self._service.status())
+
+    async def quorum(self, _: Request) -> Response:
+        return _json(self._service.quorum())
+
+    async def why(self, request: Request) -> Response:
+        return _json(self._service.why(request.path_params["group"]))
+
+    async def types(self, _: Request) -> Response:
+        return _json(list(TYPES.values()))
+
+    async def log(self, request: Request) -> Response:
+        after = int(_number(request, "after", 0, float(1 << 53)))
+        limit = int(_number(request, "limit", 1_000, _LOG_LINES_MAX))
+        wait_s = _number(request, "wait_s", 0, _TIMEOUT_S_MAX)
+        lines = self._service.log(after, limit)
+        if not lines and wait_s:
+            await self._service.wait_beyond(after, wait_s)
+            lines = self._service.log(after, limit)
+        return _json(lines)
+
+    async def wait(self, request: Request) -> Response:
+        after = int(_number(request, "after", 0, float(1 << 53)))
+        wait_s = _number(request, "wait_s", _TIMEOUT_S_DEFAULT, _TIMEOUT_S_MAX)
+        return _json({"index": await self._service.wait_beyond(after, wait_s)})
+
+    async def command(self, request: Request) -> Response:
+        command = await _body(request, Command)
+        timeout_s = _number(request, "timeout_s", _TIMEOUT_S_DEFAULT, _TIMEOUT_S_MAX)
+        answer = await self._service.command(command, request.state.caller.name, timeout_s)
+        if answer.refusal is None:
+            return _json(answer)
+        refusal = answer.refusal
+        error = LeitwolfError(
+            refusal.text, code=refusal.code, hint=refusal.hint, field=refusal.field
+        )
+        error.retryable = refusal.retryable
+        error.http_status, error.exit_code = (503, 6) if refusal.retryable else (409, 4)
+        return _problem(error)
+
+    async def form(self, request: Request) -> Response:
+        return _json(await self._service.form(await _body(request, InitRequest)))
+
+    async def join(self, request: Request) -> Response:
+        wanted = await _body(request, JoinRequestView)
+
+        async def lines() -> AsyncIterator[bytes]:
+            try:
+                async for item in self._service.join(wanted):
+                    key = "progress" if isinstance(item, str) else "joined"
+                    yield msgspec.json.encode({key: item}) + b"\n"
+            except LeitwolfError as error:
+                yield _problem(error).body + b"\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    async def token(self, request: Request) -> Response:
+        lifetime_s = int(_number(request, "lifetime_s", 3_600, float(1 << 31)))
+        return _json({"token": await self._service.token(lifetime_s, request.state.caller.name)})
+
+    async def destroy(self, _: Request) -> Response:
+        await self._service.destroy()
+        return _json({"destroyed": True})
+
+
+def application(service: Service, caller: Callable[[Request], Caller]) -> Starlette:
+    """Return the API as an ASGI application.
+
+    Args:
+        service: the daemon.
+        caller: tells who is behind a request.
+    """
+    api = _Api(service)
+
+    def guarded(handler: Handler, *, changes: bool) -> Handler:
+        async def handle(request: Request) -> Response:
+            who = caller(request)
+            try:
+                if not (who.may_change if changes else who.may_read):
+                    need = "root" if changes else "root or a member of the group leitwolf"
+                    raise NotPermitted(f"{who.name} may not do this", hint=f"ask as {need}")
+                request.state.caller = who
+                return await handler(request)
+            except LeitwolfError as error:
+                return _problem(error)
+
+        return handle
+
+    def read(path: str, handler: Handler) -> Route:
+        return Route(path, guarded(handler, changes=False), methods=["GET"])
+
+    def change(path: str, handler: Handler) -> Route:
+        return Route(path, guarded(handler, changes=True), methods=["POST"])
+
+    return Starlette(
+        routes=[
+            read("/v1/status", api.status),
+            read("/v1/quorum", api.quorum),
+            read("/v1/why/{group}", api.why),
+            read("/v1/types", api.types),
+            read("/v1/log", api.log),
+            read("/v1/wait", api.wait),
+            change("/v1/command", api.command),
+            change("/v1/init", api.form),
+            change("/v1/join", api.join),
+            change("/v1/token", api.token),
+            change("/v1/destroy", api.destroy),
+        ]
+    )

@@ -1,0 +1,92 @@
+"""uvicorn on a Unix socket, with the credentials of the caller (SO_PEERCRED)."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.requests import Request
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from leitwolf.api.app import Caller, application
+from leitwolf.ports.service import Service
+
+__all__ = ["serve_unix"]
+
+_READERS_GROUP = "leitwolf"
+_CREDENTIALS = struct.Struct("3i")
+
+
+class _CredentialProtocol(H11Protocol):
+    """Puts (pid, uid, gid) of the peer where the application finds it as ``client``."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        connection: socket.socket = transport.get_extra_info("socket")
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _, user, group = _CREDENTIALS.unpack(raw)
+        self.client = (str(user), group)
+
+
+def _name_of(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"uid {user}"
+
+
+def _reads(user: int, group: int) -> bool:
+    try:
+        readers = grp.getgrnam(_READERS_GROUP)
+    except KeyError:
+        return False
+    return group == readers.gr_gid or _name_of(user) in readers.gr_mem
+
+
+def _caller(request: Request) -> Caller:
+    client = request.client
+    if client is None:
+        return Caller(name="unknown", may_read=False, may_change=False)
+    user, group = int(client.host), client.port
+    master = user in (0, os.geteuid())
+    return Caller(name=_name_of(user), may_read=master or _reads(user, group), may_change=master)
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to the daemon."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve_unix(service: Service, path: Path) -> None:
+    """Serve the API on a Unix socket until cancelled.
+
+    Raises:
+        OSError: the socket cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    with contextlib.suppress(KeyError, PermissionError):
+        os.chown(path, -1, grp.getgrnam(_READERS_GROUP).gr_gid)
+    path.chmod(0o660)
+    config = uvicorn.Config(
+        application(service, _caller),
+        http=_CredentialProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=60,
+    )
+    await _Server(config).serve(sockets=[listener])

@@ -1,0 +1,7 @@
+"""``python -m leitwolf.cli``."""
+
+from __future__ import annotations
+
+from leitwolf.cli.main import main
+
+main()

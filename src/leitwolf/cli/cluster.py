@@ -1,0 +1,177 @@
+"""``leitwolf init``, ``token``, ``join``, ``leave``, ``destroy``, ``network`` and ``run``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import click
+
+from leitwolf.cli.common import Context, find_node, send, with_json
+from leitwolf.model.commands import ChangeCluster, EvictNode, SetNetwork
+from leitwolf.model.errors import Conflict, RequestTimeout
+from leitwolf.model.ids import NetworkRole
+from leitwolf.model.views import ClusterSetup, InitRequest, JoinRequestView
+
+__all__ = ["COMMANDS"]
+
+
+def _setup_text(setup: ClusterSetup) -> str:
+    networks = ", ".join(f"{name} ({address})" for name, address in setup.networks.items())
+    lines = [
+        f"{setup.node} is node {setup.node_id} of cluster {setup.cluster}, profile {setup.profile}",
+        f"networks: {networks}",
+    ]
+    return "\n".join([*lines, f"! {setup.advice}"] if setup.advice else lines)
+
+
+@click.command()
+@click.option("--name", default="", help="Name of the cluster (default: leitwolf).")
+@click.option("--node-name", default="", help="Name of this node (default: the host name).")
+@click.option("--interconnect", multiple=True, help="Subnet or interface between the nodes.")
+@click.option("--client", multiple=True, help="Subnet or interface of the clients.")
+@click.option("--profile", default="", help="fast, default, virtual or wan (default: the best).")
+@click.option("--port", default=0, help="One port, TCP and UDP (default 6474).")
+@with_json
+def init(
+    context: Context,
+    name: str,
+    node_name: str,
+    interconnect: tuple[str, ...],
+    client: tuple[str, ...],
+    profile: str,
+    port: int,
+) -> None:
+    """Form a cluster of one node."""
+    setup = context.client.form(
+        InitRequest(
+            name=name,
+            node_name=node_name,
+            interconnect=interconnect,
+            client=client,
+            profile=profile,
+            port=port,
+        )
+    )
+    context.show(setup, _setup_text(setup))
+
+
+@click.command()
+@click.option("--lifetime", default=3600, show_default=True, help="Seconds until it expires.")
+@with_json
+def token(context: Context, lifetime: int) -> None:
+    """Print a one-time token with which another machine joins."""
+    value = context.client.token(lifetime)
+    context.show({"token": value}, value)
+
+
+@click.command()
+@click.argument("token")
+@click.option("--node-name", default="", help="Name of this node (default: the host name).")
+@with_json
+def join(context: Context, token: str, node_name: str) -> None:
+    """Join the cluster that gave out TOKEN."""
+    for item in context.client.join(JoinRequestView(token=token, node_name=node_name)):
+        if isinstance(item, str):
+            context.progress(item)
+        else:
+            context.show(item, _setup_text(item))
+
+
+@click.command()
+@click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds.")
+@with_json
+def leave(context: Context, timeout_s: float) -> None:
+    """Leave the cluster: groups move away first."""
+    client = context.client
+    view = client.status()
+    if not view.formed:
+        raise Conflict("this node is in no cluster", code="not-in-a-cluster")
+    if len(view.nodes) == 1:
+        raise Conflict(
+            "this is the last node of the cluster", hint="leitwolf destroy", code="last-node"
+        )
+    number = find_node(view, view.node)
+    answer = client.command(EvictNode(node=number, leaving=True))
+    deadline = time.monotonic() + timeout_s
+    while client.status().formed:
+        context.progress("waiting until the cluster goes on without this node")
+        if time.monotonic() > deadline:
+            raise RequestTimeout(f"not done after {timeout_s:g} s; it goes on")
+        time.sleep(0.5)
+    context.show(answer, f"{view.node} left {view.cluster}")
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_json
+def destroy(context: Context, yes: bool) -> None:
+    """Set the cluster state of this node aside (it is kept in quarantine)."""
+    if not yes:
+        click.confirm("Stop all groups here and set the state of this node aside?", abort=True)
+    context.client.destroy()
+    context.show({"destroyed": True}, "this node is in no cluster now")
+
+
+@click.group("network")
+def network() -> None:
+    """Networks that the nodes share."""
+
+
+@network.command("list")
+@with_json
+def network_list(context: Context) -> None:
+    """List networks with their role and state."""
+    found = context.client.status().networks
+    text = "\n".join(
+        f"{'up  ' if item.up else 'down'}  {item.name}  {', '.join(item.subnets)}  {item.role}"
+        for item in found
+    )
+    context.show(found, text)
+
+
+@network.command("set")
+@click.argument("name")
+@click.option("--subnet", "subnets", multiple=True, help="Subnet; repeat for several.")
+@click.option("--role", type=click.Choice([role.value for role in NetworkRole]), required=True)
+@with_json
+def network_set(context: Context, name: str, subnets: tuple[str, ...], role: str) -> None:
+    """Add a network, or change its subnets or role."""
+    if not subnets:
+        known = {item.name: item.subnets for item in context.client.status().networks}
+        subnets = known.get(name, ())
+    command = SetNetwork(name=name, subnets=subnets, role=NetworkRole(role))
+    send(context, command, f"network {name} is {role}")
+
+
+@click.command("set")
+@click.option("--name", help="Name of the cluster.")
+@click.option("--profile", help="Timing profile: fast, default, virtual or wan.")
+@with_json
+def change(context: Context, name: str | None, profile: str | None) -> None:
+    """Change settings of the cluster."""
+    send(context, ChangeCluster(name=name, profile=profile), "cluster changed")
+
+
+@click.command()
+@click.option("--runtime", envvar="LEITWOLF_RUNTIME", help="Runtime directory (a tmpfs).")
+@click.option("--state", envvar="LEITWOLF_STATE", help="State directory.")
+@click.option("--config", envvar="LEITWOLF_CONFIG", help="Configuration directory.")
+def run(runtime: str | None, state: str | None, config: str | None) -> None:
+    """Run this node in the foreground (what the systemd unit calls)."""
+    from leitwolf.keeper.main import run as keep  # noqa: PLC0415 — this command alone needs it
+    from leitwolf.system.settings import (  # noqa: PLC0415 — as above
+        Settings,
+        SettingsError,
+    )
+
+    try:
+        settings = Settings.load(os.environ, runtime=runtime, state=state, config=config)
+    except SettingsError as error:
+        click.echo(f"leitwolf: {error} [{error.code}]", err=True)
+        sys.exit(2)
+    sys.exit(keep(settings))
+
+
+COMMANDS = (init, token, join, leave, destroy, network, change, run)

@@ -1,0 +1,168 @@
+"""What all commands share: the client, output as text or JSON, waiting, errors."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from leitwolf.client import Client
+from leitwolf.model.commands import Answer, Command
+from leitwolf.model.errors import Conflict, LeitwolfError, NotFound, RequestTimeout
+from leitwolf.model.ids import NodeId
+from leitwolf.model.views import GroupView, StatusView
+
+__all__ = [
+    "Context",
+    "find_node",
+    "pass_context",
+    "send",
+    "wait_for_group",
+    "wait_option",
+    "with_json",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Context:
+    """State of one invocation."""
+
+    def __init__(self, runtime: str | None) -> None:
+        """Remember where the daemon is."""
+        self.runtime = Path(runtime) if runtime else None
+        self.json = False
+
+    @property
+    def client(self) -> Client:
+        """A client of the local daemon."""
+        return Client(self.runtime)
+
+    def show(self, value: object, text: str | None = None) -> None:
+        """Print a value as JSON, or its text."""
+        if self.json or text is None:
+            click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+        elif text:
+            click.echo(text)
+
+    def progress(self, text: str) -> None:
+        """Say what is going on, on stderr, so that stdout stays clean."""
+        if not self.json:
+            click.echo(text, err=True)
+
+
+pass_context = click.make_pass_decorator(Context)
+
+
+def with_json(function: F) -> F:
+    """Give a command ``--json`` and turn errors into coded exits."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout.")
+    @pass_context
+    @functools.wraps(function)
+    def wrapper(context: Context, *args: Any, as_json: bool, **kwargs: Any) -> None:
+        context.json = as_json
+        try:
+            function(context, *args, **kwargs)
+        except LeitwolfError as error:
+            report(context, error)
+
+    return wrapper  # type: ignore[return-value]  # click replaces the signature
+
+
+def report(context: Context, error: LeitwolfError) -> None:
+    """Print an error with its code and what to do, and leave with its exit code."""
+    if context.json:
+        body = {"code": error.code, "error": error.text, "hint": error.hint, "field": error.field}
+        click.echo(msgspec.json.encode(body).decode())
+    else:
+        click.echo(f"leitwolf: {error.text} [{error.code}]", err=True)
+        if error.hint:
+            click.echo(f"  -> {error.hint}", err=True)
+    sys.exit(error.exit_code)
+
+
+def wait_option(function: F) -> F:
+    """Give a command ``--wait/--no-wait`` and ``--timeout``."""
+    function = click.option(
+        "--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds to wait."
+    )(function)
+    return click.option("--wait/--no-wait", default=True, help="Wait for the outcome (default).")(
+        function
+    )
+
+
+def send(context: Context, command: Command, text: str) -> Answer:
+    """Send a command and print what was done."""
+    answer = context.client.command(command)
+    context.show(answer, f"{text} (entry {answer.index})")
+    return answer
+
+
+def find_node(status: StatusView, name: str) -> NodeId:
+    """Return the id of the node with this name or number.
+
+    Raises:
+        NotFound: no such node; the text lists the names.
+    """
+    for node in status.nodes:
+        if name in (node.name, str(node.id)):
+            return node.id
+    names = ", ".join(node.name for node in status.nodes)
+    raise NotFound(f"there is no node {name!r}; nodes are: {names}")
+
+
+def _group(status: StatusView, name: str) -> GroupView:
+    for group in status.groups:
+        if group.id == name:
+            return group
+    raise NotFound(f"there is no group {name!r}")
+
+
+def wait_for_group(
+    context: Context,
+    name: str,
+    done: Callable[[GroupView], bool],
+    *,
+    index: int,
+    timeout_s: float,
+) -> GroupView:
+    """Wait until a group is as wanted, telling progress.
+
+    Args:
+        context: the invocation.
+        name: the group.
+        done: tells whether the group is as wanted.
+        index: entry of the command; older states do not count.
+        timeout_s: seconds.
+
+    Raises:
+        Conflict: the group failed.
+        RequestTimeout: it is not as wanted in time.
+    """
+    client, deadline, said = context.client, time.monotonic() + timeout_s, ""
+    while True:
+        status = client.status()
+        group = _group(status, name)
+        if status.index >= index:
+            if done(group):
+                return group
+            if group.status == "failed":
+                raise Conflict(f"group {name} failed: {group.reason}", code="group-failed")
+        line = f"{name}: {group.status} on {group.owner or 'no node'} ({group.reason})"
+        if line != said:
+            said = line
+            context.progress(line)
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise RequestTimeout(
+                f"group {name} is {group.status} after {timeout_s:g} s: {group.reason}",
+                hint=f"it goes on without you; ask: leitwolf why {name}",
+            )
+        client.wait_beyond(status.index, min(remaining, 1.0))

@@ -1,0 +1,102 @@
+"""``leitwolf status``, ``log``, ``why``, ``quorum`` and ``check``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import msgspec
+
+from leitwolf.cli import render
+from leitwolf.cli.common import Context, with_json
+from leitwolf.model.views import StatusView
+
+__all__ = ["COMMANDS"]
+
+
+def _status_exit(view: StatusView) -> int:
+    if not view.formed or not view.quorum:
+        return 6
+    return 10 if any(group.status == "failed" for group in view.groups) else 0
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Show it anew on every change, until Ctrl-C.")
+@with_json
+def status(context: Context, watch: bool) -> None:
+    """Show nodes, networks, quorum, groups and resources.
+
+    Exit code 0: all is well; 6: no quorum here; 10: a group failed.
+    """
+    client = context.client
+    view = client.status()
+    while watch:
+        if not context.json:
+            click.clear()
+        context.show(view, render.status(view))
+        client.wait_beyond(view.index, 2)
+        view = client.status()
+    context.show(view, render.status(view))
+    sys.exit(_status_exit(view))
+
+
+@click.command()
+@click.option("--after", default=0, help="Only entries above this index.")
+@click.option("--limit", default=1000, show_default=True, help="At most so many entries.")
+@click.option("--follow", is_flag=True, help="Go on as new entries come, until Ctrl-C.")
+@with_json
+def log(context: Context, after: int, limit: int, follow: bool) -> None:
+    """Show the merged timeline of all nodes."""
+    client = context.client
+    while True:
+        lines = client.log(after, limit, wait_s=30 if follow else 0)
+        for entry in lines:
+            text = msgspec.json.encode(entry).decode() if context.json else render.line(entry)
+            click.echo(text)
+            after = entry.index
+        if not follow:
+            return
+
+
+@click.command()
+@click.argument("group")
+@with_json
+def why(context: Context, group: str) -> None:
+    """Explain where a group is and why."""
+    view = context.client.why(group)
+    context.show(view, render.explanation(view))
+
+
+@click.group("quorum")
+def quorum() -> None:
+    """The quorum: votes, promises, leases."""
+
+
+@quorum.command("status")
+@with_json
+def quorum_status(context: Context) -> None:
+    """Show who promised what, votes, lease margins, worst stall, profile."""
+    view = context.client.quorum()
+    context.show(view, render.quorum(view))
+
+
+@click.command()
+@with_json
+def check(context: Context) -> None:
+    """Check this machine: what is missing, which guarantee is lost, how to get it.
+
+    Exit code 0: nothing is missing; 1: a guarantee is weaker here.
+    """
+    from leitwolf.cli.check import findings  # noqa: PLC0415 — slow imports, needed here only
+
+    found = findings(context.runtime)
+    lines = [
+        f"{'ok  ' if item.ok else 'LOST'}  {item.name}: {item.found}"
+        + ("" if item.ok else f"\n      lost: {item.lost}\n      -> {item.fix}")
+        for item in found
+    ]
+    context.show(found, "\n".join(lines))
+    sys.exit(0 if all(item.ok for item in found) else 1)
+
+
+COMMANDS = (status, log, why, quorum, check)

@@ -1,0 +1,93 @@
+"""``leitwolf node ...``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from leitwolf.cli.common import Context, find_node, send, wait_option, with_json
+from leitwolf.model.commands import EvictNode, PauseNode, TransferLeader
+from leitwolf.model.errors import RequestTimeout
+from leitwolf.model.ids import NodeId
+
+__all__ = ["COMMANDS"]
+
+
+@click.group("node")
+def node() -> None:
+    """Nodes: pause, resume, evict."""
+
+
+@node.command("pause")
+@click.argument("name")
+@click.option("--drain/--no-drain", default=True, help="Move its groups away (default).")
+@wait_option
+@with_json
+def pause(context: Context, name: str, drain: bool, wait: bool, timeout_s: float) -> None:
+    """Place nothing on a node any more and move its groups away."""
+    client = context.client
+    number = find_node(client.status(), name)
+    answer = client.command(PauseNode(node=number, paused=True, drain=drain))
+    deadline = time.monotonic() + timeout_s
+    while drain and wait:
+        status = client.status()
+        left = [
+            group.id
+            for group in status.groups
+            if group.owner == name and group.resources and group.wish == "online"
+        ]
+        if status.index >= answer.index and not left:
+            break
+        context.progress(f"{name}: {len(left)} groups left: {', '.join(left)}")
+        if time.monotonic() > deadline:
+            raise RequestTimeout(
+                f"{', '.join(left)} still on {name} after {timeout_s:g} s",
+                hint=f"ask: leitwolf why {left[0]}" if left else "",
+            )
+        client.wait_beyond(status.index, 1)
+    context.show(answer, f"node {name} is paused (entry {answer.index})")
+
+
+@node.command("resume")
+@click.argument("name")
+@with_json
+def resume(context: Context, name: str) -> None:
+    """Let a paused node own groups again."""
+    number = find_node(context.client.status(), name)
+    send(context, PauseNode(node=number, paused=False, drain=False), f"node {name} resumed")
+
+
+@node.command("evict")
+@click.argument("name")
+@wait_option
+@with_json
+def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
+    """Remove a node (dead or alive) from the cluster."""
+    client = context.client
+    number = find_node(client.status(), name)
+    answer = client.command(EvictNode(node=number))
+    deadline = time.monotonic() + timeout_s
+    while wait:
+        status = client.status()
+        if status.index >= answer.index and all(item.id != number for item in status.nodes):
+            break
+        context.progress(f"waiting until nothing of {name} can run any more")
+        if time.monotonic() > deadline:
+            raise RequestTimeout(f"{name} is not removed after {timeout_s:g} s")
+        client.wait_beyond(status.index, 1)
+    context.show(answer, f"node {name} is no member any more (entry {answer.index})")
+
+
+@click.command("lead")
+@click.argument("name", required=False)
+@with_json
+def lead(context: Context, name: str | None) -> None:
+    """Hand leadership to a node (or to the best other one)."""
+    number = find_node(context.client.status(), name) if name else NodeId(0)
+    send(context, TransferLeader(node=number), "leadership is handed over")
+
+
+node.add_command(lead)
+
+COMMANDS = (node,)

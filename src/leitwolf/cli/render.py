@@ -1,0 +1,129 @@
+"""Views as text: a tree that fits a screen, one glyph and one reason each."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from leitwolf.model.views import (
+    ExplanationView,
+    GroupView,
+    LogLine,
+    NodeLine,
+    QuorumView,
+    StatusView,
+)
+
+__all__ = ["explanation", "line", "quorum", "status"]
+
+_GLYPHS = {
+    "online": "●",
+    "offline": "○",
+    "pending": "◐",
+    "online-pending": "◐",
+    "offline-pending": "◑",
+    "partially-online": "◒",
+    "failed": "✗",
+}
+
+
+def _when(wall: int) -> str:
+    moment = datetime.fromtimestamp(wall / 1e9, UTC).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
+
+
+def _node(node: NodeLine) -> str:
+    glyph = "●" if node.up else "○"
+    marks = [
+        word
+        for word, present in (
+            ("leader", node.leader),
+            ("here", node.here),
+            ("paused", node.paused),
+            (node.standing, node.standing != "member"),
+        )
+        if present
+    ]
+    links = " ".join(
+        f"{link.network}{'↑' if link.up else '↓'}"
+        + (f"{link.round_trip_ms:.1f}ms" if link.up and link.round_trip_ms > 0 else "")
+        for link in node.links
+    )
+    parts = [f"{glyph} {node.name}", f"[{', '.join(marks)}]" if marks else "", links, node.reason]
+    return "  " + "  ".join(part for part in parts if part)
+
+
+def _group(group: GroupView) -> list[str]:
+    where = f" on {group.owner}" if group.owner else ""
+    lines = [f"  {_GLYPHS.get(group.status, '?')} {group.id}  {group.status}{where}  {group.reason}"]
+    for index, resource in enumerate(group.resources):
+        branch = "└" if index == len(group.resources) - 1 else "├"
+        glyph = _GLYPHS.get(resource.state, "?")
+        detail = resource.parameters.get("address") or resource.parameters.get("command", "")
+        reason = "" if resource.state == "online" else f"  {resource.reason}"
+        lines.append(f"    {branch} {glyph} {resource.id}  {resource.type} {detail}{reason}")
+    return lines
+
+
+def status(view: StatusView) -> str:
+    """Return the whole cluster as a tree."""
+    if not view.formed:
+        return f"{view.node}: in no cluster\n  -> leitwolf init, or leitwolf join TOKEN"
+    state = f"leader {view.leader}" if view.quorum else "NO QUORUM HERE"
+    age = "" if view.fresh else "  (as this node knows it; may be old)"
+    lines = [f"{view.cluster}  {state}  profile {view.profile}  entry {view.index}{age}"]
+    if view.advice:
+        lines.append(f"! {view.advice}")
+    lines.append("nodes")
+    lines.extend(_node(node) for node in view.nodes)
+    lines.append("networks")
+    lines.extend(
+        f"  {'●' if net.up else '○'} {net.name}  {', '.join(net.subnets)}  {net.role}"
+        for net in view.networks
+    )
+    lines.append("groups" if view.groups else "groups: none (leitwolf group add --help)")
+    for group in view.groups:
+        lines.extend(_group(group))
+    if view.stopped:
+        lines.append("stopped here without quorum")
+        lines.extend(f"  {_when(item.at_wall)}  {item.text}" for item in view.stopped)
+    return "\n".join(lines)
+
+
+def quorum(view: QuorumView) -> str:
+    """Return who promised what."""
+    margin = f"{view.lease_margin_ms:.0f} ms left" if view.lease_margin_ms > 0 else "none"
+    leading = f", leader lease {view.leader_margin_ms:.0f} ms" if view.leader_margin_ms > 0 else ""
+    lines = [
+        f"leader {view.leader or 'unknown'}  ballot {view.ballot}  promised {view.promised}"
+        + ("  (configuration is changing)" if view.joint else ""),
+        f"votes {view.votes}, needed {view.needed}: {view.survives}",
+        f"run-lease of {view.node}: {margin}{leading}",
+        f"profile {view.profile}: H {view.heartbeat_ms}  P {view.promise_ms}  R {view.run_ms}  "
+        f"K {view.kill_ms} ms; worst stall {view.worst_stall_ms:.1f} ms, real time "
+        f"{'yes' if view.realtime else 'no'}, guard {'up' if view.guard else 'DOWN'}",
+        f"log: committed {view.commit}, last {view.last}",
+    ]
+    for member in view.members:
+        vote = f"{member.weight} vote" if member.voting else "learner"
+        match = f"has {member.match}" if member.match >= 0 else "not known here"
+        link = "" if member.connected else "  not connected"
+        lines.append(f"  {member.node}  {vote}  {match}{link}")
+    if view.lacking:
+        lines.append(f"! {view.lacking}")
+    return "\n".join(lines)
+
+
+def line(entry: LogLine) -> str:
+    """Return one line of the timeline."""
+    cause = f" <- {entry.cause}" if entry.cause else ""
+    events = "; ".join(entry.events)
+    return f"{entry.index:>7}  {_when(entry.wall)}  {entry.by}: {events} ({entry.because}{cause})"
+
+
+def explanation(view: ExplanationView) -> str:
+    """Return the explanation of a group."""
+    lines = [view.summary, *(f"  {text}" for text in view.lines)]
+    if view.causes:
+        lines.append("because")
+        lines.extend(f"  {line(cause)}" for cause in view.causes)
+    return "\n".join(lines)

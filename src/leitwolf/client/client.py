@@ -1,0 +1,169 @@
+"""The API over a Unix socket, as typed calls."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from leitwolf.model.commands import Answer, Command
+from leitwolf.model.errors import LeitwolfError, PeerUnreachable, RequestTimeout
+from leitwolf.model.views import (
+    ClusterSetup,
+    ExplanationView,
+    InitRequest,
+    JoinRequestView,
+    LogLine,
+    QuorumView,
+    StatusView,
+)
+
+__all__ = ["Client"]
+
+T = TypeVar("T")
+_TIMEOUT_S = 60.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("leitwolf", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Client:
+    """Calls to the daemon of this machine.
+
+    Every call raises :class:`LeitwolfError` with the code that the daemon gave, or
+    :class:`PeerUnreachable` when no daemon answers.
+    """
+
+    def __init__(self, runtime: Path | None = None, timeout_s: float = _TIMEOUT_S) -> None:
+        """Use the daemon whose runtime directory this is (default: LEITWOLF_RUNTIME or /run)."""
+        directory = runtime or Path(os.environ.get("LEITWOLF_RUNTIME", "/run/leitwolf"))
+        self._socket = directory / "api.sock"
+        self._timeout_s = timeout_s
+
+    def _response(
+        self, method: str, path: str, body: bytes | None
+    ) -> tuple[_UnixConnection, http.client.HTTPResponse]:
+        connection = _UnixConnection(self._socket, self._timeout_s)
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            return connection, connection.getresponse()
+        except TimeoutError as error:
+            connection.close()
+            raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from error
+        except OSError as error:
+            connection.close()
+            raise PeerUnreachable(
+                f"no daemon answers at {self._socket}: {error.strerror or error}",
+                hint="start it: systemctl start leitwolf (or: leitwolf run)",
+            ) from error
+
+    def _call(self, method: str, path: str, kind: type[T] | Any, body: object = None) -> Any:
+        data = None if body is None else msgspec.json.encode(body)
+        connection, response = self._response(method, path, data)
+        try:
+            raw = response.read()
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise _error(raw)
+        return msgspec.json.decode(raw, type=kind)
+
+    def status(self) -> StatusView:
+        """Return the cluster as this node sees it."""
+        view: StatusView = self._call("GET", "/v1/status", StatusView)
+        return view
+
+    def quorum(self) -> QuorumView:
+        """Return who promised what."""
+        view: QuorumView = self._call("GET", "/v1/quorum", QuorumView)
+        return view
+
+    def why(self, group: str) -> ExplanationView:
+        """Explain where a group is and why."""
+        path = f"/v1/why/{quote(group, safe='')}"
+        view: ExplanationView = self._call("GET", path, ExplanationView)
+        return view
+
+    def types(self) -> list[dict[str, Any]]:
+        """Return the resource types with their parameters."""
+        types: list[dict[str, Any]] = self._call("GET", "/v1/types", list[dict[str, Any]])
+        return types
+
+    def log(self, after: int = 0, limit: int = 1_000, wait_s: float = 0) -> list[LogLine]:
+        """Return lines of the timeline behind ``after``, waiting for one for ``wait_s``."""
+        path = f"/v1/log?after={after}&limit={limit}&wait_s={wait_s:g}"
+        lines: list[LogLine] = self._call("GET", path, list[LogLine])
+        return lines
+
+    def wait_beyond(self, index: int, wait_s: float) -> int:
+        """Wait until something above ``index`` is applied; return the applied index."""
+        answer = self._call("GET", f"/v1/wait?after={index}&wait_s={wait_s:g}", dict[str, int])
+        return int(answer["index"])
+
+    def command(self, command: Command, timeout_s: float = 30) -> Answer:
+        """Have the leader do something; the answer names the committed entry."""
+        path = f"/v1/command?timeout_s={timeout_s:g}"
+        answer: Answer = self._call("POST", path, Answer, command)
+        return answer
+
+    def form(self, request: InitRequest) -> ClusterSetup:
+        """Form a cluster of one."""
+        setup: ClusterSetup = self._call("POST", "/v1/init", ClusterSetup, request)
+        return setup
+
+    def join(self, request: JoinRequestView) -> Iterator[str | ClusterSetup]:
+        """Join a cluster; yields progress, at last the outcome."""
+        body = msgspec.json.encode(request)
+        connection, response = self._response("POST", "/v1/join", body)
+        try:
+            if response.status >= 400:
+                raise _error(response.read())
+            for line in response:
+                item = msgspec.json.decode(line)
+                if "progress" in item:
+                    yield item["progress"]
+                elif "joined" in item:
+                    yield msgspec.convert(item["joined"], ClusterSetup)
+                else:
+                    raise _error(line)
+        finally:
+            connection.close()
+
+    def token(self, lifetime_s: int) -> str:
+        """Return a new one-time join token."""
+        answer = self._call("POST", f"/v1/token?lifetime_s={lifetime_s}", dict[str, str], {})
+        return str(answer["token"])
+
+    def destroy(self) -> None:
+        """Set the state of this node aside."""
+        self._call("POST", "/v1/destroy", dict[str, bool], {})
+
+
+def _error(raw: bytes) -> LeitwolfError:
+    try:
+        problem = msgspec.json.decode(raw)
+        error = LeitwolfError(
+            problem["title"],
+            code=problem["code"],
+            hint=problem.get("hint", ""),
+            field=problem.get("field", ""),
+        )
+        error.exit_code = problem.get("exit_code", 1)
+        error.retryable = problem.get("retryable", False)
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return LeitwolfError(f"the daemon answered with an error: {raw[:200]!r}")
+    return error

@@ -1,0 +1,356 @@
+"""The duties of the node in office: decide requests, plan failover, open leases, change members.
+
+Rules:
+
+- Barring (L6): at most one node is taken from at once: the owner of the highest ballot that any
+  promise of this election renewed. Its run-lease was its leader lease, which is over as a quorum
+  promised. Not if one of the quorum was freed by a release or has no memory, and only after the
+  guard confirmed that it will not admit the node.
+- No policy, and no answer to a read, before the own first entry is applied.
+- OPEN comes after the own first entry committed; F is the index of the last entry appended (L5).
+- Every decision is made on ``ahead``, so a plan is never made twice.
+
+Theory of operation: :meth:`govern` runs after every event. It appends what the plan says, opens
+leases for nodes that need one, and takes the next step of a reconfiguration. Each is idempotent: what
+was appended shows in ``ahead``, what was asked shows in the standing of the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from leitwolf.core.effects import AskGuard, Effect, Reply, Request, Send
+from leitwolf.core.leader import Leader, Pending
+from leitwolf.core.lease.profile import PROFILES, awaited
+from leitwolf.core.membership import Step, next_step
+from leitwolf.core.policy import Planned, judge, plan
+from leitwolf.core.quorum import MayLead, QuorumCore
+from leitwolf.core.rules import Rules
+from leitwolf.model.commands import Answer, Command, Refusal, TransferLeader
+from leitwolf.model.events import (
+    Cause,
+    Change,
+    Event,
+    LeaderElected,
+    NodePromoted,
+    NodeRemoved,
+    QuorumChanged,
+)
+from leitwolf.model.ids import NodeId, NodeStatus
+from leitwolf.model.log import Entry
+from leitwolf.model.observations import ForwardAnswer, HostReport
+from leitwolf.model.quorum import QuorumConfig
+from leitwolf.model.state import State
+from leitwolf.state import encode_change, fold, fold_change
+from leitwolf.wire.ballot import Ballot, lease_id
+from leitwolf.wire.guard import (
+    Attest,
+    Exclude,
+    GuardReport,
+    LeaseClosed,
+    LeaseOpened,
+    NodeAway,
+    NodeBack,
+    OpenLease,
+    TakeOffice,
+)
+
+__all__ = ["Governor"]
+
+
+def barred_owner(signal: MayLead, me: NodeId) -> tuple[NodeId, ...]:
+    """Return whose groups may be taken at once (L6), at most one node."""
+    highest = max(promise.renewed for promise in signal.report)
+    if highest.node in (0, me):
+        return ()
+    if any(promise.no_memory for promise in signal.report):
+        return ()
+    if any(promise.freed for promise in signal.report):
+        return ()
+    return (NodeId(highest.node),)
+
+
+class Governor:
+    """Everything that the node in office does beyond replication."""
+
+    def __init__(
+        self,
+        *,
+        quorum: QuorumCore,
+        me: NodeId,
+        now: int,
+        committed: State,
+        signal: MayLead,
+        own_lease: int,
+        rules: Rules,
+    ) -> None:
+        """Ask the guard for office in the ballot that a quorum promised."""
+        ahead = committed
+        for entry in quorum.entries_after(committed.index):
+            ahead = fold(ahead, entry)
+        self._quorum = quorum
+        self._rules = rules
+        self._effects: list[Effect] = []
+        self._leader = Leader(
+            ballot=signal.ballot,
+            me=me,
+            barred=barred_owner(signal, me),
+            ahead=ahead,
+            time_base=ahead.time - now,
+        )
+        own = self._leader.standing(me)
+        own.leased, own.lease, own.waiting = own_lease != 0, own_lease, own_lease == 0
+        self._effects.append(AskGuard(command=TakeOffice(signal.ballot, self._leader.barred)))
+
+    # --- what the node core reads ----------------------------------------------------------------
+
+    @property
+    def ballot(self) -> Ballot:
+        """The ballot of this office."""
+        return self._leader.ballot
+
+    @property
+    def ahead(self) -> State:
+        """The fold of the whole log."""
+        return self._leader.ahead
+
+    @property
+    def in_charge(self) -> bool:
+        """The own first entry is applied."""
+        return self._leader.in_charge
+
+    @property
+    def plan_at(self) -> int:
+        """Instant of the next planned decision, -1: none."""
+        return self._leader.plan_at
+
+    def take_effects(self) -> list[Effect]:
+        """Return what is to be done, and forget it."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    # --- observations ----------------------------------------------------------------------------
+
+    def observe(self, node: NodeId, reports: Iterable[HostReport]) -> None:
+        """Take in what the host of ``node`` reported."""
+        self._leader.observe(node, reports)
+
+    def guard(self, now: int, report: GuardReport) -> None:
+        """Take in what the own guard reported about nodes and about the own lease."""
+        leader, me = self._leader, self._leader.me
+        match report:
+            case NodeAway() if report.ballot == leader.ballot:
+                leader.node_away(report)
+            case NodeBack() if report.ballot == leader.ballot:
+                leader.node_back(report)
+            case LeaseOpened():
+                leader.node_back(NodeBack(leader.ballot, me, 0, report.lease))
+            case LeaseClosed():
+                own = leader.standing(me)
+                own.leased, own.lease = False, 0
+            case Attest():
+                leader.node_away(NodeAway(leader.ballot, me, report.lease, attested=True))
+                leader.standing(me).waiting = True
+            case _:
+                pass
+        leader.plan_at = now
+
+    # --- the term --------------------------------------------------------------------------------
+
+    def begin(self, now: int, wall: int, connected: set[NodeId]) -> None:
+        """Append the first entry of the term; it carries the groups of a barred node."""
+        leader = self._leader
+        for node in leader.barred:
+            leader.node_away(NodeAway(leader.ballot, node, 0, attested=False))
+        name = leader.ahead.nodes[leader.me].name
+        because = Cause(code="elected", text=f"{name} leads by ballot {leader.ballot}")
+        events: list[Event] = [LeaderElected(node=leader.me)]
+        change = self._change(now, wall, events, because, by=name)
+        state = fold_change(leader.ahead, leader.ahead.index + 1, change)
+        if leader.barred:
+            decided = plan(state, leader.observations(connected), leader.cluster_time(now))
+            for planned in decided.changes:
+                events.extend(planned.events)
+        change = self._change(now, wall, events, because, by=name)
+        self._quorum.begin(now, encode_change(change))
+        leader.ahead = fold_change(leader.ahead, leader.ahead.index + 1, change)
+
+    def committed(self, now: int, entries: tuple[Entry, ...]) -> None:
+        """Entries committed: answer their requests; the own first one puts this node in charge."""
+        leader = self._leader
+        for entry in entries:
+            if entry.ballot == leader.ballot and not leader.in_charge:
+                leader.in_charge = True
+                leader.plan_at = now
+            for pending in leader.pending.pop(entry.index, ()):
+                self._answer(pending, Answer(index=entry.index, data=pending.data))
+
+    def end(self, reason: str) -> None:
+        """Out of office: what was not committed may or may not be; say so."""
+        refusal = Refusal(
+            code="outcome-unknown",
+            text=f"this node lost its office ({reason}); the request may have been done",
+            hint="look at the state before asking again",
+            retryable=True,
+        )
+        for waiting in self._leader.pending.values():
+            for pending in waiting:
+                self._answer(pending, Answer(refusal=refusal))
+        self._leader.pending.clear()
+
+    def govern(self, now: int, wall: int, connected: set[NodeId]) -> None:
+        """Do what is to be done now; nothing before the own first entry is applied."""
+        leader = self._leader
+        if not leader.in_charge:
+            return
+        leader.plan_at = -1
+        decided = plan(leader.ahead, leader.observations(connected), leader.cluster_time(now))
+        for planned in decided.changes:
+            self._append(now, wall, planned)
+        if decided.next_at is not None:
+            leader.plan_at = now + max(0, decided.next_at - leader.cluster_time(now))
+        self._reconfigure(now, wall)
+        self._open_leases()
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def request(
+        self, now: int, wall: int, request_id: int, origin: NodeId, request: Request
+    ) -> None:
+        """Judge a command and append what it means, or refuse it."""
+        leader = self._leader
+        pending = Pending(request_id, origin, request.command, {})
+        if not leader.in_charge:
+            text = "the leader was elected just now and is not ready"
+            refusal = Refusal(code="not-ready", text=text, retryable=True)
+            self._answer(pending, Answer(refusal=refusal))
+            return
+        seen = leader.observations(self._quorum.connected)
+        judged = judge(leader.ahead, request.command, seen)
+        if isinstance(judged, Refusal):
+            self._answer(pending, Answer(refusal=judged))
+            return
+        if isinstance(request.command, TransferLeader):
+            self._quorum.transfer(now, request.command.node)
+            self._answer(pending, Answer(index=leader.ahead.index))
+            return
+        if not judged.events:
+            self._answer(pending, Answer(index=leader.ahead.index, data=judged.data))
+            return
+        planned = Planned(events=judged.events, because=judged.because)
+        index = self._append(now, wall, planned, by=request.by)
+        pending = Pending(request_id, origin, request.command, judged.data)
+        leader.pending.setdefault(index, []).append(pending)
+
+    def _answer(self, pending: Pending, answer: Answer) -> None:
+        if pending.origin == self._leader.me:
+            self._effects.append(Reply(id=pending.request, answer=answer))
+        else:
+            message = ForwardAnswer(id=pending.request, answer=answer)
+            self._effects.append(Send(node=pending.origin, message=message))
+
+    # --- appending -------------------------------------------------------------------------------
+
+    def _change(
+        self, now: int, wall: int, events: Iterable[Event], because: Cause, *, by: str
+    ) -> Change:
+        return Change(
+            events=tuple(events),
+            because=because,
+            by=by,
+            time=self._leader.cluster_time(now),
+            wall=wall,
+        )
+
+    def _append(
+        self,
+        now: int,
+        wall: int,
+        planned: Planned,
+        *,
+        by: str = "policy",
+        config: QuorumConfig | None = None,
+    ) -> int:
+        leader = self._leader
+        change = self._change(now, wall, planned.events, planned.because, by=by)
+        index = self._quorum.propose(now, encode_change(change), config)
+        leader.ahead = fold_change(leader.ahead, index, change, config)
+        return index
+
+    # --- leases ----------------------------------------------------------------------------------
+
+    def _open_leases(self) -> None:
+        """Open a lease for every node that acknowledges but holds none (L5)."""
+        leader = self._leader
+        for node in leader.ahead.nodes.values():
+            standing = leader.standings.get(node.id)
+            if standing is None or not standing.waiting or standing.asked:
+                continue
+            if node.status == NodeStatus.LEAVING or node.id in leader.excluded:
+                continue
+            owns = any(group.owner == node.id for group in leader.ahead.groups.values())
+            if node.up and (owns or standing.leased):
+                continue  # its end must be in the log before it begins anew
+            index = leader.ahead.index
+            leader.serial += 1
+            lease = lease_id(leader.ballot.epoch, index, leader.serial % 2048)
+            standing.asked = index
+            command = OpenLease(leader.ballot, node.id, lease, index)
+            self._effects.append(AskGuard(command=command))
+
+    # --- members ---------------------------------------------------------------------------------
+
+    def _reconfigure(self, now: int, wall: int) -> None:
+        leader, quorum = self._leader, self._quorum
+        joint_over = False
+        if quorum.config.former is not None:
+            if leader.joint_since < 0:
+                leader.joint_since = now
+            over_at = leader.joint_since + awaited(PROFILES[leader.ahead.profile].run)
+            joint_over = now >= over_at and quorum.config_committed
+            if not joint_over:
+                later = over_at if over_at > now else now + PROFILES[leader.ahead.profile].heartbeat
+                leader.plan_at = later if leader.plan_at < 0 else min(leader.plan_at, later)
+        else:
+            leader.joint_since = -1
+            if not quorum.config_committed:
+                return
+        step = next_step(
+            leader.ahead,
+            quorum.config,
+            caught_up=frozenset(
+                node.id
+                for node in leader.ahead.nodes.values()
+                if quorum.match(node.id) >= quorum.commit
+            ),
+            away=frozenset(n for n, standing in leader.standings.items() if standing.away),
+            joint_over=joint_over,
+        )
+        if step is not None:
+            self._take_step(now, wall, step)
+
+    def _take_step(self, now: int, wall: int, step: Step) -> None:
+        leader = self._leader
+        if step.kind == "exclude":
+            if step.node == leader.me:
+                self._quorum.transfer(now, NodeId(0))
+            elif step.node not in leader.excluded:
+                leader.excluded.add(step.node)
+                self._effects.append(AskGuard(command=Exclude(leader.ballot, step.node)))
+            return
+        because = Cause(code="reconfiguration", text=step.text)
+        events: list[Event] = []
+        if step.config is not None:
+            stage = "joint" if step.config.former is not None else "final"
+            events.append(QuorumChanged(stage=stage, text=step.text))
+        if step.kind == "final" and step.config is not None:
+            voting = {acceptor.id.node for acceptor in step.config.acceptors}
+            events.extend(
+                NodePromoted(node=node.id)
+                for node in leader.ahead.nodes.values()
+                if node.status == NodeStatus.LEARNER and node.id in voting
+            )
+        if step.kind == "forget":
+            events.append(NodeRemoved(node=step.node, evicted=True))
+        planned = Planned(events=tuple(events), because=because)
+        self._append(now, wall, planned, config=step.config)

@@ -1,0 +1,112 @@
+"""The steps by which nodes become voters and cease to be members: joint consensus only.
+
+A change of the voters goes through two entries: *joint* (old and new must both agree), then *final*.
+
+Rules:
+
+- One change at a time, after the leader's own first entry committed.
+- A learner is promoted when its log reaches the leader's commit index.
+- A node that leaves is first excluded at the guard and certainly away; only then it loses its vote.
+- Final is appended only when every lease granted before joint was appended is over (L10): the
+  waiting time is ``awaited(R)`` from the appending of joint.
+- Node ids are never used again, so an evicted node cannot be mistaken for a new one.
+
+Each call looks at the state afresh and names the one next step, so a new leader continues where the
+old one stopped.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.model.ids import NodeId, NodeStatus
+from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
+from leitwolf.model.state import State
+
+__all__ = ["Step", "next_step"]
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """The next step of a reconfiguration.
+
+    ``kind``: ``exclude`` (ask the guard), ``learn``, ``joint``, ``final`` or ``forget`` (append).
+    """
+
+    kind: str
+    node: NodeId = NodeId(0)
+    config: QuorumConfig | None = None
+    text: str = ""
+
+
+def _changed(config: QuorumConfig, acceptors: tuple[Acceptor, ...]) -> QuorumConfig:
+    voting = {acceptor.id for acceptor in acceptors}
+    return QuorumConfig(
+        acceptors=acceptors,
+        learners=tuple(learner for learner in config.learners if learner not in voting),
+        former=config.acceptors,
+    )
+
+
+def next_step(
+    state: State,
+    config: QuorumConfig,
+    *,
+    caught_up: frozenset[NodeId],
+    away: frozenset[NodeId],
+    joint_over: bool,
+) -> Step | None:
+    """Return the next step, or None when nothing is to be done or something must be waited for.
+
+    Args:
+        state: the fold of the whole log.
+        config: quorum configuration in force.
+        caught_up: learners whose log reaches the commit index.
+        away: nodes that certainly hold no run-lease.
+        joint_over: the joint configuration is committed and its waiting time is over.
+    """
+    if config.former is not None:
+        if not joint_over:
+            return None
+        final = QuorumConfig(acceptors=config.acceptors, learners=config.learners)
+        return Step(kind="final", config=final, text="new configuration alone")
+    for node in sorted(state.nodes.values(), key=lambda node: node.id):
+        identity = AcceptorId(node.id, node.storage)
+        voting = any(acceptor.id == identity for acceptor in config.acceptors)
+        stale = tuple(a for a in config.acceptors if a.id.node == node.id and a.id != identity)
+        if node.status == NodeStatus.LEAVING:
+            if node.id not in away:
+                return Step(kind="exclude", node=node.id, text=f"{node.name} leaves")
+            rest = tuple(a for a in config.acceptors if a.id.node != node.id)
+            if len(rest) < len(config.acceptors):
+                return Step(
+                    kind="joint",
+                    node=node.id,
+                    config=_changed(config, rest),
+                    text=f"{node.name} loses its vote",
+                )
+            learners = tuple(a for a in config.learners if a.node != node.id)
+            known = len(learners) < len(config.learners)
+            return Step(
+                kind="forget",
+                node=node.id,
+                config=msgspec.structs.replace(config, learners=learners) if known else None,
+                text=f"{node.name} is no member any more",
+            )
+        if voting and not stale:
+            continue
+        if identity not in config.learners and not voting:
+            learners = (*config.learners, identity)
+            learning = msgspec.structs.replace(config, learners=learners)
+            return Step(kind="learn", node=node.id, config=learning, text=f"{node.name} learns")
+        if node.id in caught_up:
+            acceptors = (
+                *(a for a in config.acceptors if a.id.node != node.id),
+                Acceptor(id=identity, weight=1),
+            )
+            return Step(
+                kind="joint",
+                node=node.id,
+                config=_changed(config, acceptors),
+                text=f"{node.name} gets a vote",
+            )
+    return None

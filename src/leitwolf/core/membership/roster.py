@@ -1,0 +1,59 @@
+"""What the guard must know of the cluster, derived from the log."""
+
+from __future__ import annotations
+
+from leitwolf.core.lease.profile import PROFILES
+from leitwolf.model.ids import NetworkRole, NodeId
+from leitwolf.model.quorum import Acceptor, QuorumConfig
+from leitwolf.model.state import State
+from leitwolf.wire.guard import Configure, PeerNode, Votes
+
+__all__ = ["guard_configuration", "interconnects"]
+
+
+def interconnects(state: State) -> list[str]:
+    """Return the names of the networks that carry heartbeats, in the order of the links."""
+    return sorted(
+        network.name for network in state.networks.values() if network.role != NetworkRole.CLIENT
+    )
+
+
+def _votes(acceptors: tuple[Acceptor, ...]) -> Votes:
+    nodes = [acceptor for acceptor in acceptors if acceptor.kind == "node"]
+    return Votes(
+        tuple(acceptor.id.node for acceptor in nodes),
+        tuple(acceptor.weight for acceptor in nodes),
+    )
+
+
+def guard_configuration(state: State, config: QuorumConfig, me: NodeId) -> Configure | None:
+    """Return what to tell the guard, or None while this node is not part of the cluster.
+
+    Args:
+        state: nodes, addresses and profile; the newest state that the log holds, committed or not.
+        config: quorum configuration in force (from the moment that it is appended).
+        me: this node.
+    """
+    own = state.nodes.get(me)
+    if own is None:
+        return None
+    links = interconnects(state)
+    profile = PROFILES[state.profile]
+    configurations = [_votes(config.acceptors)]
+    if config.former is not None:
+        configurations.append(_votes(config.former))
+    return Configure(
+        node=me,
+        port=state.port,
+        addresses=tuple(own.addresses.get(link, "") for link in links),
+        heartbeat=profile.heartbeat,
+        promise=profile.promise,
+        run=profile.run,
+        kill=profile.kill,
+        peers=tuple(
+            PeerNode(node.id, tuple(node.addresses.get(link, "") for link in links))
+            for node in sorted(state.nodes.values(), key=lambda node: node.id)
+            if node.id != me
+        ),
+        configurations=tuple(configurations),
+    )

@@ -1,0 +1,452 @@
+"""The cluster core of one node: composes quorum, membership and policy; the only way in.
+
+Rules:
+
+- :meth:`Node.step` is a pure function of the node's state and the event; the driver (daemon or
+  simulator) executes the effects in the order that :mod:`leitwolf.core.executor` keeps.
+- ``state`` is the fold of what is committed. It alone is shown to users and given to the host.
+- Only the node in office decides (:mod:`leitwolf.core.governor`); it decides on the fold of its
+  whole log, and nothing before its own first entry is applied.
+
+Theory of operation: every event first goes to the part that it concerns; then :meth:`_settle` lets
+the consequences run out (signals of the quorum core, decisions of the leader, orders to the own
+host) until nothing new comes.
+
+What this does not guarantee: timeliness. Leases are the guard's; this core may be late or dead
+without two owners arising from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from leitwolf.core.effects import (
+    Applied,
+    AskGuard,
+    Durable,
+    Effect,
+    Event,
+    FromGuard,
+    FromHost,
+    FromPeer,
+    GuardLost,
+    HostLost,
+    OrderHost,
+    PeerLost,
+    PeerUp,
+    Reply,
+    Request,
+    Send,
+    Tick,
+)
+from leitwolf.core.governor import Governor
+from leitwolf.core.lease.profile import MILLISECOND, PROFILES
+from leitwolf.core.membership import guard_configuration
+from leitwolf.core.policy import Runner
+from leitwolf.core.quorum import (
+    Behind,
+    Committed,
+    Elected,
+    LeaderSeen,
+    MayLead,
+    QuorumCore,
+    Restored,
+    SteppedDown,
+)
+from leitwolf.core.rules import ALL_RULES, Rules
+from leitwolf.model.commands import Answer, Refusal
+from leitwolf.model.errors import check
+from leitwolf.model.ids import GroupId, NodeId, ResourceId
+from leitwolf.model.limits import REQUESTS_PENDING_MAX, SNAPSHOT_ENTRIES
+from leitwolf.model.log import Entry, Loaded, Snapshot
+from leitwolf.model.observations import (
+    Forward,
+    ForwardAnswer,
+    GroupAttested,
+    HostReport,
+    Inventory,
+    ResourceReport,
+    Seen,
+)
+from leitwolf.model.quorum import AcceptorId, QuorumConfig
+from leitwolf.model.state import State
+from leitwolf.state import decode, digest, encode, fold
+from leitwolf.wire.guard import (
+    Configure,
+    DaemonHello,
+    GuardHello,
+    LeaseClosed,
+    LeaseOpened,
+)
+from leitwolf.wire.page import LeasePage
+
+__all__ = ["Node"]
+
+_REPEAT_NS = 500 * MILLISECOND
+"""Reports that the log does not show yet are told again at this interval."""
+
+
+class Node:
+    """One node of the cluster, without clock, disk and network."""
+
+    def __init__(
+        self,
+        *,
+        me: AcceptorId,
+        loaded: Loaded,
+        page: Callable[[], LeasePage | None],
+        now: int,
+        rules: Rules = ALL_RULES,
+    ) -> None:
+        """Continue from what the log holds.
+
+        Args:
+            me: this node with its storage.
+            loaded: contents of the quorum log; empty on a node that has just joined.
+            page: reads the guard's page; None while there is none.
+            now: CLOCK_MONOTONIC_RAW in ns.
+            rules: switched off one by one in tests.
+        """
+        self.me = me.node
+        self._page = page
+        self._rules = rules
+        self.state = State()
+        if loaded.snapshot is not None:
+            self.state = decode(loaded.snapshot.state)
+        for entry in loaded.entries:
+            if entry.index <= loaded.commit:
+                self.state = fold(self.state, entry)
+        config = _newest_config(loaded, self.state)
+        self.quorum = QuorumCore(
+            me=me,
+            loaded=loaded,
+            config=config,
+            page=lambda: page() or LeasePage(),
+            promise_ns=PROFILES[self.state.profile].promise,
+            now=now,
+            rules=rules,
+        )
+        self.governor: Governor | None = None
+        self.connected: set[NodeId] = set()
+        self.behind: dict[NodeId, int] = {}
+        """Nodes that refused this one as behind, with the index that they know (R2)."""
+        self._effects: list[Effect] = []
+        self._configured: Configure | None = None
+        self._runner = Runner()
+        self._inventory: dict[ResourceId, ResourceReport] | None = None
+        self._attested: dict[GroupId, int] = {}
+        self._requests: dict[int, Request] = {}
+        self._forward_to: NodeId | None = None
+        self._tell_at = now
+        self._told_to = NodeId(0)
+        self._wall_base = -now
+        self._snapshot_index = loaded.snapshot.last.index if loaded.snapshot else 0
+
+    # --- the way in ------------------------------------------------------------------------------
+
+    def step(self, now: int, event: Event) -> list[Effect]:
+        """Take in one event and return what is to be done about it, in order."""
+        match event:
+            case Tick():
+                self._wall_base = event.wall - now
+                self.quorum.tick(now)
+            case FromPeer():
+                self._from_peer(now, event)
+            case FromGuard():
+                self._from_guard(now, event)
+            case GuardLost():
+                self._configured = None
+                self.quorum.guard_lost(now)
+            case FromHost():
+                self._from_host(event.report)
+            case HostLost():
+                self._inventory = None
+                self._runner = Runner()
+            case Durable():
+                self.quorum.durable(now, event.position)
+            case PeerUp():
+                self.connected.add(NodeId(event.node))
+                self.quorum.peer_up(now, event.node)
+                self._told_to = NodeId(0)
+            case PeerLost():
+                self.connected.discard(NodeId(event.node))
+                self.quorum.peer_lost(now, event.node)
+                self._fail_forwarded(NodeId(event.node))
+            case Request():
+                self._wall_base = event.wall - now
+                self._request(now, event)
+        self._settle(now)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def deadline(self) -> int:
+        """Return the instant at which the next Tick is needed at the latest."""
+        instants = [self.quorum.deadline(), self._tell_at]
+        if self.governor is not None and self.governor.plan_at >= 0:
+            instants.append(self.governor.plan_at)
+        return min(instants)
+
+    @property
+    def leader(self) -> NodeId:
+        """The node in office as far as this one knows, 0: none."""
+        return NodeId(self.quorum.leader)
+
+    @property
+    def in_charge(self) -> bool:
+        """This node leads and has applied its own first entry."""
+        return self.governor is not None and self.governor.in_charge
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def _from_peer(self, now: int, event: FromPeer) -> None:
+        node = NodeId(event.node)
+        match event.message:
+            case Seen():
+                if self.governor is not None:
+                    self.governor.observe(node, event.message.reports)
+            case Forward() as forward:
+                self._forwarded(now, node, forward)
+            case ForwardAnswer() as answer:
+                if self._requests.pop(answer.id, None) is not None:
+                    self._effects.append(Reply(id=answer.id, answer=answer.answer))
+            case message:
+                self.quorum.receive(now, node, message)
+
+    def _from_guard(self, now: int, event: FromGuard) -> None:
+        report = event.report
+        if isinstance(report, GuardHello):
+            self._ask(DaemonHello(self.quorum.written))
+            self._configured = None
+        if isinstance(report, LeaseOpened | LeaseClosed):
+            self._runner = Runner()
+        if self.governor is not None:
+            self.governor.guard(now, report)
+        self.quorum.guard(now, report)
+
+    def _from_host(self, report: HostReport) -> None:
+        if isinstance(report, Inventory):
+            self._inventory = {item.resource: item for item in report.resources}
+            self._attested = dict(report.closed)
+            self._runner = Runner()
+        elif self._inventory is not None and isinstance(report, ResourceReport):
+            self._inventory[report.resource] = report
+            self._runner.reported(report)
+        elif isinstance(report, GroupAttested):
+            self._attested[report.group] = report.generation
+        self._tell_at = 0
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def _request(self, now: int, request: Request) -> None:
+        if len(self._requests) >= REQUESTS_PENDING_MAX:
+            text = f"{REQUESTS_PENDING_MAX} requests wait already"
+            self._refuse(request.id, Refusal(code="overload", text=text, retryable=True))
+        elif self.governor is not None:
+            self._requests[request.id] = request
+            self._decide(now, request.id, self.me, request)
+        elif self.leader and self.leader in self.connected:
+            self._requests[request.id] = request
+            self._forward_to = self.leader
+            forward = Forward(
+                id=request.id, command=request.command, by=request.by, wall=request.wall
+            )
+            self._effects.append(Send(node=self.leader, message=forward))
+        else:
+            self._refuse(request.id, self._no_quorum())
+
+    def _no_quorum(self) -> Refusal:
+        lacking = sorted(
+            node.name
+            for node in self.state.nodes.values()
+            if node.id != self.me and node.id not in self.connected
+        )
+        missing = f"; not reachable from here: {', '.join(lacking)}" if lacking else ""
+        return Refusal(
+            code="no-quorum",
+            text=f"this part of the cluster has no leader{missing}",
+            hint="start the missing nodes or mend the interconnect; reads still answer",
+            retryable=True,
+        )
+
+    def _refuse(self, request: int, refusal: Refusal) -> None:
+        self._effects.append(Reply(id=request, answer=Answer(refusal=refusal)))
+
+    def _forwarded(self, now: int, origin: NodeId, forward: Forward) -> None:
+        if self.governor is None:
+            refusal = Refusal(
+                code="not-leader", text="the leader changed meanwhile", retryable=True
+            )
+            answer = ForwardAnswer(id=forward.id, answer=Answer(refusal=refusal))
+            self._effects.append(Send(node=origin, message=answer))
+            return
+        request = Request(
+            id=forward.id, command=forward.command, by=forward.by, wall=forward.wall
+        )
+        self._decide(now, forward.id, origin, request)
+
+    def _decide(self, now: int, request_id: int, origin: NodeId, request: Request) -> None:
+        check(self.governor is not None, "a request is decided by the leader only")
+        if self.governor is not None:
+            self.governor.request(now, self._wall(now), request_id, origin, request)
+
+    def _fail_forwarded(self, node: NodeId) -> None:
+        if self._forward_to != node or self.governor is not None:
+            return
+        self._forward_to = None
+        for request in list(self._requests):
+            del self._requests[request]
+            self._refuse(
+                request,
+                Refusal(
+                    code="outcome-unknown",
+                    text="the connection to the leader broke; the request may have been done",
+                    hint="look at the state before asking again",
+                    retryable=True,
+                ),
+            )
+
+    # --- consequences ----------------------------------------------------------------------------
+
+    def _settle(self, now: int) -> None:
+        while True:
+            signals = self.quorum.take_signals()
+            for signal in signals:
+                self._signal(now, signal)
+            if self.governor is not None:
+                self.governor.govern(now, self._wall(now), self.connected)
+                self._collect(self.governor.take_effects())
+            if not signals:
+                break
+        self._configure_guard()
+        self._run_local(now)
+        self._collect(self.quorum.take_effects())
+        self._compact(now)
+
+    def _collect(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Reply):
+                self._requests.pop(effect.id, None)
+            self._effects.append(effect)
+
+    def _signal(self, now: int, signal: object) -> None:
+        match signal:
+            case MayLead():
+                self.governor = Governor(
+                    quorum=self.quorum,
+                    me=self.me,
+                    now=now,
+                    committed=self.state,
+                    signal=signal,
+                    own_lease=(self._page() or LeasePage()).lease,
+                    rules=self._rules,
+                )
+                self._collect(self.governor.take_effects())
+            case Elected():
+                if self.governor is not None and self.governor.ballot == signal.ballot:
+                    self.governor.begin(now, self._wall(now), self.connected)
+                    self._observe_self()
+            case Committed():
+                self._committed(now, signal.entries)
+            case Restored():
+                self.state = decode(signal.snapshot.state)
+                self._snapshot_index = signal.snapshot.last.index
+            case SteppedDown():
+                if self.governor is not None and self.governor.ballot <= signal.ballot:
+                    self.governor.end(signal.reason)
+                    self._collect(self.governor.take_effects())
+                    self.governor = None
+            case LeaderSeen():
+                self.behind.clear()
+                self._tell_at = 0
+            case Behind():
+                self.behind[NodeId(signal.node)] = signal.key.index
+
+    def _committed(self, now: int, entries: tuple[Entry, ...]) -> None:
+        for entry in entries:
+            self.state = fold(self.state, entry)
+        self._effects.append(Applied(entries=entries))
+        if self.governor is not None:
+            self.governor.committed(now, entries)
+            self._collect(self.governor.take_effects())
+
+    def _configure_guard(self) -> None:
+        """Tell the guard who votes from the moment that a configuration is appended."""
+        newest = self.governor.ahead if self.governor is not None else self.state
+        configuration = guard_configuration(newest, self.quorum.config, self.me)
+        if configuration is not None and configuration != self._configured:
+            self._configured = configuration
+            self._ask(configuration)
+
+    def _ask(self, command: Configure | DaemonHello) -> None:
+        self._effects.append(AskGuard(command=command))
+
+    def _run_local(self, now: int) -> None:
+        """Order the own host by the committed state, and tell the leader what it reported."""
+        if self._inventory is None:
+            self._tell_at = now + _REPEAT_NS
+            return
+        page = self._page()
+        if page is not None:
+            for order in self._runner.orders(
+                self.state,
+                self.me,
+                page.lease if page.gate else 0,
+                page.lease_index,
+                self._inventory,
+                self._attested,
+            ):
+                self._effects.append(OrderHost(order=order))
+        if self.governor is not None:
+            self._observe_self()
+        elif now >= self._tell_at or self._told_to != self.leader:
+            self._tell_leader(now)
+        if now >= self._tell_at:
+            self._tell_at = now + _REPEAT_NS
+
+    def _observe_self(self) -> None:
+        if self.governor is not None and self._inventory is not None:
+            seen = self._runner.differences(
+                self.state, self.me, self._inventory, self._attested
+            )
+            if seen is not None:
+                self.governor.observe(self.me, seen.reports)
+
+    def _tell_leader(self, now: int) -> None:
+        leader = self.leader
+        if self._inventory is None or not leader or leader not in self.connected:
+            return
+        self._told_to = leader
+        self._tell_at = now + _REPEAT_NS
+        seen = self._runner.differences(self.state, self.me, self._inventory, self._attested)
+        if seen is not None:
+            self._effects.append(Send(node=leader, message=seen))
+
+    def _compact(self, now: int) -> None:
+        if self.state.index - self._snapshot_index < SNAPSHOT_ENTRIES:
+            return
+        self._snapshot_index = self.state.index
+        key = self.quorum.key_at(self.state.index)
+        check(self.state.quorum is not None, "a committed state has a quorum configuration")
+        if self.state.quorum is not None:
+            snapshot = Snapshot(
+                last=key,
+                config=self.state.quorum,
+                state=encode(self.state),
+                state_hash=digest(self.state),
+            )
+            self.quorum.compact(now, snapshot)
+            self._collect(self.quorum.take_effects())
+
+    def _wall(self, now: int) -> int:
+        return now + self._wall_base
+
+
+def _newest_config(loaded: Loaded, state: State) -> QuorumConfig:
+    """Return the configuration of the last entry that has one: in force since appended.
+
+    A node that joined and has received nothing yet knows no acceptors: it can follow, never win.
+    """
+    for entry in reversed(loaded.entries):
+        if entry.config is not None:
+            return entry.config
+    return state.quorum or QuorumConfig(acceptors=())

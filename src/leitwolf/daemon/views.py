@@ -1,0 +1,285 @@
+"""Views of a node for the API: pure functions of the core, the guard's page and link reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from leitwolf.core.lease.profile import MILLISECOND, PROFILES
+from leitwolf.core.membership.roster import interconnects
+from leitwolf.core.node import Node
+from leitwolf.core.policy import group_status
+from leitwolf.model.events import Cause, Change, Event
+from leitwolf.model.ids import NetworkRole, NodeId
+from leitwolf.model.state import Group, Resource, State
+from leitwolf.model.state import Node as NodeState
+from leitwolf.model.views import (
+    GroupView,
+    LinkView,
+    LogLine,
+    NetworkView,
+    NodeLine,
+    QuorumMember,
+    QuorumView,
+    ResourceView,
+    StatusView,
+    StoppedView,
+)
+from leitwolf.wire.guard import LinkState
+from leitwolf.wire.page import LeasePage
+
+__all__ = ["advice", "describe", "log_line", "quorum_view", "status_view"]
+
+_QUIET_EVENTS = ("because", "cause", "not_chosen", "node_serial")
+
+
+def _node_name(state: State, node: int) -> str:
+    known = state.nodes.get(node)
+    return known.name if known else (f"n{node}" if node else "")
+
+
+def describe(state: State, event: Event) -> str:
+    """Return an event in a few words."""
+    words = [type(event).__name__]
+    for name in event.__struct_fields__:
+        if name in _QUIET_EVENTS:
+            continue
+        value = getattr(event, name)
+        if value is None or value == () or isinstance(value, bytes | Cause):
+            continue
+        if name in ("node", "target") and isinstance(value, int):
+            value = _node_name(state, value) or "-"
+        elif isinstance(value, tuple | dict):
+            value = msgspec.json.encode(value).decode()
+        words.append(f"{name}={value}")
+    return " ".join(words)
+
+
+def log_line(state: State, index: int, change: Change) -> LogLine:
+    """Return one line of the timeline."""
+    return LogLine(
+        index=index,
+        wall=change.wall,
+        by=change.by,
+        code=change.because.code,
+        because=change.because.text,
+        cause=change.because.index,
+        events=tuple(describe(state, event) for event in change.events),
+    )
+
+
+def advice(state: State) -> str:
+    """Return one sentence about what is missing for safety, '' when nothing is."""
+    if state.quorum is None:
+        return ""
+    voters = sum(1 for acceptor in state.quorum.acceptors if acceptor.weight)
+    if voters == 1:
+        return "one node: nothing can take over; join two more (leitwolf token)"
+    if voters == 2:
+        return "two nodes vote: both are needed, either's death stops all; join a third"
+    if voters % 2 == 0:
+        return f"{voters} nodes vote: an even split stops both halves; add one or evict one"
+    return ""
+
+
+def _links(
+    state: State, node: NodeState, links: Mapping[tuple[int, int], LinkState]
+) -> tuple[LinkView, ...]:
+    found = []
+    for number, name in enumerate(interconnects(state)):
+        link = links.get((node.id, number))
+        if link is not None and node.addresses.get(name):
+            round_trip_ms = max(0, link.round_trip) / MILLISECOND
+            found.append(LinkView(network=name, up=link.up, round_trip_ms=round_trip_ms))
+    return tuple(found)
+
+
+def _node_line(node: Node, item: NodeState, links: Mapping[tuple[int, int], LinkState]) -> NodeLine:
+    here = item.id == node.me
+    connected = here or item.id in node.connected
+    if item.up:
+        reason = "" if connected else "holds a lease, its daemon is not connected"
+    else:
+        reason = "holds no lease: nothing runs there"
+    return NodeLine(
+        id=item.id,
+        name=item.name,
+        standing=item.status.value,
+        up=item.up,
+        paused=item.paused,
+        leader=item.id == node.leader,
+        here=here,
+        connected=connected,
+        reason=reason,
+        links=() if here else _links(node.state, item, links),
+        addresses=item.addresses,
+    )
+
+
+def _resource_view(resource: Resource) -> ResourceView:
+    return ResourceView(
+        id=resource.id,
+        type=resource.type,
+        state=resource.state.value,
+        wish=resource.wish.value,
+        reason=resource.cause.text,
+        parameters=resource.parameters,
+        depends=resource.depends,
+        changed=resource.changed,
+    )
+
+
+def _group_view(state: State, group: Group) -> GroupView:
+    return GroupView(
+        id=group.id,
+        status=group_status(state, group.id).value,
+        wish=group.wish.value,
+        phase=group.phase.value,
+        owner=_node_name(state, group.owner),
+        reason=group.cause.text,
+        generation=group.generation,
+        preferred=tuple(_node_name(state, item) for item in group.preferred),
+        resources=tuple(
+            _resource_view(item)
+            for item in sorted(state.resources.values(), key=lambda item: item.id)
+            if item.group == group.id
+        ),
+        changed=group.changed,
+    )
+
+
+def status_view(
+    node: Node,
+    *,
+    links: Mapping[tuple[int, int], LinkState],
+    fresh: bool,
+    stopped: tuple[StoppedView, ...],
+) -> StatusView:
+    """Return the cluster as this node sees it.
+
+    Args:
+        node: the core.
+        links: newest link reports of the guard, by node and link number.
+        fresh: the state was read under the leader lease.
+        stopped: what this node stopped without quorum.
+    """
+    state = node.state
+    leader = node.leader
+    reachable = leader == node.me or leader in node.connected
+    names = interconnects(state)
+
+    def network_up(name: str) -> bool:
+        if name not in names:
+            return True
+        own = [link for (_, number), link in links.items() if number == names.index(name)]
+        return not own or any(link.up for link in own)
+
+    return StatusView(
+        formed=True,
+        cluster=state.name,
+        uuid=state.uuid,
+        node=_node_name(state, node.me),
+        profile=state.profile,
+        leader=_node_name(state, leader),
+        quorum=bool(leader) and reachable,
+        fresh=fresh,
+        index=state.index,
+        advice=advice(state),
+        nodes=tuple(
+            _node_line(node, item, links)
+            for item in sorted(state.nodes.values(), key=lambda item: item.id)
+        ),
+        networks=tuple(
+            NetworkView(
+                name=item.name,
+                subnets=item.subnets,
+                role=item.role.value,
+                up=network_up(item.name),
+            )
+            for item in sorted(state.networks.values(), key=lambda item: item.name)
+            if item.role in NetworkRole
+        ),
+        groups=tuple(
+            _group_view(state, item)
+            for item in sorted(state.groups.values(), key=lambda item: item.id)
+        ),
+        stopped=stopped,
+    )
+
+
+def _survives(votes: int, needed: int, alive: int) -> str:
+    spare = alive - needed
+    if alive < needed:
+        return f"no quorum: {needed - alive} more of the voters must come back"
+    if spare == 0:
+        return "no further failure of a voter is survived"
+    return f"{spare} further voter{'s' if spare > 1 else ''} of {votes} may fail"
+
+
+def quorum_view(
+    node: Node,
+    page: LeasePage | None,
+    now: int,
+    *,
+    worst_stall: int,
+    realtime: bool,
+    name_of: Callable[[NodeId], str] | None = None,
+) -> QuorumView:
+    """Return who promised what, votes, lease margins, worst stall, profile."""
+    state, quorum = node.state, node.quorum
+    config = quorum.config
+    profile = PROFILES[state.profile]
+    page = page or LeasePage()
+    naming = name_of or (lambda item: _node_name(state, item))
+    votes = sum(acceptor.weight for acceptor in config.acceptors)
+    needed = votes // 2 + 1
+    members = []
+    alive = 0
+    for acceptor in config.acceptors:
+        identity = acceptor.id.node
+        connected = identity == node.me or identity in node.connected
+        alive += acceptor.weight if connected else 0
+        members.append((identity, acceptor.weight, True, connected))
+    members.extend(
+        (learner.node, 0, False, learner.node == node.me or learner.node in node.connected)
+        for learner in config.learners
+    )
+    lacking = "; ".join(
+        f"{naming(other)} knows entries up to {index}, this node up to {quorum.last_key.index}"
+        for other, index in node.behind.items()
+    )
+    return QuorumView(
+        node=naming(node.me),
+        leader=naming(node.leader) if node.leader else "",
+        ballot=str(quorum.ballot),
+        promised=str(quorum.promised),
+        epoch=quorum.promised.epoch,
+        commit=quorum.commit,
+        last=quorum.last_key.index,
+        votes=votes,
+        needed=needed,
+        profile=profile.name,
+        heartbeat_ms=profile.heartbeat_ms,
+        promise_ms=profile.promise_ms,
+        run_ms=profile.run_ms,
+        kill_ms=profile.kill_ms,
+        lease_margin_ms=(page.lease_end - now) / MILLISECOND if page.lease else -1.0,
+        leader_margin_ms=(page.leader_end - now) / MILLISECOND if node.in_charge else -1.0,
+        worst_stall_ms=worst_stall / MILLISECOND,
+        realtime=realtime,
+        guard=page.progress > now - 1_000 * MILLISECOND,
+        joint=config.former is not None,
+        members=tuple(
+            QuorumMember(
+                node=naming(identity),
+                weight=weight,
+                voting=voting,
+                match=quorum.match(identity) if node.in_charge else -1,
+                connected=connected,
+            )
+            for identity, weight, voting, connected in members
+        ),
+        survives=_survives(votes, needed, alive),
+        lacking=lacking,
+    )

@@ -1,0 +1,72 @@
+"""The thread that writes and syncs the quorum log, so that a slow disk never stops the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from leitwolf.core.executor import Batch
+from leitwolf.model.errors import LeitwolfError
+from leitwolf.store import QuorumLog
+
+__all__ = ["LogWriter"]
+
+log = structlog.get_logger()
+
+_EXIT_STORAGE = 8
+
+
+class LogWriter:
+    """Writes one batch after another; each is durable before it is reported.
+
+    A write or sync that fails ends the process at once (A2): what was written may be lost, and
+    only the recovery at the next start can tell. The guard and the resources go on meanwhile.
+    """
+
+    def __init__(self, store: QuorumLog, on_durable: Callable[[Batch], None]) -> None:
+        """Start the thread; ``on_durable`` runs in the event loop that is running now."""
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._on_durable = on_durable
+        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._begun = 0
+        self._thread = threading.Thread(target=self._run, name="quorum-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def unsynced_since(self) -> int:
+        """Instant (RAW ns) at which the write under way began, 0: none is."""
+        return self._begun
+
+    def submit(self, batch: Batch) -> None:
+        """Write a batch; only one is under way at a time."""
+        self._begun = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        self._queue.put(batch)
+
+    def stop(self) -> None:
+        """Finish what is under way and end the thread."""
+        self._queue.put(None)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            try:
+                if batch.records:
+                    self._store.write(batch.records)
+                    self._store.sync()
+                if batch.snapshot is not None:
+                    self._store.save_snapshot(batch.snapshot.snapshot, reset=batch.snapshot.reset)
+            except (LeitwolfError, OSError) as error:
+                log.critical("the quorum log cannot be written; this daemon ends", error=str(error))
+                os._exit(_EXIT_STORAGE)
+            self._loop.call_soon_threadsafe(self._done, batch)
+
+    def _done(self, batch: Batch) -> None:
+        self._begun = 0
+        self._on_durable(batch)

@@ -1,0 +1,213 @@
+"""What the API answers: views made for people and programs, stable in form."""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.model.ids import NodeId
+
+__all__ = [
+    "ClusterSetup",
+    "ExplanationView",
+    "GroupView",
+    "InitRequest",
+    "JoinRequestView",
+    "LinkView",
+    "LogLine",
+    "NetworkView",
+    "NodeLine",
+    "QuorumMember",
+    "QuorumView",
+    "ResourceView",
+    "StatusView",
+    "StoppedView",
+]
+
+
+class _View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class LinkView(_View, frozen=True, kw_only=True):
+    """One interconnect link from this node to another."""
+
+    network: str
+    up: bool
+    round_trip_ms: float
+
+
+class NodeLine(_View, frozen=True, kw_only=True):
+    """One node."""
+
+    id: NodeId
+    name: str
+    standing: str
+    """member, learner or leaving."""
+    up: bool
+    paused: bool
+    leader: bool
+    here: bool
+    connected: bool
+    reason: str
+    links: tuple[LinkView, ...] = ()
+    addresses: dict[str, str] = {}
+
+
+class NetworkView(_View, frozen=True, kw_only=True):
+    """One network."""
+
+    name: str
+    subnets: tuple[str, ...]
+    role: str
+    up: bool
+
+
+class ResourceView(_View, frozen=True, kw_only=True):
+    """One resource."""
+
+    id: str
+    type: str
+    state: str
+    wish: str
+    reason: str
+    parameters: dict[str, str]
+    depends: tuple[str, ...]
+    changed: int
+
+
+class GroupView(_View, frozen=True, kw_only=True):
+    """One group with its resources."""
+
+    id: str
+    status: str
+    wish: str
+    phase: str
+    owner: str
+    reason: str
+    generation: int
+    preferred: tuple[str, ...]
+    resources: tuple[ResourceView, ...]
+    changed: int
+
+
+class StoppedView(_View, frozen=True, kw_only=True):
+    """What this node stopped without quorum: when (UTC ns) and why."""
+
+    at_wall: int
+    text: str
+
+
+class StatusView(_View, frozen=True, kw_only=True):
+    """The whole cluster as this node sees it."""
+
+    formed: bool
+    cluster: str
+    uuid: str
+    node: str
+    profile: str
+    leader: str
+    quorum: bool
+    """A leader is known and reachable from here."""
+    fresh: bool
+    """Read at the leader under its lease; else it may be old."""
+    index: int
+    advice: str
+    """One sentence about what is missing for safety, '' when nothing is."""
+    nodes: tuple[NodeLine, ...] = ()
+    networks: tuple[NetworkView, ...] = ()
+    groups: tuple[GroupView, ...] = ()
+    stopped: tuple[StoppedView, ...] = ()
+
+
+class QuorumMember(_View, frozen=True, kw_only=True):
+    """One acceptor."""
+
+    node: str
+    weight: int
+    voting: bool
+    match: int
+    """Last index known to be durable there; -1: not known here."""
+    connected: bool
+
+
+class QuorumView(_View, frozen=True, kw_only=True):
+    """Who promised what, as this node knows it."""
+
+    node: str
+    leader: str
+    ballot: str
+    promised: str
+    epoch: int
+    commit: int
+    last: int
+    votes: int
+    needed: int
+    profile: str
+    heartbeat_ms: int
+    promise_ms: int
+    run_ms: int
+    kill_ms: int
+    lease_margin_ms: float
+    """What is left of this node's run-lease, below 0: none."""
+    leader_margin_ms: float
+    """What is left of the leader lease, at the leader; below 0: none."""
+    worst_stall_ms: float
+    realtime: bool
+    guard: bool
+    joint: bool
+    members: tuple[QuorumMember, ...]
+    survives: str
+    """Which further failures the cluster survives now."""
+    lacking: str
+    """What a stale node lacks and who has it."""
+
+
+class LogLine(_View, frozen=True, kw_only=True):
+    """One line of the merged timeline."""
+
+    index: int
+    wall: int
+    by: str
+    code: str
+    because: str
+    cause: int
+    events: tuple[str, ...]
+
+
+class ExplanationView(_View, frozen=True, kw_only=True):
+    """Where a group is and why."""
+
+    group: str
+    summary: str
+    lines: tuple[str, ...]
+    causes: tuple[LogLine, ...]
+
+
+class InitRequest(_View, frozen=True, kw_only=True):
+    """Form a cluster of one. Networks are given as subnets or interface names."""
+
+    name: str = ""
+    node_name: str = ""
+    interconnect: tuple[str, ...] = ()
+    client: tuple[str, ...] = ()
+    profile: str = ""
+    port: int = 0
+
+
+class JoinRequestView(_View, frozen=True, kw_only=True):
+    """Join with a token."""
+
+    token: str
+    node_name: str = ""
+
+
+class ClusterSetup(_View, frozen=True, kw_only=True):
+    """Answer to forming or joining."""
+
+    cluster: str
+    uuid: str
+    node: str
+    node_id: int
+    profile: str
+    networks: dict[str, str]
+    advice: str

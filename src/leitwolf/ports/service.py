@@ -1,0 +1,53 @@
+"""The service facade: what the API (and later the console) may ask of the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from leitwolf.model.commands import Answer, Command
+from leitwolf.model.views import (
+    ClusterSetup,
+    ExplanationView,
+    InitRequest,
+    JoinRequestView,
+    LogLine,
+    QuorumView,
+    StatusView,
+)
+
+__all__ = ["Service"]
+
+
+class Service(Protocol):
+    """Everything that users can do with a node. All errors are LeitwolfError."""
+
+    def status(self) -> StatusView:
+        """Return the cluster as this node sees it; answers without quorum too."""
+
+    def quorum(self) -> QuorumView:
+        """Return who promised what, votes, lease margins."""
+
+    def why(self, group: str) -> ExplanationView:
+        """Explain where a group is and why. Raises NotFound."""
+
+    def log(self, after: int, limit: int) -> list[LogLine]:
+        """Return lines of the timeline with an index above ``after``, at most ``limit``."""
+
+    async def wait_beyond(self, index: int, timeout_s: float) -> int:
+        """Wait until the applied index is above ``index``; return the applied index."""
+
+    async def command(self, command: Command, by: str, timeout_s: float) -> Answer:
+        """Have the leader do something. Raises RequestTimeout, NoQuorum."""
+
+    async def form(self, request: InitRequest) -> ClusterSetup:
+        """Form a cluster of one. Raises Conflict, InvalidConfig."""
+
+    def join(self, request: JoinRequestView) -> AsyncIterator[str | ClusterSetup]:
+        """Join a cluster: yields lines of progress, at last the outcome."""
+
+    async def token(self, lifetime_s: int, by: str) -> str:
+        """Return a new one-time join token."""
+
+    async def destroy(self) -> None:
+        """Set the state of this node aside; it is in no cluster then. Raises Conflict."""

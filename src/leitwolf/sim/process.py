@@ -1,0 +1,69 @@
+"""A simulated process: it dies, stalls and freezes apart from the others of its node."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["Process"]
+
+
+class Process:
+    """Liveness of one process; work for it waits while it stands still and dies with it."""
+
+    def __init__(self, name: str, clock: Callable[[], int]) -> None:
+        """Begin dead; ``clock`` is true time."""
+        self.name = name
+        self._clock = clock
+        self.runs_since = 0
+        """Since when it runs without a pause."""
+        self.alive = False
+        self.life = 0
+        """Counts its lives: work for an earlier one is void."""
+        self.holds = 0
+        """Reasons for which it stands still; it runs while there is none."""
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+
+    @property
+    def running(self) -> bool:
+        """It is alive and nothing holds it."""
+        return self.alive and not self.holds
+
+    def start(self) -> None:
+        """Begin a new life."""
+        self.alive = True
+        self.holds = 0
+        self.life += 1
+        self.runs_since = self._clock()
+        self._waiting.clear()
+
+    def kill(self) -> None:
+        """End this life; what waited for it is lost."""
+        self.alive = False
+        self._waiting.clear()
+
+    def deliver(self, life: int, work: Callable[[], None]) -> None:
+        """Do work of this life now, or when the process runs again."""
+        if not self.alive or life != self.life:
+            return
+        if self.holds:
+            self._waiting.append((life, work))
+        else:
+            work()
+
+    def hold(self) -> int:
+        """Stand still for one more reason; return the life to be named to :meth:`release`."""
+        self.holds += 1
+        return self.life
+
+    def release(self, life: int) -> None:
+        """One reason less of this life; when none is left, do what waited, in order."""
+        if life != self.life or not self.alive or not self.holds:
+            return
+        self.holds -= 1
+        if not self.holds:
+            self.runs_since = self._clock()
+        while self._waiting and not self.holds and self.alive:
+            work_life, work = self._waiting.popleft()
+            if work_life == self.life:
+                work()

@@ -1,0 +1,236 @@
+"""The deterministic world: virtual time, machines, network, and what connects them.
+
+Everything happens in the order of a queue of (true time, serial); the seed decides every delay, so
+a run is repeated exactly by its seed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+
+from leitwolf.core.effects import Applied
+from leitwolf.core.effects import PeerMessage as DaemonMessage
+from leitwolf.core.rules import ALL_RULES, Rules
+from leitwolf.model.commands import Answer, Command
+from leitwolf.model.state import State
+from leitwolf.sim.checks import Checker, Violation
+from leitwolf.sim.entropy import Entropy
+from leitwolf.sim.forming import formed_log
+from leitwolf.sim.network import MILLISECOND, Network
+from leitwolf.sim.node import SimNode, heard
+from leitwolf.sim.storage import Storage
+from leitwolf.wire.ballot import Ballot
+from leitwolf.wire.heartbeat import PeerMessage as GuardMessage
+
+__all__ = ["World"]
+
+_TRACE_MAX = 4_000
+_WALL_START = 1_700_000_000_000_000_000
+
+
+class World:
+    """A cluster of simulated machines."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        nodes: int,
+        groups: int = 3,
+        links: int = 2,
+        profile: str = "default",
+        rules: Rules = ALL_RULES,
+        thorough: bool = False,
+    ) -> None:
+        """Build machines that are switched off, with a formed cluster on their disks.
+
+        Args:
+            seed: decides everything.
+            nodes: 1..8.
+            groups: groups with an address and a process each.
+            links: interconnects.
+            profile: timing profile.
+            rules: switched off in tests.
+            thorough: compare with the disk at every acknowledgement (slow).
+        """
+        self.seed = seed
+        self.entropy = Entropy(seed)
+        self.rules = rules
+        self.thorough = thorough
+        self.now = 0
+        self.rate_ppm_max = 1_000
+        self.crash_per_million = 0
+        self.slow_arm_per_thousand = 0
+        self.slow_kill_per_thousand = 0
+        self.seen_ballots: dict[int, Ballot] = {}
+        self.answers: dict[int, Answer] = {}
+        self.trace: deque[str] = deque(maxlen=_TRACE_MAX)
+        self.steps = 0
+        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._serial = 0
+        self._streams: dict[tuple[int, int], str] = {}
+        self.checker = Checker(lambda: self.now)
+        self.network = Network(self.entropy.split(), links)
+        self.nodes: dict[int, SimNode] = {}
+        loaded = formed_log(nodes=nodes, groups=groups, links=links, profile=profile)
+        for number in range(1, nodes + 1):
+            storage = Storage(f"disk{number}", loaded)
+            self.nodes[number] = SimNode(self, number, storage)
+            self.checker.add(self.nodes[number])
+        self.checker.applied(0, loaded.entries, State())
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def at(self, instant: int, work: Callable[[], None]) -> None:
+        """Do something at a true instant."""
+        self._serial += 1
+        heapq.heappush(self._queue, (max(instant, self.now), self._serial, work))
+
+    def later(self, delay: int, work: Callable[[], None]) -> None:
+        """Do something after a delay."""
+        self.at(self.now + delay, work)
+
+    def wall(self) -> int:
+        """Return wall-clock time, which decides nothing."""
+        return _WALL_START + self.now
+
+    def run_until(self, instant: int) -> None:
+        """Let the world go on.
+
+        Raises:
+            Violation: an invariant broke; the trace is in :attr:`trace`.
+        """
+        while self._queue and self._queue[0][0] <= instant:
+            self.now, _, work = heapq.heappop(self._queue)
+            self.steps += 1
+            work()
+        self.now = instant
+
+    def note(self, node: int, part: str, text: str) -> None:
+        """Write a line of the trace."""
+        who = f"n{node}" if node else "world"
+        self.trace.append(f"{self.now / MILLISECOND:12.3f} ms  {who:5} {part:7} {text}")
+
+    def fail(self, text: str) -> None:
+        """Break the run."""
+        raise Violation(text)
+
+    # --- faults of one node ----------------------------------------------------------------------
+
+    def crash_now(self, node: int, part: str) -> bool:
+        """Tell whether a process dies at this very effect."""
+        if not self.crash_per_million:
+            return False
+        if self.entropy.bits() % 1_000_000 >= self.crash_per_million:
+            return False
+        self.note(node, part, "dies between two effects")
+        return True
+
+    # --- guards ----------------------------------------------------------------------------------
+
+    def send_guard(self, source: int, target: int, message: GuardMessage, link: int) -> None:
+        """Send a datagram on one link, or on all."""
+        receiver = self.nodes.get(target)
+        if receiver is None:
+            return
+        for number in range(self.network.links) if link < 0 else (link,):
+            for delay in self.network.datagram(source, target, number):
+                self._deliver_guard(receiver, source, number, message, delay)
+
+    def _deliver_guard(
+        self, receiver: SimNode, source: int, link: int, message: GuardMessage, delay: int
+    ) -> None:
+        self.later(delay, lambda: heard(receiver, source, link, message))
+
+    # --- daemons ---------------------------------------------------------------------------------
+
+    def send_daemon(self, source: int, target: int, message: DaemonMessage) -> None:
+        """Send on the stream to another daemon; lost while it is cut."""
+        pair = (min(source, target), max(source, target))
+        receiver = self.nodes.get(target)
+        if receiver is None or self._streams.get(pair) != "up":
+            return
+        if not self.network.connected(source, target):
+            return
+        arrival = self.network.stream(source, target, self.now)
+        life = receiver.daemon.life
+
+        def deliver() -> None:
+            if receiver.daemon.life == life:
+                receiver.peer_message(source, message)
+
+        self.at(arrival, deliver)
+
+    def daemon_came(self, node: int) -> None:
+        """A daemon is there: streams to it can be made."""
+        self.refresh_streams()
+        self.note(node, "daemon", "listens")
+
+    def daemon_died(self, node: int) -> None:
+        """A daemon died: its streams break soon."""
+        for pair in list(self._streams):
+            if node in pair:
+                self._break(pair, self.entropy.between(1, 5) * MILLISECOND)
+
+    def refresh_streams(self) -> None:
+        """Make and break streams after something changed."""
+        for one in self.nodes.values():
+            for other in self.nodes.values():
+                if one.id < other.id:
+                    self._refresh((one.id, other.id))
+
+    def _wanted(self, pair: tuple[int, int]) -> bool:
+        one, other = self.nodes[pair[0]], self.nodes[pair[1]]
+        return one.daemon.alive and other.daemon.alive and self.network.connected(*pair)
+
+    def _refresh(self, pair: tuple[int, int]) -> None:
+        present = self._streams.get(pair)
+        if self._wanted(pair) and present is None:
+            self._streams[pair] = "making"
+            self.later(self.entropy.between(2, 30) * MILLISECOND, lambda: self._made(pair))
+        elif not self._wanted(pair) and present == "up":
+            self._break(pair, self.entropy.between(150, 700) * MILLISECOND)
+
+    def _made(self, pair: tuple[int, int]) -> None:
+        if self._streams.get(pair) != "making":
+            return
+        if not self._wanted(pair):
+            del self._streams[pair]
+            return
+        self._streams[pair] = "up"
+        self.nodes[pair[0]].peer_up(pair[1])
+        self.nodes[pair[1]].peer_up(pair[0])
+
+    def _break(self, pair: tuple[int, int], delay: int) -> None:
+        self._streams[pair] = "breaking"
+
+        def broke() -> None:
+            if self._streams.get(pair) != "breaking":
+                return
+            del self._streams[pair]
+            self.network.stream_broke(*pair)
+            self.nodes[pair[0]].peer_lost(pair[1])
+            self.nodes[pair[1]].peer_lost(pair[0])
+            self._refresh(pair)
+
+        self.later(delay, broke)
+
+    # --- what nodes tell -------------------------------------------------------------------------
+
+    def applied(self, node: SimNode, effect: Applied) -> None:
+        """A daemon published committed entries."""
+        if node.core is not None:
+            self.checker.applied(node.id, effect.entries, node.core.state)
+
+    def replied(self, request: int, answer: Answer) -> None:
+        """A request was answered."""
+        self.answers[request] = answer
+        if answer.refusal is None and answer.index:
+            self.checker.answered(answer.index)
+
+    def ask(self, node: int, request: int, command: Command) -> None:
+        """An operator asks a node."""
+        self.note(node, "request", f"{request}: {type(command).__name__}")
+        self.nodes[node].request(request, command)
