@@ -1,0 +1,108 @@
+"""Memory of what storages promised."""
+
+from __future__ import annotations
+
+from leitwolf.peers.frames import Code, Hello
+from leitwolf.peers.marks import Marks
+from leitwolf.wire.ballot import NO_KEY, Ballot, Key
+
+B1, B2, B3 = Ballot(1, 1, 1), Ballot(1, 2, 2), Ballot(1, 3, 1)
+
+
+def hello(promised: Ballot, last: Key = NO_KEY, chain: bytes = b"", storage: str = "s") -> Hello:
+    return Hello(cluster="c", node=2, storage=storage, promised=promised, last=last, chain=chain)
+
+
+def refused(marks: Marks, shown: Hello) -> bool:
+    rejection = marks.examine(shown)
+    if rejection is not None:
+        assert rejection.code == Code.STATE_ROLLED_BACK
+    return rejection is not None
+
+
+def test_growth_is_accepted() -> None:
+    """The same again, and more, is what healthy storages show."""
+    marks = Marks()
+    for shown in (
+        hello(B1),
+        hello(B1),
+        hello(B1, Key(B1, 5), b"a"),
+        hello(B1, Key(B1, 5), b"a"),
+        hello(B2, Key(B1, 5), b"a"),
+        hello(B2, Key(B2, 6), b"b"),
+    ):
+        assert not refused(marks, shown)
+
+
+def test_lower_promise_is_refused() -> None:
+    """A promise that sank was forgotten."""
+    marks = Marks()
+    assert not refused(marks, hello(B2))
+    assert refused(marks, hello(B1))
+
+
+def test_lost_entries_of_the_promised_ballot_are_refused() -> None:
+    """Nobody could have truncated them: the leader of that ballot never does, others come above."""
+    marks = Marks()
+    assert not refused(marks, hello(B2, Key(B2, 9)))
+    assert refused(marks, hello(B2, Key(B2, 8)))
+
+
+def test_truncation_by_a_later_leader_is_accepted() -> None:
+    """Entries of an older ballot may go when a higher one was promised, even in mid-truncation."""
+    marks = Marks()
+    assert not refused(marks, hello(B2, Key(B1, 9)))
+    assert not refused(marks, hello(B2, Key(B1, 7)))
+    assert not refused(marks, hello(B3, Key(B1, 6)))
+
+
+def test_lost_committed_entries_are_refused() -> None:
+    """What was acknowledged and committed is never truncated, whatever was promised since."""
+    marks = Marks()
+    assert not refused(marks, hello(B1, Key(B1, 9)))
+    marks.note("s", B1, Key(B1, 9), held=9)
+    assert refused(marks, hello(B3, Key(B1, 8)))
+
+
+def test_other_history_under_the_same_key_is_refused() -> None:
+    """The same last entry with another hash chain is another log."""
+    marks = Marks()
+    assert not refused(marks, hello(B1, Key(B1, 9), b"a"))
+    assert refused(marks, hello(B1, Key(B1, 9), b"b"))
+
+
+def test_what_was_acknowledged_in_between_counts() -> None:
+    """Marks grow by replies too, not only by hellos, and unordered replies lower nothing."""
+    marks = Marks()
+    assert not refused(marks, hello(B1, Key(B1, 5), b"a"))
+    marks.note("s", B2, Key(B2, 9))
+    marks.note("s", B1, Key(B1, 3))
+    assert refused(marks, hello(B2, Key(B2, 8), b"x"))
+
+
+def test_acknowledged_entry_leaves_no_stale_chain() -> None:
+    """After progress by replies the old chain head is not compared with the new entry's."""
+    marks = Marks()
+    assert not refused(marks, hello(B1, Key(B1, 5), b"a"))
+    marks.note("s", B1, Key(B1, 6))
+    assert not refused(marks, hello(B1, Key(B1, 6), b"b"))
+
+
+def test_lock_out_is_for_good() -> None:
+    """A storage that forgot is not trusted again by promising anew; other storages are."""
+    marks = Marks()
+    assert not refused(marks, hello(B2))
+    assert refused(marks, hello(B1))
+    assert refused(marks, hello(B3, Key(B3, 100)))
+    assert not refused(marks, hello(B1, storage="new"))
+
+
+def test_forgetting_storages_that_left() -> None:
+    """Only storages that are in the log are remembered."""
+    marks = Marks()
+    assert not refused(marks, hello(B2))
+    assert refused(marks, hello(B1))
+    marks.forget({"s"})
+    assert refused(marks, hello(B2))
+    marks.forget(set())
+    assert not refused(marks, hello(B1))
