@@ -1,0 +1,386 @@
+"""Cells: what is started in one cannot leave it, and all of it can be killed at once.
+
+Rules (L7):
+- Nothing runs that was not permitted. A child enters its cell, THEN reads the permission (the
+  guard's page), and only then executes. The guard closes the gate in its page before it kills a
+  cell, so each child falls into one of two cases: it was in the cell when the kill came, and died;
+  or it entered later, reads a closed gate, and executes nothing. There is no window between, and
+  that the child is outside of the cell until it enters does not matter: no foreign code runs yet.
+- Stopping is: close, kill, and kill again until the cell is empty; that loop is the caller's.
+- Cells survive the processes that made them, and any later one finds them by their names.
+
+Theory of operation. :class:`CgroupContainment` makes one cgroup (version 2) per cell;
+``cgroup.kill`` reaches stopped, frozen and just forking processes. Where the controller ``pids``
+is there, ``pids.max`` = 0 ends forking first. For ordinary users without a delegated cgroup,
+:class:`leitwolf.system.pidnamespace.PidNamespaceContainment` runs each cell below an init of its
+own.
+
+What this does not guarantee: a process frozen by the freezer of cgroup version 1, or in an
+uninterruptible wait, dies only when it thaws. Until then its cell is not empty, which the guard
+sees. Root can move a process out of its cgroup.
+
+Standard library only: the guard imports this.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NoReturn, Protocol
+from urllib.parse import quote, unquote
+
+from leitwolf.system.launch import Child, Program, SpawnRefused, become, fork_child
+from leitwolf.system.pidfd import ProcessHandle
+from leitwolf.system.settings import Settings
+
+__all__ = [
+    "CgroupContainment",
+    "Child",
+    "Containment",
+    "ContainmentUnavailable",
+    "SpawnRefused",
+    "cell_file_name",
+    "cell_of_file_name",
+    "find",
+]
+
+_SUFFIX: Final = ".cell"
+_NAME_BYTES_MAX: Final = 240
+_UNIFIED = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+_OWN_GROUP: Final = "leitwolf.processes"
+"""Where the processes of a delegated cgroup go: one that has children with controllers may itself
+hold none."""
+_GONE = (errno.ENOENT, errno.ENODEV)
+"""A cgroup that is not there, and one that was removed between open and read."""
+_KILL_PASSES: Final = 16
+"""Without ``cgroup.kill``: a fork can outrun one pass; the caller's loop goes on after these."""
+
+
+class ContainmentUnavailable(OSError):
+    """This machine lets this user neither make cgroups nor PID namespaces."""
+
+
+class Containment(Protocol):
+    """Cells by name; a name is any text up to 240 bytes when its odd characters are escaped.
+
+    Methods for a cell that does not exist do nothing, except :meth:`spawn`, which makes it.
+    """
+
+    kind: str
+    """``cgroup`` or ``pidns``."""
+
+    def prepare(self) -> None:
+        """Make ready what all cells need; once per start of a node, before the first spawn.
+
+        Raises:
+            OSError: this user may not.
+        """
+
+    def spawn(
+        self,
+        cell: str,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: str,
+        user: int | None,
+        group: int | None,
+        groups: Iterable[int],
+        output: int,
+        permitted: Callable[[], bool],
+    ) -> Child:
+        """Start a program in a cell; see :mod:`leitwolf.system.launch` for what it inherits.
+
+        Args:
+            cell: its name.
+            argv: program and arguments; found by the PATH of ``environment``.
+            environment: all of it.
+            directory: working directory; empty: the root.
+            user: numeric; None: that of this process.
+            group: numeric; None: that of this process.
+            groups: supplementary groups, when root changes user or group.
+            output: descriptor for standard output and error.
+            permitted: asked in the child after it entered the cell.
+
+        Raises:
+            SpawnRefused: ``permitted`` said no; nothing was executed.
+            OSError: it could not be started; the errno of the exec, if that failed.
+        """
+
+    def cells(self) -> list[str]:
+        """Return the names of the cells that exist, also those that another process made."""
+
+    def processes(self, cell: str) -> list[int]:
+        """Return the pids in a cell."""
+
+    def close(self, cell: str) -> None:
+        """Let nothing fork in the cell from now on, where the kernel can do that."""
+
+    def kill(self, cell: str) -> None:
+        """Send SIGKILL to everything in the cell; repeat it until :meth:`empty`."""
+
+    def empty(self, cell: str) -> bool:
+        """Tell whether nothing runs in the cell."""
+
+    def remove(self, cell: str) -> None:
+        """Forget an empty cell.
+
+        Raises:
+            OSError: EBUSY: it is not empty.
+        """
+
+
+def cell_file_name(cell: str) -> str:
+    """Return the name of a cell's file or directory.
+
+    Raises:
+        ValueError: the name is empty or too long.
+    """
+    name = quote(cell, safe="") + _SUFFIX
+    if not cell or len(name) > _NAME_BYTES_MAX:
+        raise ValueError(f"no name of a cell: {cell!r}")
+    return name
+
+
+def cell_of_file_name(name: str) -> str | None:
+    """Return the cell that a file or directory stands for, None: it stands for none."""
+    return unquote(name.removesuffix(_SUFFIX)) if name.endswith(_SUFFIX) else None
+
+
+class CgroupContainment:
+    """One cgroup per cell below ``root``, which is made when it is not there.
+
+    Args:
+        root: directory in a mounted cgroup2 file system; this user may write to its parent.
+    """
+
+    kind = "cgroup"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Make the root; give it the controller ``pids`` where that is possible."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        parent = self.root.parent
+        if "pids" in _words(parent / "cgroup.controllers"):
+            if _delegated(parent):
+                self._leave(parent)
+            # A parent with processes of others in it refuses; then killing is repeated instead.
+            if _enable_pids(parent):
+                _enable_pids(self.root)
+
+    @staticmethod
+    def _leave(parent: Path) -> None:
+        """Move the processes of our own delegated cgroup into a child of it."""
+        own = parent / _OWN_GROUP
+        own.mkdir(exist_ok=True)
+        for pid in _numbers(parent / "cgroup.procs"):
+            try:
+                _write(own / "cgroup.procs", str(pid))
+            except ProcessLookupError:
+                continue  # it ended meanwhile
+
+    def spawn(
+        self,
+        cell: str,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: str,
+        user: int | None,
+        group: int | None,
+        groups: Iterable[int],
+        output: int,
+        permitted: Callable[[], bool],
+    ) -> Child:
+        """Start a program in a cell, see :meth:`Containment.spawn`."""
+        path = self._path(cell)
+        path.mkdir(exist_ok=True)
+        _write_where_there(path / "pids.max", "max")
+        program = Program(argv, environment, directory, user, group, groups, output)
+
+        def main(writing: int) -> NoReturn:
+            become(program, writing, lambda: _write(path / "cgroup.procs", "0"), permitted)
+
+        return fork_child(argv[0], main)
+
+    def cells(self) -> list[str]:
+        """Return the names of the cells that exist."""
+        try:
+            names = sorted(path.name for path in self.root.iterdir())
+        except FileNotFoundError:
+            return []
+        return [cell for name in names if (cell := cell_of_file_name(name)) is not None]
+
+    def processes(self, cell: str) -> list[int]:
+        """Return the pids in a cell, those in cgroups below it included."""
+        found: list[int] = []
+        for path in self._tree(cell):
+            found += _numbers(path / "cgroup.procs")
+        return found
+
+    def close(self, cell: str) -> None:
+        """Set ``pids.max`` to 0 where there is that controller."""
+        for path in self._tree(cell):
+            _write_where_there(path / "pids.max", "0")
+
+    def kill(self, cell: str) -> None:
+        """Send SIGKILL to everything in the cell."""
+        path = self._path(cell)
+        if not _write_where_there(path / "cgroup.kill", "1"):
+            self._kill_each(cell)
+
+    def _kill_each(self, cell: str) -> None:
+        """Kill one by one, for kernels before 5.14."""
+        for _ in range(_KILL_PASSES):
+            handles: list[ProcessHandle] = []
+            for pid in self.processes(cell):
+                try:
+                    handles.append(ProcessHandle(pid))
+                except ProcessLookupError:
+                    continue  # it ended meanwhile
+            # A descriptor opened in time names a process that is still in the cell now.
+            still = set(self.processes(cell))
+            for handle in handles:
+                if handle.process in still:
+                    handle.send(signal.SIGKILL)
+                handle.close()
+            if not still:
+                return
+
+    def empty(self, cell: str) -> bool:
+        """Tell whether nothing runs in the cell or below it."""
+        words = _words(self._path(cell) / "cgroup.events")
+        return not words or words[words.index("populated") + 1] == "0"
+
+    def remove(self, cell: str) -> None:
+        """Remove the cgroup with those below it."""
+        for path in reversed(list(self._tree(cell))):
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                continue
+
+    def _path(self, cell: str) -> Path:
+        return self.root / cell_file_name(cell)
+
+    def _tree(self, cell: str) -> Iterator[Path]:
+        """Yield the cell's cgroup and all below it, parents first."""
+        for directory, _, _ in os.walk(self._path(cell)):
+            yield Path(directory)
+
+
+def _words(path: Path) -> list[str]:
+    """Return the words of a cgroup file, none when the cgroup is gone."""
+    try:
+        return path.read_text().split()
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        return []
+
+
+def _numbers(path: Path) -> list[int]:
+    try:
+        return [int(word) for word in _words(path)]
+    except OSError as error:
+        # Below a threaded cgroup; its processes stand in the parent's file.
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return []
+
+
+def _write(path: Path, text: str) -> None:
+    # A single write, and no creation: what is not there is an error.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _write_where_there(path: Path, text: str) -> bool:
+    """Write to a cgroup file; False: there is none, or the cgroup is gone."""
+    try:
+        _write(path, text)
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        return False
+    return True
+
+
+def _enable_pids(path: Path) -> bool:
+    """Give the children of a cgroup the controller; False: it holds processes, or may not."""
+    if "pids" in _words(path / "cgroup.subtree_control"):
+        return True
+    try:
+        _write(path / "cgroup.subtree_control", "+pids")
+    except OSError as error:
+        refusals = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT)
+        if error.errno not in refusals:
+            raise
+        return False
+    return True
+
+
+def _delegated(path: Path) -> bool:
+    """Tell whether the service manager gave this cgroup away (systemd marks those)."""
+    for name in ("trusted.delegate", "user.delegate"):
+        try:
+            if os.getxattr(path, name) == b"1":
+                return True
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+                raise
+    return False
+
+
+def _own_cgroup() -> Path | None:
+    """Return the cgroup (version 2) of this process, None when there is no such hierarchy."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if not line.startswith("0::/"):
+            continue
+        for mount in _UNIFIED:
+            path = mount / line.removeprefix("0::/")
+            if (path / "cgroup.procs").exists():
+                return path.parent if path.name == _OWN_GROUP else path
+    return None
+
+
+def _usable(base: Path | None) -> bool:
+    return base is not None and all(
+        os.access(path, os.W_OK) for path in (base, base / "cgroup.procs")
+    )
+
+
+def find(settings: Settings) -> Containment:
+    """Return the containment of a node; the same settings always give the same cells.
+
+    ``auto`` takes cgroups where this user may make them (root, or a delegated cgroup), else PID
+    namespaces. Nodes that share a machine differ in their runtime directories, so in their cells.
+
+    Raises:
+        ContainmentUnavailable: ``cgroup`` is wanted and cannot be.
+    """
+    base = settings.cgroup or _own_cgroup()
+    node = "leitwolf"
+    if settings.runtime != Settings().runtime:
+        node += f"-{zlib.crc32(os.fsencode(settings.runtime)):08x}"
+    if settings.containment != "pidns" and base is not None and _usable(base):
+        return CgroupContainment(base / node)
+    if settings.containment == "cgroup" or settings.cgroup is not None:
+        raise ContainmentUnavailable(
+            errno.EACCES,
+            "this user may not make cgroups (version 2) there: delegate one "
+            "(Delegate=yes in the unit), or choose --containment pidns",
+            str(base or _UNIFIED[0]),
+        )
+    from leitwolf.system.pidnamespace import PidNamespaceContainment  # noqa: PLC0415  # rare
+
+    return PidNamespaceContainment(settings.runtime / "cells")

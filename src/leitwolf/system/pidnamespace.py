@@ -1,0 +1,406 @@
+"""Containment for ordinary users: each cell is a PID namespace, which dies with its init.
+
+Rules:
+- A cell is recorded before anything foreign runs in it: the permission is read after that, so
+  who kills all recorded cells after closing the gate leaves nothing behind (L7, see
+  :mod:`leitwolf.system.containment`).
+- A process is named by pid, start time and boot, so that a reused pid is never killed.
+- A cell ends when its last process ends, not when the first program does: one that goes to the
+  background stays in its cell, and the next program started in the cell joins it.
+
+Theory of operation. ``spawn`` forks the *guide*, the child that the caller gets: it unshares (with
+a user namespace of its own where this user must), forks the *init* (pid 1 inside), records both,
+forks the program as its own child, passes signals on to it and its exit status back. The init only
+waits: orphans come to it, and it ends when nobody is left. SIGKILL to it, from outside, makes the
+kernel kill all of the namespace and refuse every further fork; it counts as ended when the last
+one is dead. Inside a user namespace the cell has a /proc of its own, where the machine permits.
+
+What this does not guarantee: a program sees other pids than its caller does. User and group cannot
+be changed without root. A guide that is killed takes no program with it.
+
+Standard library only: the guard imports this.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, NoReturn
+
+from leitwolf.system.containment import (
+    ContainmentUnavailable,
+    cell_file_name,
+    cell_of_file_name,
+)
+from leitwolf.system.launch import (
+    Child,
+    Program,
+    Stage,
+    become,
+    close_all_but,
+    fork_child,
+    report_failure,
+    silence,
+)
+from leitwolf.system.pidfd import ProcessHandle, start_time
+
+__all__ = ["PidNamespaceContainment"]
+
+_NEW_MOUNTS: Final = 0x00020000
+_NEW_USER: Final = 0x10000000
+_NEW_PIDS: Final = 0x20000000
+_MOUNT_PRIVATE: Final = 1 << 18
+_MOUNT_SAFE: Final = 2 | 4 | 8
+"""nosuid, nodev, noexec."""
+_PASSED_ON = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+    signal.SIGCONT,
+    signal.SIGALRM,
+)
+_LAST_POLL_SECONDS: Final = 0.2
+"""How often an init without children looks whether a program that joined is still there."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_SHARED = ("user", "mnt", "pid")
+_INIT, _GUIDE = "init", "guide"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Known(NamedTuple):
+    """A process of a cell as its record names it."""
+
+    role: str
+    pid: int
+    started: int
+
+
+class PidNamespaceContainment:
+    """One PID namespace per cell.
+
+    Args:
+        directory: for the records; made when it is not there, on a tmpfs.
+    """
+
+    kind = "pidns"
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def prepare(self) -> None:
+        """Make the directory, and try a namespace.
+
+        Raises:
+            ContainmentUnavailable: the machine lets this user make none.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+        def main(writing: int) -> NoReturn:
+            _attempt(writing, _unshare)
+            os._exit(0)
+
+        try:
+            child = fork_child("unshare", main)
+        except OSError as error:
+            raise ContainmentUnavailable(
+                error.errno,
+                "this machine lets this user make no PID namespaces (sysctl "
+                "user.max_user_namespaces, or a rule of AppArmor or seccomp): use cgroups",
+            ) from error
+        os.waitpid(child.pid, 0)
+        os.close(child.pidfd)
+
+    def spawn(
+        self,
+        cell: str,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: str,
+        user: int | None,
+        group: int | None,
+        groups: Iterable[int],
+        output: int,
+        permitted: Callable[[], bool],
+    ) -> Child:
+        """Start a program in a cell, see :meth:`leitwolf.system.containment.Containment.spawn`.
+
+        The pid is that of the guide, which is outside of the cell.
+        """
+        program = Program(argv, environment, directory, user, group, groups, output)
+        record = self._record(cell)
+        init = self._init(cell)
+        if init is None:
+            return fork_child(argv[0], lambda writing: _guide(record, program, writing, permitted))
+        try:
+            joined = init
+            return fork_child(
+                argv[0], lambda writing: _join(joined, record, program, writing, permitted)
+            )
+        finally:
+            init.close()
+
+    def cells(self) -> list[str]:
+        """Return the names of the recorded cells, ended ones included until they are removed."""
+        try:
+            names = sorted(path.name for path in self.directory.iterdir())
+        except FileNotFoundError:
+            return []
+        return [cell for name in names if (cell := cell_of_file_name(name)) is not None]
+
+    def processes(self, cell: str) -> list[int]:
+        """Return the pids of the cell: its living guides first, then those in the namespace."""
+        found: list[int] = []
+        namespace = ""
+        inits: set[int] = set()
+        for known in self._known(cell):
+            handle = ProcessHandle.adopt(known.pid, known.started)
+            if handle is None:
+                continue
+            handle.close()
+            if known.role == _INIT:
+                inits.add(known.pid)
+                namespace = _namespace(known.pid, "pid")
+            else:
+                found.append(known.pid)
+        if namespace:
+            every = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+            found += [
+                pid for pid in every if pid not in inits and _namespace(pid, "pid") == namespace
+            ]
+        return found
+
+    def close(self, cell: str) -> None:
+        """Nothing: a namespace whose init is killed cannot fork any more."""
+
+    def kill(self, cell: str) -> None:
+        """Kill the init, and with it the cell; and the guides, which have the dead to reap."""
+        for known in self._known(cell):
+            handle = ProcessHandle.adopt(known.pid, known.started)
+            if handle is not None:
+                handle.send(signal.SIGKILL)
+                handle.close()
+
+    def empty(self, cell: str) -> bool:
+        """Tell whether the init has ended, which it does after all others."""
+        init = self._init(cell)
+        if init is None:
+            return True
+        init.close()
+        return False
+
+    def remove(self, cell: str) -> None:
+        """Delete the record of an empty cell."""
+        if not self.empty(cell):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), cell)
+        self._record(cell).unlink(missing_ok=True)
+
+    def _record(self, cell: str) -> Path:
+        return self.directory / cell_file_name(cell)
+
+    def _known(self, cell: str) -> list[_Known]:
+        """Return what the record names, inits first; nothing when it is of another boot."""
+        try:
+            boot, *lines = self._record(cell).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        if boot != _BOOT.read_text().strip():
+            return []
+        parts = (line.split() for line in lines)
+        found = [_Known(role, int(pid), int(started)) for role, pid, started in parts]
+        return sorted(found, key=lambda one: one.role != _INIT)
+
+    def _init(self, cell: str) -> ProcessHandle | None:
+        for known in self._known(cell):
+            if known.role == _INIT:
+                return ProcessHandle.adopt(known.pid, known.started)
+        return None
+
+
+# --- in the children -----------------------------------------------------------------------------
+
+
+def _call(name: str, *arguments: object) -> None:
+    if getattr(_libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def _attempt(writing: int, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except OSError as error:
+        report_failure(writing, Stage.ENTER, error.errno or errno.EPROTO, str(error))
+        os._exit(1)
+
+
+def _unshare() -> None:
+    """Have the next children of this process in a new PID namespace."""
+    try:
+        _call("unshare", _NEW_PIDS)
+    except PermissionError:
+        user, group = os.geteuid(), os.getegid()
+        _call("unshare", _NEW_USER | _NEW_PIDS | _NEW_MOUNTS)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+
+
+def _line(role: str, pid: int) -> str:
+    return f"{role} {pid} {start_time(pid)}\n"
+
+
+def _guide(record: Path, program: Program, writing: int, permitted: Callable[[], bool]) -> NoReturn:
+    """Make the cell and run the program in it."""
+    close_all_but({0, 1, 2, writing, program.output})
+    # Read while /proc still shows this process.
+    boot, own = _BOOT.read_text().strip(), _line(_GUIDE, os.getpid())
+    outside = _namespace(os.getpid(), "user")
+    life_reading, life_writing = os.pipe()
+    ready_reading, ready_writing = os.pipe()
+    _attempt(writing, _unshare)
+    mounts = _namespace(os.getpid(), "user") != outside
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    init = os.fork()
+    if init == 0:
+        _init_main(life_reading, ready_writing, mounts)
+    os.close(ready_writing)
+    os.close(life_reading)
+    if os.read(ready_reading, 1) != b"1":
+        report_failure(writing, Stage.ENTER, errno.EPROTO, "the init of the cell died")
+        os._exit(1)
+    os.close(ready_reading)
+    # The new /proc does not show the init by its outer pid; the old one, still open, does.
+    os.fchdir(proc)
+    started = int(Path(f"{init}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    os.close(proc)
+    os.chdir("/")
+    draft = record.with_suffix(".draft")
+    draft.write_text(f"{boot}\n{_INIT} {init} {started}\n{own}")
+    draft.replace(record)
+    _run(program, writing, permitted, life_writing)
+
+
+def _join(
+    init: ProcessHandle,
+    record: Path,
+    program: Program,
+    writing: int,
+    permitted: Callable[[], bool],
+) -> NoReturn:
+    """Run the program in a cell that is there already."""
+    close_all_but({0, 1, 2, writing, program.output, init.descriptor})
+    own = _line(_GUIDE, os.getpid())
+    flags = {"user": _NEW_USER, "mnt": _NEW_MOUNTS, "pid": _NEW_PIDS}
+    wanted = 0
+    for name in _SHARED:
+        theirs = _namespace(init.process, name)
+        if theirs != _namespace(os.getpid(), name):
+            wanted |= flags[name]
+
+    def enter() -> None:
+        with record.open("a") as file:
+            file.write(own)
+        _call("setns", init.descriptor, wanted)
+
+    _attempt(writing, enter)
+    os.close(init.descriptor)
+    _run(program, writing, permitted, None)
+
+
+def _run(
+    program: Program, writing: int, permitted: Callable[[], bool], life_writing: int | None
+) -> NoReturn:
+    """Fork the program, pass signals on to it, and end as it ends.
+
+    The end of this process closes ``life_writing``, which tells the init that it may look whether
+    anybody is left.
+    """
+    try:
+        command = os.fork()
+    except OSError as error:
+        report_failure(writing, Stage.ENTER, error.errno or errno.EPROTO, str(error))
+        os._exit(1)
+    if command == 0:
+        if life_writing is not None:
+            os.close(life_writing)
+        become(program, writing, lambda: None, permitted)
+    os.close(writing)
+    if program.output > 2:
+        os.close(program.output)
+    silence()
+    os.setsid()
+    while True:
+        received = signal.sigwaitinfo((signal.SIGCHLD, *_PASSED_ON)).si_signo
+        if received != signal.SIGCHLD:
+            os.kill(command, received)
+            continue
+        ended, status = os.waitpid(command, os.WNOHANG)
+        if ended:
+            _end_as(status)
+
+
+def _end_as(status: int) -> NoReturn:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))
+        os.kill(os.getpid(), number)
+    os._exit(os.WEXITSTATUS(status))
+
+
+def _init_main(life_reading: int, ready_writing: int, mounts: bool) -> NoReturn:
+    """Be pid 1: wait until the guide has ended, then until nobody is left."""
+    try:
+        if mounts:
+            _mount_proc()
+        close_all_but({life_reading, ready_writing})
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            if number not in (life_reading, ready_writing, nothing):
+                os.dup2(nothing, number)
+        os.setsid()
+        os.chdir("/")
+        os.write(ready_writing, b"1")
+        os.close(ready_writing)
+        os.read(life_reading, 1)
+        while True:
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                os.kill(-1, 0)
+                time.sleep(_LAST_POLL_SECONDS)
+    except ProcessLookupError:
+        os._exit(0)  # nobody is left
+    finally:
+        os._exit(1)
+
+
+def _mount_proc() -> None:
+    """Give the cell a /proc that shows its own processes, where the machine permits it."""
+    try:
+        _call("mount", b"none", b"/proc", None, _MOUNT_PRIVATE, None)
+        _call("mount", b"proc", b"/proc", b"proc", _MOUNT_SAFE, None)
+    except PermissionError:
+        # Inside a container whose own /proc is partly hidden: the cell sees the outer one.
+        return
+
+
+def _namespace(pid: int, name: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/{name}")  # noqa: PTH115  # no file behind it
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return ""  # gone, or another user's
