@@ -437,3 +437,20 @@ def test_the_last_record_of_a_full_segment_cannot_vanish(folder: Path) -> None:
     first.write_bytes(content)
     with pytest.raises(LogCorrupt, match="a later segment goes on behind it"):
         QuorumLog.open(folder, IDENTITY, sizes=SMALL)
+
+
+def test_a_damaged_history_segment_stops_nobody(folder: Path) -> None:
+    """What only `why` and `log` would read does not keep a node from voting."""
+    log = QuorumLog.create(folder, IDENTITY, sizes=SMALL)
+    for index in range(1, 101):
+        log.write([entry(index, size=900), CommitRecord(index=index)])
+        if index in {70, 80}:
+            log.save_snapshot(snapshot(index), reset=False)
+    log.close()
+    oldest = min(folder.glob("quolog.0*"))
+    oldest.write_bytes(b"x" + oldest.read_bytes()[1:])
+    log = QuorumLog.open(folder, IDENTITY, sizes=SMALL)
+    assert [item.index for item in log.loaded.entries] == list(range(81, 101))
+    assert "unreachable" in log.notes[0]
+    assert list(log.history(0, 1000))[-1].index == 100
+    log.close()

@@ -225,8 +225,11 @@ class QuorumLog:
         )
 
     def _tidy(self) -> None:
-        """Remove what crashes left behind."""
+        """Remove what crashes left behind, and history that cannot be reached any more."""
         kept = {segment.path.name for segment in self._segments}
+        lost = [name for name in self._files.names(self._directory) if sequence_of(name)]
+        if len(lost) > len(kept):
+            self.notes = (*self.notes, f"removed {len(lost) - len(kept)} unreachable segments")
         kept.update(reference.name for reference in self._head.snapshots)
         for name in self._files.names(self._directory):
             ours = name.endswith(".tmp") or sequence_of(name) is not None or is_snapshot_name(name)
@@ -282,7 +285,7 @@ class QuorumLog:
         Raises:
             InvariantError: a record contradicts the log; nothing was written.
             DiskFull: no space; nothing was written, and the log goes on when there is some.
-            StorageError: the disk refused; the log refuses everything afterwards.
+            StorageError: the disk refused to write; the log refuses everything afterwards.
         """
         self._write(
             [fields_of(record) for record in records],
@@ -310,8 +313,9 @@ class QuorumLog:
         self._make_room(length, small=small)
         try:
             self._newest().write(self._offset, data.ljust(length, b"\0"))
-        except OSError as error:
-            raise self._break(error, "write to the quorum log") from error
+        except OSError as error:  # also of space: it was allocated, so part may be written
+            self._failed = f"Failed to write to the quorum log: {error}."
+            raise StorageError(self._failed, code="storage-io") from error
         self._head = head
         self._offset += length
 

@@ -102,7 +102,7 @@ def find_segments(
 ) -> tuple[Segment, ...]:
     """Return the segments up to the newest without a gap, oldest first.
 
-    Older ones before a gap are leftovers of a removal that a crash interrupted.
+    Older ones before a gap or a damaged header are history that cannot be reached any more.
 
     Raises:
         DamagedLog: a header is unreadable, or there is no segment at all.
@@ -120,6 +120,8 @@ def find_segments(
         finally:
             file.close()
         if header is None or header.sequence != number or header.size != size:
+            if found and number < found[0].header.replay_from:
+                break  # damaged history stops nobody
             damage = Damage(path.name, 0, 0, 0)
             raise DamagedLog(f"The header of {path} is unreadable, or its length wrong.", damage)
         same_identity(directory, header.identity, identity)
