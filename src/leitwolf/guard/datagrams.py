@@ -1,0 +1,228 @@
+"""The UDP sockets of the guard: one for each of this node's link addresses.
+
+Sockets are bound freely (the address need not be there yet), and bound anew when sending fails as
+it does after an interface went and came back. Nothing here blocks; what cannot be sent is lost, as
+datagrams are.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from leitwolf.guard.seal import DATAGRAM_BYTES_MAX, KeyRing, Opener, Sealer
+from leitwolf.wire.guard import Configure
+from leitwolf.wire.heartbeat import PEER, PeerMessage
+from leitwolf.wire.layout import LayoutError
+
+__all__ = ["Datagrams"]
+
+_RECEIVE_BYTES = 2_048
+_IP_FREEBIND = 15
+_IPV6_FREEBIND = 78
+_BUFFER_BYTES = 1 << 20
+_PRIORITY = 6
+_TRAFFIC_CLASS = 0xC0
+"""DSCP CS6, network control."""
+_BIND_AGAIN_NS = 250_000_000
+_PER_PASS = 512
+"""Datagrams of one socket in one pass; what is left waits for the next one."""
+
+_Address = tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class _Link:
+    """One own address."""
+
+    address: str
+    port: int
+    channel: socket.socket | None = None
+    bind_at: int = 0
+
+
+class Datagrams:
+    """Sockets, keys and addresses.
+
+    Args:
+        epoll: where descriptors are registered.
+    """
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self._links: list[_Link] = []
+        self._peers: dict[int, list[_Address | None]] = {}
+        self._sealer: Sealer | None = None
+        self._opener: Opener | None = None
+        self._by_descriptor: dict[int, int] = {}
+        self.misrouted = 0
+        """Authentic datagrams that came in on another link than the one they name."""
+        self.malformed = 0
+        """Authentic datagrams that are no message."""
+        self.unsent = 0
+
+    def configure(self, configuration: Configure, keys: KeyRing, now: int) -> None:
+        """Follow a configuration; sockets whose address stays are kept."""
+        if self._sealer is None or self._opener is None:
+            self._sealer = Sealer(keys, configuration.node)
+            self._opener = Opener(keys)
+        self._sealer.set_keys(keys)
+        self._opener.set_keys(keys)
+        self._opener.set_senders(peer.node for peer in configuration.peers)
+        former = self._links
+        self._links = []
+        for link, address in enumerate(configuration.addresses):
+            known = former[link] if link < len(former) else None
+            if known and (known.address, known.port) == (address, configuration.port):
+                self._links.append(known)
+                continue
+            if known:
+                self._unbind(known)
+            self._links.append(_Link(address, configuration.port, bind_at=now))
+        for gone in former[len(self._links) :]:
+            self._unbind(gone)
+        self._peers = {
+            peer.node: [_resolve(one, configuration.port) for one in peer.addresses]
+            for peer in configuration.peers
+        }
+        self.maintain(now)
+
+    # --- binding ---------------------------------------------------------------------------------
+
+    def maintain(self, now: int) -> list[str]:
+        """Bind what is due to be bound; return the links that were."""
+        bound = []
+        for number, link in enumerate(self._links):
+            if link.channel is not None and link.bind_at and now >= link.bind_at:
+                self._unbind(link)
+                link.bind_at = now
+            if link.channel is None and link.address and now >= link.bind_at:
+                link.bind_at = now + _BIND_AGAIN_NS
+                if self._bind(number, link):
+                    link.bind_at = 0
+                    bound.append(link.address)
+        return bound
+
+    def deadline(self) -> int:
+        """Return the instant of the next binding, 0: none is due."""
+        return min(
+            (link.bind_at for link in self._links if link.bind_at and link.address), default=0
+        )
+
+    def _bind(self, number: int, link: _Link) -> bool:
+        address = _resolve(link.address, link.port)
+        if address is None:
+            return False
+        family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
+        channel = socket.socket(
+            family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+        try:
+            if family == socket.AF_INET6:
+                channel.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+                channel.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _TRAFFIC_CLASS)
+            else:
+                channel.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+                channel.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, _TRAFFIC_CLASS)
+            channel.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
+            channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+            channel.bind(address)
+        except OSError:
+            channel.close()
+            return False
+        link.channel = channel
+        self._by_descriptor[channel.fileno()] = number
+        self._epoll.register(channel, select.EPOLLIN)
+        return True
+
+    def _unbind(self, link: _Link) -> None:
+        if link.channel is None:
+            return
+        self._by_descriptor.pop(link.channel.fileno(), None)
+        self._epoll.unregister(link.channel)
+        link.channel.close()
+        link.channel = None
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def send(self, now: int, node: int, message: PeerMessage, link: int = -1) -> None:
+        """Send to a node on one link, or (-1) on all that both have."""
+        targets = self._peers.get(node)
+        if targets is None or self._sealer is None:
+            return
+        packet = PEER.encode(message)
+        for number, target in enumerate(targets):
+            if target is None or number >= len(self._links) or link not in (-1, number):
+                continue
+            own = self._links[number]
+            if own.channel is None:
+                continue
+            try:
+                own.channel.sendto(self._sealer.seal(number, packet), target)
+            except (BlockingIOError, ConnectionRefusedError):
+                self.unsent += 1  # full queue, or the other guard is not there
+            except OSError:
+                self.unsent += 1
+                own.bind_at = own.bind_at or now + _BIND_AGAIN_NS
+
+    def receive(self) -> Iterator[tuple[int, int, PeerMessage]]:
+        """Return sender, link and message of all datagrams that wait; what is wrong is counted."""
+        for number, link in enumerate(self._links):
+            for _ in range(_PER_PASS):
+                if link.channel is None:
+                    break
+                try:
+                    datagram = link.channel.recv(_RECEIVE_BYTES)
+                except BlockingIOError:
+                    break
+                except ConnectionRefusedError:
+                    continue  # an earlier datagram was answered by ICMP
+                except OSError:
+                    link.bind_at = link.bind_at or 1
+                    break
+                found = self._open(number, datagram)
+                if found is not None:
+                    yield found
+
+    def _open(self, number: int, datagram: bytes) -> tuple[int, int, PeerMessage] | None:
+        if self._opener is None or len(datagram) > DATAGRAM_BYTES_MAX:
+            return None
+        opened = self._opener.open(datagram)
+        if opened is None:
+            return None
+        sender, named, packet = opened
+        if named != number:
+            self.misrouted += 1
+            return None
+        try:
+            return sender, number, PEER.decode(packet)
+        except LayoutError:
+            self.malformed += 1
+            return None
+
+    def dropped(self) -> int:
+        """Return how many datagrams were not taken, for whatever reason."""
+        sealed = self._opener.drops.total if self._opener is not None else 0
+        return sealed + self.misrouted + self.malformed
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for link in self._links:
+            self._unbind(link)
+        self._links = []
+
+
+def _resolve(address: str, port: int) -> _Address | None:
+    """Return a numeric address as the socket calls want it, None: '' or its interface is gone."""
+    if not address:
+        return None
+    try:
+        found = socket.getaddrinfo(
+            address, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+        )
+    except OSError:
+        return None
+    return found[0][4]

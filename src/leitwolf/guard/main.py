@@ -1,0 +1,47 @@
+"""Entry of the guard: forked by the keeper, or by hand with ``python -m leitwolf.guard.main``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from leitwolf.guard.process import GuardProcess
+from leitwolf.system.settings import Settings, SettingsError
+
+__all__ = ["main", "serve"]
+
+_EXIT_USAGE = 2
+_EXIT_FAILED = 70
+
+
+def serve(settings: Settings, keeper: int) -> int:
+    """Run the guard in this process.
+
+    Args:
+        settings: of the node.
+        keeper: process that watches over this one, 0: none.
+
+    Returns:
+        Exit code: 0 after an orderly end or a handing over, 70 after an error.
+    """
+    try:
+        return GuardProcess(settings, keeper).run()
+    except Exception:  # noqa: BLE001  # the process ends, with the reason where its starter sees it
+        sys.stderr.write(f"leitwolf guard: {traceback.format_exc()}")
+        return _EXIT_FAILED
+
+
+def main() -> int:
+    """Run the guard with the settings of the environment; return the exit code."""
+    try:
+        settings = Settings.load(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"leitwolf guard: {error}\n")
+        return _EXIT_USAGE
+    settings.runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return serve(settings, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
