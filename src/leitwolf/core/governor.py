@@ -99,7 +99,9 @@ class Governor:
             time_base=ahead.time - now,
         )
         own = self._leader.standing(me)
+        # A page without a lease says that nothing runs here and nothing can be started.
         own.leased, own.lease, own.waiting = own_lease != 0, own_lease, own_lease == 0
+        own.away = own_lease == 0
         self._effects.append(AskGuard(command=TakeOffice(signal.ballot, self._leader.barred)))
 
     # --- what the node core reads ----------------------------------------------------------------
@@ -232,15 +234,21 @@ class Governor:
             return
         if isinstance(request.command, TransferLeader):
             self._quorum.transfer(now, request.command.node)
-            self._answer(pending, Answer(index=leader.ahead.index))
+            self._answer_when_committed(leader.ahead.index, pending, judged.data)
             return
         if not judged.events:
-            self._answer(pending, Answer(index=leader.ahead.index, data=judged.data))
+            self._answer_when_committed(leader.ahead.index, pending, judged.data)
             return
         planned = Planned(events=judged.events, because=judged.because)
         index = self._append(now, wall, planned, by=request.by)
-        pending = Pending(request_id, origin, request.command, judged.data)
-        leader.pending.setdefault(index, []).append(pending)
+        self._answer_when_committed(index, pending, judged.data)
+
+    def _answer_when_committed(self, index: int, pending: Pending, data: dict[str, str]) -> None:
+        pending = Pending(pending.request, pending.origin, pending.command, data)
+        if index <= self._quorum.commit:
+            self._answer(pending, Answer(index=index, data=data))
+        else:
+            self._leader.pending.setdefault(index, []).append(pending)
 
     def _answer(self, pending: Pending, answer: Answer) -> None:
         if pending.origin == self._leader.me:

@@ -557,7 +557,7 @@ class SimNode:
     def _watch(self, life: int) -> None:
         if self.sim_host is None or self.host.life != life:
             return
-        over = self.true_time(self.sim_host.watch())
+        over = self.true_time(self.sim_host.watch()) + MICROSECOND
         soon = self.world.now + _WATCH_NS
         at = over if self.world.now < over < soon else soon
         self.world.at(at, lambda: self.host.deliver(life, lambda: self._watch(life)))
