@@ -9,12 +9,14 @@ from leitwolf.core.policy.placement import Candidates, candidates
 from leitwolf.core.policy.plan import Plan, Planned, plan
 from leitwolf.core.policy.runner import Runner, differences, orders
 from leitwolf.core.policy.status import group_status
+from leitwolf.core.policy.why import Explanation, why
 
 __all__ = [
     "CAUSES",
     "NOT_CHOSEN",
     "REFUSALS",
     "Candidates",
+    "Explanation",
     "Judged",
     "Plan",
     "Planned",
@@ -27,4 +29,5 @@ __all__ = [
     "orders",
     "plan",
     "survives",
+    "why",
 ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 __all__ = ["CAUSES", "NOT_CHOSEN", "REFUSALS"]
 
 CAUSES: dict[str, str] = {
-    "closed": "The owner attested that everything of the group is stopped.",
     "command": "Somebody asked for it.",
     "drained": "The owner is paused and draining, or leaves the cluster.",
     "dependency-cycled": "The resource stops because one that it needs is not online.",

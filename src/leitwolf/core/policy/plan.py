@@ -97,7 +97,7 @@ def _standing(node: Node, view: NodeView | None) -> bool:
 
 def _came_up(node: Node) -> Planned:
     text = f"{node.name} holds a run-lease and its daemon is connected"
-    cause = Cause(code="node-up", text=text, index=node.changed)
+    cause = Cause(code="node-up", text=text)
     return Planned(events=(NodeUp(node=node.id),), because=cause)
 
 
@@ -113,7 +113,7 @@ def _went_down(scene: Scene, state: State, node_id: NodeId, decided: dict[str, P
     for name in sorted(decided):
         if state.groups[name].owner == node_id:
             events.extend(decided.pop(name).events)
-    cause = Cause(code=code, text=text, index=node.changed)
+    cause = Cause(code=code, text=text)
     return Planned(events=tuple(events), because=cause)
 
 

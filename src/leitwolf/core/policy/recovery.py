@@ -202,8 +202,7 @@ def _orphaned(scene: Scene, group: Group) -> Step:
         code, text = "node-stopped", f"{owner} confirmed that everything on it is stopped"
     else:
         code, text = "node-lost", f"{owner} is lost: its lease is over"
-    node = scene.nodes.get(group.owner)
-    cause = Cause(code=code, text=text, index=scene.past(node.changed if node else 0))
+    cause = Cause(code=code, text=text)
     return _release(scene, group, cause)
 
 
@@ -288,8 +287,10 @@ def _report_cause(
                 )
     said = f" ({report.text})" if report.text else ""
     text = f"{resource.id} on {where}: {report.state}{said}"
-    starting = resource.state is ResourceState.OFFLINE
-    index = group.placed if starting else resource.changed
+    index = 0  # nothing in the log leads to a failure
+    if report.state in (ResourceState.ONLINE, ResourceState.ONLINE_PENDING):
+        pending = resource.state is ResourceState.ONLINE_PENDING
+        index = resource.changed if pending else group.placed
     return Cause(code=report.code, text=text, index=scene.past(index))
 
 
