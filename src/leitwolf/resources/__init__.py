@@ -27,6 +27,7 @@ __all__ = [
     "Network",
     "ResourceType",
     "Surroundings",
+    "load_types",
     "make_resource",
 ]
 
@@ -80,7 +81,13 @@ TYPES = {
     "process": "leitwolf.resources.process:Process",
     "ip_address": "leitwolf.resources.ip_address:IpAddress",
 }
-"""Implementation of each type, ``module:class``; imported when the first resource needs it."""
+"""Implementation of each type, ``module:class``."""
+
+
+def load_types() -> None:
+    """Import every type now: an import on the path of a failover costs 10 ms."""
+    for where in TYPES.values():
+        import_module(where.partition(":")[0])
 
 
 def make_resource(name: str, surroundings: Surroundings) -> ResourceType:

@@ -44,13 +44,12 @@ class Picture:
 
     links: dict[int, Link]
     assigned: list[Assigned]
+    indices: dict[ipaddress.IPv4Address | ipaddress.IPv6Address, int]
+    """Interface of each address; the one that Leitwolf added where there are two."""
 
     def holder(self, address: Address) -> Link | None:
         """Return the interface that has an address, None: none has."""
-        for one in self.assigned:
-            if one.address.ip == address.ip:
-                return self.links.get(one.index)
-        return None
+        return self.links.get(self.indices.get(address.ip, 0))
 
 
 @dataclass(slots=True)
@@ -116,7 +115,9 @@ class Network:
             OSError: the kernel refused.
         """
         links = {link.index: link for link in rtnetlink.links(self._channel)}
-        return Picture(links, rtnetlink.addresses(self._channel))
+        assigned = rtnetlink.addresses(self._channel)
+        ordered = sorted(assigned, key=lambda one: one.ours)
+        return Picture(links, assigned, {one.address.ip: one.index for one in ordered})
 
     def add(self, index: int, address: Address) -> None:
         """Add an address; see :func:`leitwolf.resources._rtnetlink.add_address`."""

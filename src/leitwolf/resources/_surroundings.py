@@ -72,8 +72,9 @@ class Machine:
     output: Path
     """Directory of the output files."""
     tasks: Tasks
-    exit_status: Callable[[int], Awaitable[ExitStatus]]
-    """How a process ended that was no child of this host; asks the keeper, within a second."""
+    exit_status: Callable[[int, int], Awaitable[ExitStatus]]
+    """How a process (pid, start in clock ticks or 0) ended that was no child of this host: asks
+    the keeper, within a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -152,7 +153,7 @@ class Process:
         if handle is None or pid not in self._containment.processes(self._cell):
             if handle is not None:
                 handle.close()
-            status = await self._surroundings.machine.exit_status(pid)
+            status = await self._surroundings.machine.exit_status(pid, started)
             raise ResourceError(f"{status} (while no host ran)", code="exited")
         self._follow(handle)
         return True
@@ -216,13 +217,16 @@ class Process:
 
     def _adopt_unrecorded(self) -> bool:
         """Take the oldest process of the cell: the host died between the start and its record."""
-        processes = self._containment.processes(self._cell)
-        for pid in sorted(processes, key=start_time):
-            handle = ProcessHandle.adopt(pid, start_time(pid))
-            if handle is not None:
-                self._follow(handle)
-                return True
-        return False
+        found: list[tuple[int, ProcessHandle]] = []
+        for pid in self._containment.processes(self._cell):
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # gone meanwhile
+                found.append((start_time(pid), ProcessHandle(pid)))
+        found.sort(key=lambda one: one[0])
+        for _, younger in found[1:]:
+            younger.close()
+        if found:
+            self._follow(found[0][1])
+        return bool(found)
 
     def _follow(self, handle: ProcessHandle) -> None:
         loop = asyncio.get_running_loop()
@@ -256,7 +260,8 @@ class Process:
         """Return the failure that tells how the main process ended."""
         status = self._end.result() if self._end is not None else ExitStatus()
         if not self._child and self._main is not None:
-            status = await self._surroundings.machine.exit_status(self._main.process)
+            started = int(self._surroundings.memory.get("started", "0"))
+            status = await self._surroundings.machine.exit_status(self._main.process, started)
         return ResourceError(str(status), code="exited")
 
     # --- watching --------------------------------------------------------------------------------
