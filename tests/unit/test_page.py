@@ -133,13 +133,15 @@ def test_readers_never_see_a_torn_page_while_writers_are_killed(path: Path) -> N
             while True:
                 number += 1
                 writer.write(page(number))
-        until = time.monotonic() + chance.uniform(0.005, 0.04)
-        while time.monotonic() < until:
-            found = reader.read()
-            assert found is not None
-            assert consistent(found)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        try:
+            until = time.monotonic() + chance.uniform(0.005, 0.04)
+            while time.monotonic() < until:
+                found = reader.read()
+                assert found is not None
+                assert consistent(found)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
         left = PageWriter(path).read(BOOT)
         assert left is not None
         assert consistent(left)

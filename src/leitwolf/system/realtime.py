@@ -42,7 +42,6 @@ def enter(priority: int, *, wanted: bool) -> Realtime:
         priority: 1..99.
         wanted: False: only the garbage collector is told.
     """
-    gc.collect()
     gc.freeze()
     if not wanted:
         return Realtime(scheduled=False, locked=False, problems=("not wanted by --realtime",))

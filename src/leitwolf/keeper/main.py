@@ -1,0 +1,72 @@
+"""Entry of the keeper: ``leitwolf run``, or ``python -m leitwolf.keeper.main``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from leitwolf.keeper.process import RELOAD_VARIABLE, Keeper, KeeperRunning
+from leitwolf.system.notify import VARIABLES
+from leitwolf.system.page import NotVolatile
+from leitwolf.system.settings import Settings, SettingsError
+
+__all__ = ["main", "revive", "run"]
+
+_EXIT_USAGE = 2
+_EXIT_CONFLICT = 4
+_SHELL = "/bin/sh"
+
+
+def run(settings: Settings) -> int:
+    """Keep this node until it is told to stop.
+
+    Args:
+        settings: of the node.
+
+    Returns:
+        Exit code: 0 after an orderly stop, 2 when the runtime directory is none, 4 when another
+        keeper runs, 70 when the node could not prove that it stopped.
+    """
+    try:
+        return Keeper(settings).run()
+    except KeeperRunning as error:
+        sys.stderr.write(f"leitwolf: {error.code}: {error}\n")
+        return _EXIT_CONFLICT
+    except NotVolatile as error:
+        sys.stderr.write(f"leitwolf: {error.code}: {error}\n")
+        return _EXIT_USAGE
+
+
+def revive(settings: Settings) -> None:
+    """Start a keeper that is nobody's child; it ends at once when there is one already.
+
+    For a host that finds its keeper dead and no other one in its place.
+
+    Raises:
+        OSError: no process can be made.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in (*VARIABLES, RELOAD_VARIABLE)
+    }
+    environment.update(settings.environment())
+    # The shell starts it and ends at once, so that it goes to the init of the machine.
+    script = '"$@" & exit 0'
+    arguments = [_SHELL, "-c", script, _SHELL, sys.executable, "-m", "leitwolf.keeper.main"]
+    shell = os.posix_spawn(_SHELL, arguments, environment, setsid=True, setsigmask=())
+    os.waitpid(shell, 0)
+
+
+def main() -> int:
+    """Keep the node of the environment's settings; return the exit code."""
+    try:
+        settings = Settings.load(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"leitwolf: {error.code}: {error}\n")
+        return _EXIT_USAGE
+    return run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
