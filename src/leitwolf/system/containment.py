@@ -374,7 +374,9 @@ def find(settings: Settings) -> Containment:
         node += f"-{zlib.crc32(os.fsencode(settings.runtime)):08x}"
     if settings.containment != "pidns" and base is not None and _usable(base):
         return CgroupContainment(base / node)
-    if settings.containment == "cgroup" or settings.cgroup is not None:
+    if settings.containment == "cgroup" or (
+        settings.cgroup is not None and settings.containment != "pidns"
+    ):
         raise ContainmentUnavailable(
             errno.EACCES,
             "this user may not make cgroups (version 2) there: delegate one "

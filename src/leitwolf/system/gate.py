@@ -217,7 +217,9 @@ class Gate:
         self.name = name
         self._control = Channel(nft.NETFILTER)
         self._arming = Channel(nft.NETFILTER)
-        self._watching: socket.socket | None = None
+        # Made here as well: it must be in the same namespace, whoever calls watch().
+        self._watching = _watching_socket((self._control.port, self._arming.port))
+        self._joined = False
         self._verified: bytes = b""
         add: nft.Batch = []
         delete: nft.Batch = []
@@ -243,9 +245,7 @@ class Gate:
         """Close the sockets; the rules stay."""
         self._control.close()
         self._arming.close()
-        if self._watching is not None:
-            self._watching.close()
-            self._watching = None
+        self._watching.close()
 
     def install(self, addresses: Iterable[str] = ()) -> None:
         """Build the gate anew, closed, in one transaction that replaces what was there.
@@ -371,20 +371,25 @@ class Gate:
             nft.transact(self._control, batch)
 
     def managed(self) -> set[str]:
-        """Return the addresses under the gate, as the kernel has them."""
-        return self._addresses("managed")
+        """Return the addresses under the gate, as the kernel has them, in every table."""
+        packets, resolution = self._addresses("managed")
+        return {one for one in packets if ":" in one or one in resolution}
 
     def held(self) -> set[str]:
-        """Return the addresses that this node may use, as the kernel has them."""
-        return self._addresses("held")
+        """Return the addresses that this node may use, as the kernel has them, in any table."""
+        packets, resolution = self._addresses("held")
+        return packets | resolution
 
-    def _addresses(self, name: str) -> set[str]:
-        found: set[str] = set()
+    def _addresses(self, name: str) -> tuple[set[str], set[str]]:
+        """Return the addresses in the sets for packets, and for address resolution."""
+        packets: set[str] = set()
+        resolution: set[str] = set()
         for family in _FAMILIES:
             selection = text(1, self.name) + text(2, name)
             for reply in self._dump(nft.Kind.GET_ELEMENT, family, selection):
+                found = resolution if family.protocol == _ARP else packets
                 found.update(map(_address, nft.element_keys(reply.body)))
-        return found
+        return packets, resolution
 
     # --- the lease ---
 
@@ -434,17 +439,9 @@ class Gate:
         The changes of this object do not wake it. Call :meth:`drain` then. It stays the same
         until :meth:`close`.
         """
-        if self._watching is None:
-            watching = socket.socket(
-                socket.AF_NETLINK,
-                socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-                nft.NETFILTER,
-            )
-            watching.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WATCH_BUFFER_BYTES)
-            _ignore_senders(watching, (self._control.port, self._arming.port))
-            watching.bind((0, 0))
-            watching.setsockopt(NETLINK, _ADD_MEMBERSHIP, nft.GENERATION_GROUP)
-            self._watching = watching
+        if not self._joined:
+            self._watching.setsockopt(NETLINK, _ADD_MEMBERSHIP, nft.GENERATION_GROUP)
+            self._joined = True
         return self._watching.fileno()
 
     def drain(self) -> bool:
@@ -457,18 +454,17 @@ class Gate:
             OSError: the socket failed.
         """
         touched = False
-        while self._watching is not None:
+        while True:
             try:
                 data = self._watching.recv(_RECEIVE_BYTES)
             except BlockingIOError:
-                break
+                return touched
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
                 touched = True
                 continue
             touched = touched or self._concerns(data)
-        return touched
 
     def _concerns(self, data: bytes) -> bool:
         name = self.name.encode() + b"\0"
@@ -492,6 +488,15 @@ def _string(value: bytes) -> str:
 
 def _address(key: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(key) == 4 else socket.AF_INET6, key)
+
+
+def _watching_socket(own_ports: tuple[int, int]) -> socket.socket:
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    watching = socket.socket(socket.AF_NETLINK, kind, nft.NETFILTER)
+    watching.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WATCH_BUFFER_BYTES)
+    _ignore_senders(watching, own_ports)
+    watching.bind((0, 0))
+    return watching
 
 
 def _ignore_senders(receiver: socket.socket, ports: tuple[int, int]) -> None:

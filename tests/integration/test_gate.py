@@ -1,0 +1,395 @@
+"""The kernel's lease on addresses, with real packets between network namespaces."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.integration import kernel_support as support
+from tests.integration.kernel_support import OWN4, OWN6, VIRTUAL4, VIRTUAL6, World, inside
+
+from leitwolf.system.gate import ARM_MAXIMUM_MS, ARM_MINIMUM_MS, Gate
+from leitwolf.system.rtnetlink import marked_addresses
+
+pytestmark = [pytest.mark.netns, support.needs_root]
+
+VIRTUAL = (VIRTUAL4, VIRTUAL6)
+PROBES = [(probe, address) for probe in ("ping", "resolve") for address in VIRTUAL]
+LONG_MS = 20_000
+Probe = Callable[[str], bool]
+
+
+@pytest.fixture
+def net() -> Iterator[World]:
+    with support.world() as world:
+        yield world
+
+
+@pytest.fixture
+def probes(net: World) -> Iterator[dict[str, Probe]]:
+    with net.probes() as probes:
+        assert all(probes[probe](address) for probe, address in PROBES), "no gate yet"
+        yield probes
+
+
+@pytest.fixture
+def gate(net: World) -> Iterator[Gate]:
+    with inside(net.node):
+        gate = Gate()
+    with gate:
+        yield gate
+
+
+def answering(probes: dict[str, Probe]) -> list[tuple[str, str]]:
+    return [(probe, address) for probe, address in PROBES if probes[probe](address)]
+
+
+def in_node(net: World, *command: str) -> str:
+    result = subprocess.run(
+        ["ip", "netns", "exec", net.node, *command], check=True, capture_output=True, text=True
+    )
+    return result.stdout
+
+
+def test_addresses_answer_only_while_armed(gate: Gate, probes: dict[str, Probe]) -> None:
+    """Ping, ARP and neighbour discovery: silent when installed, there when armed, silent again."""
+    gate.install(VIRTUAL)
+    assert answering(probes) == []
+    assert gate.arm(LONG_MS, renewal=False)
+    assert answering(probes) == PROBES
+    gate.disarm()
+    assert answering(probes) == []
+
+
+def test_the_nodes_own_addresses_are_not_touched(gate: Gate, probes: dict[str, Probe]) -> None:
+    """What is not managed passes, whatever the lease."""
+    gate.install(VIRTUAL)
+    for address in (OWN4, OWN6):
+        assert probes["ping"](address)
+        assert probes["resolve"](address)
+
+
+def test_managed_addresses_need_to_be_held(gate: Gate, probes: dict[str, Probe]) -> None:
+    """An address that this node may not use is silent under a running lease; others answer."""
+    gate.install()
+    gate.arm(LONG_MS, renewal=False)
+    assert answering(probes) == PROBES
+    gate.manage(VIRTUAL)
+    assert answering(probes) == []
+    gate.hold([VIRTUAL6])
+    assert answering(probes) == [("ping", VIRTUAL6), ("resolve", VIRTUAL6)]
+    gate.hold([VIRTUAL4], remove=[VIRTUAL6])
+    assert answering(probes) == [("ping", VIRTUAL4), ("resolve", VIRTUAL4)]
+    gate.manage(remove=VIRTUAL)
+    assert answering(probes) == PROBES
+
+
+def test_nothing_is_sent_from_a_shut_address(
+    gate: Gate, net: World, probes: dict[str, Probe]
+) -> None:
+    """Sockets of the node cannot send from it, nor can the node reach it over its loopback."""
+    gate.install(VIRTUAL)
+    with inside(net.node):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        local = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender, local:
+        sender.bind((VIRTUAL4, 0))
+        with pytest.raises(PermissionError):
+            sender.sendto(b"x", (support.CLIENT4, 9))
+        with pytest.raises(PermissionError):
+            local.sendto(b"x", (VIRTUAL4, 9))
+        gate.arm(LONG_MS, renewal=False)
+        sender.sendto(b"x", (support.CLIENT4, 9))
+        local.sendto(b"x", (VIRTUAL4, 9))
+
+
+def test_translated_packets_do_not_slip_through(
+    gate: Gate, net: World, probes: dict[str, Probe]
+) -> None:
+    """A node that translates sources to the virtual address sends nothing when it is shut."""
+    in_node(
+        net,
+        "nft",
+        "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; };"
+        f"add rule ip nat post udp dport 7 snat to {VIRTUAL4}",
+    )
+    gate.install([VIRTUAL4])
+    gate.arm(LONG_MS, renewal=False)
+    with inside(net.client):
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with inside(net.node):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender, receiver:
+        receiver.settimeout(support.PATIENCE_SECONDS)
+        receiver.bind((support.CLIENT4, 7))
+        sender.bind((OWN4, 0))
+        sender.sendto(b"armed", (support.CLIENT4, 7))
+        assert receiver.recvfrom(99)[1][0] == VIRTUAL4
+        gate.disarm()
+        with pytest.raises(PermissionError):
+            sender.sendto(b"shut", (support.CLIENT4, 7))
+        with pytest.raises(TimeoutError):
+            receiver.recv(99)
+
+
+def test_frozen_node_falls_silent_and_cannot_come_back(
+    net: World, gate: Gate, probes: dict[str, Probe]
+) -> None:
+    """All of user space frozen: the kernel shuts the addresses when the lease is over; the guard
+    that wakes up with its renewal ready is refused."""
+    reading, writing = os.pipe()
+    duration_ms = 200
+    gate.install(VIRTUAL)
+
+    def guard() -> None:
+        with inside(net.node):
+            mine = Gate()
+        assert mine.arm(duration_ms, renewal=False)
+        while mine.arm(duration_ms, renewal=True):
+            time.sleep(0.02)
+        os.write(writing, b"refused")
+
+    pid = support.fork(guard)
+    try:
+        assert support.eventually(lambda: answering(probes) == PROBES)
+        time.sleep(2 * duration_ms / 1000)
+        assert answering(probes) == PROBES, "it is renewed"
+        os.kill(pid, signal.SIGSTOP)
+        stopped = time.monotonic()
+        while probes["ping"](VIRTUAL4):
+            assert time.monotonic() < stopped + 1, "answers beyond its lease"
+        # The last ping that was answered left at most this long after the freeze.
+        assert time.monotonic() - stopped < 1 + support.PATIENCE_SECONDS
+        assert answering(probes) == []
+        os.kill(pid, signal.SIGCONT)
+        assert os.read(reading, 99) == b"refused"
+        assert answering(probes) == []
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_renewal_needs_a_running_lease_and_a_start_needs_none(gate: Gate) -> None:
+    """Delete and add in one transaction: refused before the first, after the end, after disarm."""
+    gate.install()
+    assert not gate.arm(LONG_MS, renewal=True)
+    assert gate.arm(50, renewal=False)
+    assert not gate.arm(LONG_MS, renewal=False), "one runs already"
+    assert gate.arm(100, renewal=True)
+    time.sleep(0.15)
+    assert not gate.arm(LONG_MS, renewal=True), "it ran out"
+    assert gate.arm(LONG_MS, renewal=False)
+    gate.disarm()
+    gate.disarm()
+    assert not gate.arm(LONG_MS, renewal=True)
+
+
+def test_durations_that_would_mean_for_ever_are_not_armed(
+    gate: Gate, probes: dict[str, Probe]
+) -> None:
+    """Less than a jiffy is no lease (0 would never run out), and an hour is a mistake."""
+    gate.install(VIRTUAL)
+    for duration_ms in (-5, 0, ARM_MINIMUM_MS - 1):
+        assert not gate.arm(duration_ms, renewal=False)
+    with pytest.raises(ValueError, match="lease of"):
+        gate.arm(ARM_MAXIMUM_MS + 1, renewal=False)
+    assert gate.arm(ARM_MINIMUM_MS, renewal=False)
+    time.sleep(0.05)
+    assert answering(probes) == []
+
+
+def test_guard_and_host_use_one_gate(net: World, gate: Gate, probes: dict[str, Probe]) -> None:
+    """Two processes' gates are one in the kernel, at once and without losing anything."""
+    gate.install()
+    gate.arm(LONG_MS, renewal=False)
+    with inside(net.node):
+        host = Gate()
+    many = [f"198.51.100.{number}" for number in range(1, 101)]
+    failed: list[bool] = []
+    finish = threading.Event()
+
+    def renew() -> None:
+        while not finish.is_set():
+            failed.extend([True] * (not gate.arm(LONG_MS, renewal=True)))
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    with host:
+        for address in many:
+            host.manage([address])
+            host.hold([address], remove=[])
+        host.manage(remove=many[50:])
+        finish.set()
+        renewing.join()
+        assert not failed
+        assert host.managed() == gate.managed() == set(many[:50])
+        assert host.held() == set(many)
+        host.manage(VIRTUAL)
+        assert host.intact()
+        assert gate.intact()
+    assert answering(probes) == []
+    gate.hold(VIRTUAL)
+    assert answering(probes) == PROBES
+
+
+def test_changing_what_is_not_there_is_no_error(gate: Gate) -> None:
+    """Adding twice and removing what is not there change nothing; the safe side wins."""
+    gate.install([VIRTUAL4])
+    gate.manage([VIRTUAL4, VIRTUAL6], remove=[VIRTUAL6, "203.0.113.9"])
+    gate.hold([VIRTUAL4, VIRTUAL6], remove=[VIRTUAL6, "203.0.113.9"])
+    assert gate.managed() == set(VIRTUAL)
+    assert gate.held() == {VIRTUAL4}
+    gate.manage()
+
+
+def test_installing_again_replaces_everything(gate: Gate, probes: dict[str, Probe]) -> None:
+    """A new guard begins closed, with just the addresses that it names."""
+    gate.install([VIRTUAL4])
+    gate.arm(LONG_MS, renewal=False)
+    gate.install([VIRTUAL6])
+    assert gate.managed() == gate.held() == {VIRTUAL6}
+    assert not gate.arm(LONG_MS, renewal=True)
+    assert answering(probes) == [("ping", VIRTUAL4), ("resolve", VIRTUAL4)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "flush ruleset",
+        "delete table arp leitwolf",
+        "flush chain ip leitwolf gate",
+        "insert rule ip6 leitwolf gate accept",
+        "add table ip leitwolf { flags dormant; }",
+        "delete chain ip leitwolf postrouting",
+        "flush chain ip6 leitwolf source; add rule ip6 leitwolf source counter drop",
+    ],
+)
+def test_foreign_hands_are_noticed_and_repaired(
+    gate: Gate, net: World, probes: dict[str, Probe], command: str
+) -> None:
+    """A firewall reload by somebody else wakes the watcher; installing again shuts the gate."""
+    gate.install(VIRTUAL)
+    assert gate.intact()
+    descriptor = gate.watch()
+    assert not gate.drain()
+    in_node(net, "nft", command)
+    readable = support.eventually(gate.drain)
+    assert readable
+    assert gate.watch() == descriptor
+    assert not gate.intact()
+    gate.install(marked_or_managed())
+    assert gate.intact()
+    assert answering(probes) == []
+    assert not gate.drain(), "its own changes do not count"
+
+
+def marked_or_managed() -> tuple[str, ...]:
+    """Stands for the dump of marked addresses, which iproute2 here cannot mark."""
+    return VIRTUAL
+
+
+def test_changes_elsewhere_are_not_ours(gate: Gate, net: World) -> None:
+    """Other tables, and the renewals of this object, are no reason to look."""
+    gate.install(VIRTUAL)
+    gate.watch()
+    gate.arm(LONG_MS, renewal=False)
+    assert gate.arm(LONG_MS, renewal=True)
+    in_node(net, "nft", "add table ip other; add set ip other s { type ipv4_addr; }")
+    assert not gate.drain()
+    assert gate.intact()
+    in_node(net, "nft", f"delete element ip leitwolf managed {{ {VIRTUAL4} }}")
+    assert gate.drain()
+    assert gate.managed() == {VIRTUAL6}
+
+
+def test_a_flood_of_foreign_changes_counts_as_a_reason_to_look(gate: Gate, net: World) -> None:
+    """When notices are lost, the answer is "look", not silence."""
+    gate.install()
+    gate.watch()
+    rules = "".join(
+        f"add rule ip big c ip saddr 10.0.{i // 250}.{i % 250} drop\n" for i in range(3000)
+    )
+    subprocess.run(
+        ["ip", "netns", "exec", net.node, "nft", "-f", "-"],
+        input="add table ip big\nadd chain ip big c\n" + rules,
+        text=True,
+        check=True,
+    )
+    assert gate.drain()
+    assert gate.intact()
+    assert not gate.drain()
+
+
+def test_without_a_gate_errors_are_loud(gate: Gate) -> None:
+    """Closing or changing a gate that is not there fails; arming is refused."""
+    assert not gate.intact()
+    assert not gate.arm(LONG_MS, renewal=False)
+    with pytest.raises(FileNotFoundError):
+        gate.disarm()
+    with pytest.raises(FileNotFoundError):
+        gate.hold([VIRTUAL4])
+    gate.install()
+    gate.uninstall()
+    gate.uninstall()
+    assert not gate.intact()
+
+
+def test_operators_can_read_the_rules(gate: Gate, net: World) -> None:
+    """``nft list ruleset`` shows what is meant, and the remaining time."""
+    gate.install(VIRTUAL)
+    gate.arm(LONG_MS, renewal=False)
+    shown = in_node(net, "nft", "list", "ruleset")
+    assert "Leitwolf: virtual addresses answer only while" in shown
+    assert "ip daddr @managed jump destination" in shown
+    assert "arp saddr ip @held meta nfproto @run return" in shown
+    assert "elements = { ipv4 timeout 20s expires 1" in shown
+    assert VIRTUAL6 in shown
+
+
+def test_thousand_addresses(gate: Gate) -> None:
+    """The number of addresses is no limit in practice."""
+    addresses = {f"10.1.{i // 250}.{i % 250}" for i in range(1000)}
+    gate.install(addresses)
+    assert gate.managed() == gate.held() == addresses
+    gate.manage(remove=addresses)
+    assert gate.managed() == set()
+
+
+def test_works_for_an_ordinary_user_in_an_own_namespace() -> None:
+    """Without root, inside a user and network namespace of its own."""
+
+    def user() -> None:
+        support.become_nobody()
+        support.call("unshare", support.NEW_USER | support.NEW_NETWORK)
+        with Gate() as gate:
+            gate.install(VIRTUAL)
+            assert gate.intact()
+            assert gate.arm(LONG_MS, renewal=False)
+            assert gate.arm(LONG_MS, renewal=True)
+            assert gate.managed() == set(VIRTUAL)
+            gate.watch()
+            assert marked_addresses() == []
+
+    support.in_child(user)
+
+
+def test_arming_is_quick(gate: Gate) -> None:
+    """Renewals take far less than a millisecond, with a thousand addresses too."""
+    gate.install(f"10.1.{i // 250}.{i % 250}" for i in range(1000))
+    gate.arm(LONG_MS, renewal=False)
+    times = []
+    for _ in range(300):
+        begun = time.perf_counter()
+        assert gate.arm(LONG_MS, renewal=True)
+        times.append(time.perf_counter() - begun)
+    median = sorted(times)[150]
+    print(f"arm p50 {median * 1e6:.0f} us")
+    assert median < 0.02
