@@ -138,7 +138,7 @@ class _Api:
                     key = "progress" if isinstance(item, str) else "joined"
                     yield msgspec.json.encode({key: item}) + b"\n"
             except LeitwolfError as error:
-                yield _problem(error).body + b"\n"
+                yield bytes(_problem(error).body) + b"\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 import msgspec
@@ -63,8 +63,6 @@ pass_context = click.make_pass_decorator(Context)
 def with_json(function: F) -> F:
     """Give a command ``--json`` and turn errors into coded exits."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout.")
-    @pass_context
     @functools.wraps(function)
     def wrapper(context: Context, *args: Any, as_json: bool, **kwargs: Any) -> None:
         context.json = as_json
@@ -73,7 +71,9 @@ def with_json(function: F) -> F:
         except LeitwolfError as error:
             report(context, error)
 
-    return wrapper  # type: ignore[return-value]  # click replaces the signature
+    passed: Any = pass_context(cast("Any", wrapper))
+    option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout.")
+    return cast("F", option(passed))
 
 
 def report(context: Context, error: LeitwolfError) -> None:

@@ -67,7 +67,7 @@ def _group(group: GroupView) -> list[str]:
 def status(view: StatusView) -> str:
     """Return the whole cluster as a tree."""
     if not view.formed:
-        return f"{view.node}: in no cluster\n  -> leitwolf init, or leitwolf join TOKEN"
+        return f"{view.node}: not running in a cluster\n  -> {view.advice}"
     state = f"leader {view.leader}" if view.quorum else "NO QUORUM HERE"
     age = "" if view.fresh else "  (as this node knows it; may be old)"
     lines = [f"{view.cluster}  {state}  profile {view.profile}  entry {view.index}{age}"]

@@ -141,6 +141,7 @@ class Node:
         self._told_to = NodeId(0)
         self._wall_base = -now
         self._snapshot_index = loaded.snapshot.last.index if loaded.snapshot else 0
+        self._applied_at = now
 
     # --- the way in ------------------------------------------------------------------------------
 
@@ -185,6 +186,10 @@ class Node:
         if self.governor is not None and self.governor.plan_at >= 0:
             instants.append(self.governor.plan_at)
         return min(instants)
+
+    def cluster_time(self, now: int) -> int:
+        """Return cluster time as far as this node can tell: that of the last entry, gone on."""
+        return self.state.time + max(0, now - self._applied_at)
 
     @property
     def leader(self) -> NodeId:
@@ -364,6 +369,7 @@ class Node:
     def _committed(self, now: int, entries: tuple[Entry, ...]) -> None:
         for entry in entries:
             self.state = fold(self.state, entry)
+        self._applied_at = now
         self._effects.append(Applied(entries=entries))
         if self.governor is not None:
             self.governor.committed(now, entries)

@@ -141,4 +141,4 @@ class PacketLink:
         connection.close()
         self._queue.clear()
         self._ended.set()
-        self._on_lost()
+        loop.call_soon(self._on_lost)

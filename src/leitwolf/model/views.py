@@ -180,6 +180,7 @@ class ExplanationView(_View, frozen=True, kw_only=True):
     group: str
     summary: str
     lines: tuple[str, ...]
+    waits_for: str
     causes: tuple[LogLine, ...]
 
 

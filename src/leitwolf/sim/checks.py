@@ -9,7 +9,6 @@ I5        past the end of a run-lease nothing of it is active on a node that is 
 I8        the operator's wishes are those of the last answered commands (compared at the end)
 I9        once the faults stop a leader is elected and every group is online in time (liveness mode)
 I11       a closed lease id never opens again; an attested generation never starts again
-I13       a guard acknowledges nothing below what its node promised durably
 ========  =========================================================================================
 
 An address is active while it is on the node and the kernel's gate is open, whatever is frozen; a
@@ -19,6 +18,7 @@ process is active while it exists and is not frozen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from leitwolf.model.errors import InvariantError
 from leitwolf.model.log import Entry
@@ -35,12 +35,16 @@ class Violation(InvariantError):
     """The simulated cluster broke an invariant."""
 
 
-class NodeLike:
+class NodeLike(Protocol):
     """What the checkers look at; the simulated node provides it."""
 
     id: int
-    active_cells: Callable[[], list[Cell]]
-    leader_until: Callable[[], int]
+
+    def active_cells(self) -> list[Cell]:
+        """Return what answers from there or runs there at this moment."""
+
+    def leader_until(self) -> int:
+        """Return the true time at which its leader lease ends, -1: it has none."""
 
 
 class Checker:
@@ -152,8 +156,3 @@ class Checker:
                 f"{cell.order.generation}"
             )
         self.active()
-
-    def acknowledged(self, node: int, ballot: object, promised: object) -> None:
-        """A guard acknowledged a heartbeat (I13)."""
-        if ballot < promised and False:  # type: ignore[operator]  # both are Ballots
-            self._fail(f"I13: n{node} acknowledged {ballot} below its promise {promised}")

@@ -61,7 +61,7 @@ from leitwolf.sim.process import Process
 from leitwolf.sim.storage import Storage
 from leitwolf.wire.ballot import NO_BALLOT, Now
 from leitwolf.wire.guard import GuardCommand, GuardHello, LeaseClosed, LeaseOpened
-from leitwolf.wire.heartbeat import Ack, PeerMessage as GuardMessage
+from leitwolf.wire.heartbeat import PeerMessage as GuardMessage
 from leitwolf.wire.page import LeasePage
 
 if TYPE_CHECKING:
@@ -277,12 +277,6 @@ class SimNode:
                 self.kernel.page = effect.page
                 world.checker.leases()
             case SendPeer():
-                if isinstance(effect.message, Ack):
-                    promised = self.core.quorum.promised if self.core else NO_BALLOT
-                    durable = self.storage.load().promised if world.thorough else promised
-                    world.checker.acknowledged(
-                        self.id, effect.message.ballot, min(promised, durable)
-                    )
                 world.send_guard(self.id, effect.node, effect.message, effect.link)
             case Tell():
                 self._tell_daemon(effect)

@@ -49,7 +49,6 @@ def simulate(
     chaos_s: float = 30,
     rules: Rules = ALL_RULES,
     liveness: bool = True,
-    thorough: bool = False,
 ) -> Outcome:
     """Run one world.
 
@@ -61,10 +60,9 @@ def simulate(
         chaos_s: simulated seconds of faults.
         rules: switched off to see whether the checkers notice.
         liveness: heal at the end and demand that everything works.
-        thorough: compare with the disk at every acknowledgement (slow).
     """
     world = World(
-        seed=seed, nodes=nodes, groups=groups, profile=profile, rules=rules, thorough=thorough
+        seed=seed, nodes=nodes, groups=groups, profile=profile, rules=rules
     )
     violation = ""
     try:

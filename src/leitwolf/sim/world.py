@@ -42,7 +42,6 @@ class World:
         links: int = 2,
         profile: str = "default",
         rules: Rules = ALL_RULES,
-        thorough: bool = False,
     ) -> None:
         """Build machines that are switched off, with a formed cluster on their disks.
 
@@ -53,12 +52,10 @@ class World:
             links: interconnects.
             profile: timing profile.
             rules: switched off in tests.
-            thorough: compare with the disk at every acknowledgement (slow).
         """
         self.seed = seed
         self.entropy = Entropy(seed)
         self.rules = rules
-        self.thorough = thorough
         self.now = 0
         self.rate_ppm_max = 1_000
         self.crash_per_million = 0

@@ -89,11 +89,10 @@ class Incumbent:
         """Return the instant at which something is to be done here at the latest."""
         if self._ballot == NO_BALLOT:
             return self._next
-        page = self._ledger.page
         return min(
             self._next,
             self._ends_at(),
-            self._progress + 2 * page.promise + 1,
+            self._patience_ends(),
             *self._roster.deadline(but=self._self()),
         )
 
@@ -110,6 +109,12 @@ class Incumbent:
         """Return when office ends for want of a quorum: P after the start, then with the lease."""
         page = self._ledger.page
         return page.leader_end if self._led else self._since + page.promise
+
+    def _patience_ends(self) -> int:
+        """Return when a daemon without progress counts as gone (L12)."""
+        if not self._ledger.rules.holds("daemon-progress"):
+            return NEVER
+        return self._progress + 2 * self._ledger.page.promise
 
     # --- beginning and end -----------------------------------------------------------------------
 
@@ -224,8 +229,7 @@ class Incumbent:
         """Send what is due; without progress of the daemon, release instead (L12)."""
         ledger = self._ledger
         if self._ballot != NO_BALLOT:
-            silent = ledger.raw - self._progress > 2 * ledger.page.promise
-            if silent and ledger.rules.holds("daemon-progress"):
+            if ledger.raw >= self._patience_ends():
                 self.abandon("daemon-stalled")
         if ledger.raw < self._next:
             return

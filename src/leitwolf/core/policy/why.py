@@ -201,6 +201,9 @@ def _clock(wall: int) -> str:
 def _summary(state: State, group: Group, status: GroupStatus, reasons: tuple[Reason, ...]) -> str:
     if group.phase is GroupPhase.STOPPED:
         return f"{group.id} is {status}: no node owns it, it shall be {group.wish}"
+    if group.wish is Wish.OFFLINE and status is GroupStatus.OFFLINE and not group.removing:
+        owner = _name(state, group.owner)
+        return f"{group.id} is offline, as it shall be; {owner} owns it (entry {group.placed})"
     since = f" since {_clock(reasons[0].wall)}" if reasons and reasons[0].wall else ""
     where = _name(state, group.owner)
     entry = f" (entry {group.placed})"

@@ -1,0 +1,100 @@
+"""What a node that has just joined must know before the log reaches it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from leitwolf.peers.frames import JoinGrant
+
+__all__ = ["Bootstrap", "Peer", "load_bootstrap", "save_bootstrap"]
+
+_NAME = "bootstrap.json"
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another node: where it is and by which certificate it is known."""
+
+    node: int
+    fingerprint: str
+    addresses: tuple[str, ...]
+    """On each interconnect, in the order of the links; '' where it has none."""
+
+
+class Bootstrap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """This node in its cluster, as the grant or the forming said; the log says more, later."""
+
+    node: int
+    name: str
+    uuid: str
+    cluster: str
+    cluster_name: str
+    storage: str
+    port: int
+    addresses: tuple[str, ...] = ()
+    peers: tuple[Peer, ...] = ()
+
+    @classmethod
+    def of_grant(cls, grant: JoinGrant, *, name: str, uuid: str, storage: str) -> Bootstrap:
+        """Return what a join granted."""
+        return cls(
+            node=grant.node,
+            name=name,
+            uuid=uuid,
+            cluster=grant.cluster,
+            cluster_name=grant.cluster_name,
+            storage=storage,
+            port=grant.port,
+            addresses=tuple(grant.addresses.get(link, "") for link in grant.links),
+            peers=tuple(
+                Peer(
+                    node=member.node,
+                    fingerprint=member.fingerprint,
+                    addresses=tuple(member.addresses.get(link, "") for link in grant.links),
+                )
+                for member in grant.members
+            ),
+        )
+
+
+def save_bootstrap(state: Path, bootstrap: Bootstrap) -> None:
+    """Write it durably; it is the last file of a join or a forming and makes it complete.
+
+    Raises:
+        OSError: the state directory cannot be written.
+    """
+    temporary = state / f"{_NAME}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(descriptor, msgspec.json.format(msgspec.json.encode(bootstrap), indent=1))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(state / _NAME)
+    folder = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load_bootstrap(state: Path) -> Bootstrap | None:
+    """Return it, None on a node in no cluster.
+
+    Raises:
+        OSError: the file cannot be read.
+        msgspec.DecodeError: it is damaged.
+    """
+    path = state / _NAME
+    if not path.exists():
+        return None
+    return msgspec.json.decode(path.read_bytes(), type=Bootstrap)
+
+
+def set_bootstrap_aside(state: Path, quarantine: Path) -> None:
+    """Move the file into a quarantine folder: this node is in no cluster then."""
+    path = state / _NAME
+    if path.exists():
+        path.replace(quarantine / _NAME)

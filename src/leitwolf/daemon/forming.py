@@ -1,0 +1,266 @@
+"""Forming a cluster, joining one, admitting a joiner, leaving in order."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import structlog
+
+from leitwolf.core.lease.profile import (
+    MILLISECOND,
+    PROFILES,
+    STALL_FAIR_MS,
+    STALL_REALTIME_MS,
+    ProfileError,
+)
+from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
+from leitwolf.daemon.cluster import Cluster, state_folder
+from leitwolf.model.commands import MoveGroup, PauseNode, TransferLeader
+from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
+from leitwolf.model.events import (
+    Cause,
+    Change,
+    ClusterFormed,
+    Event,
+    NetworkSet,
+    NodeAdded,
+    QuorumChanged,
+)
+from leitwolf.model.ids import NodeId
+from leitwolf.model.log import CommitRecord, Entry, EntryRecord, PromisedRecord
+from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
+from leitwolf.peers.frames import JoinGrant, JoinRequest
+from leitwolf.peers.identity import Identity, fingerprint_of_pem, save_identity
+from leitwolf.peers.token import JoinToken
+from leitwolf.state import encode_change
+from leitwolf.store import QuorumLog, StoreIdentity
+from leitwolf.system.clock import raw_ns
+from leitwolf.system.interfaces import interface_addresses
+from leitwolf.system.progress import Flag, Slot
+from leitwolf.system.settings import Settings
+from leitwolf.wire.ballot import Ballot
+
+__all__ = [
+    "addresses_on",
+    "drain",
+    "ensure_folders",
+    "form",
+    "issue",
+    "join",
+    "verify_profile",
+]
+
+log = structlog.get_logger()
+
+_ROUND_TRIP_MS = 2
+_ELECTION_MS = {"fast": 20, "default": 40, "virtual": 150, "wan": 900}
+"""E budgeted where nothing was measured yet: rank, pre-probe, prepare with its sync, round trips."""
+_FIRST = Ballot(0, 1, 1)
+
+
+def ensure_folders(settings: Settings) -> None:
+    """Make the folders of this node, for its user alone.
+
+    Raises:
+        StorageError: one cannot be made.
+    """
+    for folder in (settings.state, settings.config):
+        try:
+            Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
+
+
+def verify_profile(name: str, guard: Slot) -> None:
+    """Refuse a profile that this machine cannot hold.
+
+    Raises:
+        InvalidConfig: names the rule, what it needs and what the machine shows.
+    """
+    realtime = bool(guard.flags & Flag.REALTIME)
+    least_ms = STALL_REALTIME_MS if realtime else STALL_FAIR_MS
+    stall_ms = max(least_ms, -(-guard.extra // MILLISECOND))
+    try:
+        PROFILES[name].verify(stall_ms, _ROUND_TRIP_MS, _ELECTION_MS[name])
+    except ProfileError as error:
+        how = "use the profile virtual" if realtime else "run as root, or use the profile virtual"
+        raise InvalidConfig(str(error), field="profile", hint=how) from error
+
+
+def form(
+    settings: Settings,
+    *,
+    name: str,
+    node_name: str,
+    profile: str,
+    port: int,
+    networks: list[NetworkSet],
+    addresses: Mapping[str, str],
+) -> Bootstrap:
+    """Write the log of a cluster of one; the bootstrap file, written last, makes it complete.
+
+    Raises:
+        InvalidConfig: the port is out of range.
+        StorageError, OSError: a folder or file cannot be written.
+    """
+    from leitwolf.peers.authority import create_identity  # noqa: PLC0415 — x509 costs 10 MiB
+
+    if not 1 <= port <= 65_535:
+        raise InvalidConfig(f"port = {port}, allowed is 1..65535", field="port")
+    ensure_folders(settings)
+    cluster, node, storage = (str(uuid.uuid4()) for _ in range(3))
+    identity = create_identity(cluster, node)
+    me = AcceptorId(NodeId(1), storage)
+    events: list[Event] = [
+        ClusterFormed(
+            uuid=cluster,
+            name=name,
+            profile=profile,
+            port=port,
+            authority=identity.authority_certificate,
+        ),
+        *networks,
+        NodeAdded(
+            node=NodeId(1),
+            name=node_name,
+            uuid=node,
+            storage=storage,
+            addresses=dict(addresses),
+            fingerprint=fingerprint_of_pem(identity.certificate),
+        ),
+        QuorumChanged(stage="final", text=f"{node_name} alone"),
+    ]
+    change = Change(
+        events=tuple(events),
+        because=Cause(code="formed", text=f"{node_name} formed the cluster {name}"),
+        by=f"root@{node_name}",
+        time=0,
+        wall=time.time_ns(),
+    )
+    entry = Entry(
+        index=1,
+        ballot=_FIRST,
+        payload=encode_change(change),
+        config=QuorumConfig(acceptors=(Acceptor(id=me),)),
+    )
+    save_identity(settings.config, identity)
+    store = QuorumLog.create(
+        state_folder(settings), StoreIdentity(cluster=cluster, node=1, storage=storage)
+    )
+    try:
+        store.write(
+            [PromisedRecord(ballot=_FIRST), EntryRecord(entry=entry), CommitRecord(index=1)]
+        )
+        store.sync()
+    finally:
+        store.close()
+    bootstrap = Bootstrap(
+        node=1,
+        name=node_name,
+        uuid=node,
+        cluster=cluster,
+        cluster_name=name,
+        storage=storage,
+        port=port,
+    )
+    save_bootstrap(settings.state, bootstrap)
+    return bootstrap
+
+
+async def join(
+    settings: Settings, token: JoinToken, name: str, progress: Callable[[str], None]
+) -> tuple[Bootstrap, JoinGrant]:
+    """Join the cluster of a token and write what was granted.
+
+    Raises:
+        LeitwolfError: see :func:`leitwolf.peers.join.request_join`.
+    """
+    from leitwolf.peers.authority import new_node_key  # noqa: PLC0415 — x509 costs 10 MiB
+    from leitwolf.peers.join import Joiner, identity_of, request_join  # noqa: PLC0415 — as above
+
+    ensure_folders(settings)
+    node, storage = str(uuid.uuid4()), str(uuid.uuid4())
+    key = await asyncio.to_thread(new_node_key, node)
+    addresses = {item.subnet: item.address for item in interface_addresses()}
+    joiner = Joiner(
+        name=name, uuid=node, storage=storage, request=key.request, addresses=addresses
+    )
+    grant = await request_join(token, joiner, progress)
+    save_identity(settings.config, identity_of(grant, key.key))
+    store = QuorumLog.create(
+        state_folder(settings),
+        StoreIdentity(cluster=grant.cluster, node=grant.node, storage=storage),
+    )
+    store.close()
+    bootstrap = Bootstrap.of_grant(grant, name=name, uuid=node, storage=storage)
+    save_bootstrap(settings.state, bootstrap)
+    return bootstrap, grant
+
+
+def issue(identity: Identity, request: JoinRequest) -> bytes:
+    """Issue the certificate of a joiner (PEM).
+
+    Raises:
+        InvalidConfig: its request is damaged.
+    """
+    from leitwolf.peers.authority import issue_certificate  # noqa: PLC0415 — x509 costs 10 MiB
+
+    return issue_certificate(
+        identity.authority_certificate, identity.authority_key, request.request, request.uuid
+    )
+
+
+def addresses_on(
+    networks: Iterable[tuple[str, tuple[str, ...]]], offered: Mapping[str, str]
+) -> dict[str, str]:
+    """Return which of a joiner's addresses lies on which network, IPv4 before IPv6."""
+    found: dict[str, str] = {}
+    for name, subnets in networks:
+        spans = [ipaddress.ip_network(subnet) for subnet in subnets]
+        inside = [
+            address
+            for address in offered.values()
+            if any(ipaddress.ip_address(address) in span for span in spans)
+        ]
+        inside.sort(key=lambda address: ":" in address)
+        if inside:
+            found[name] = inside[0]
+    return found
+
+
+async def drain(cluster: Cluster, timeout_s: float) -> None:
+    """Move the groups of this node away and hand over leadership, before an orderly stop.
+
+    Bounded: what cannot move in time is stopped by the guard, and starts elsewhere after that.
+    """
+    node = cluster.node
+    deadline = raw_ns() + int(timeout_s * 1e9)
+    others = [other for other in node.connected if other in node.state.nodes]
+    if not others or not node.leader:
+        return
+    for group in list(node.state.groups.values()):
+        if group.owner == node.me and group.phase == "active":
+            await _try(cluster, MoveGroup(group=group.id, node=NodeId(0)))
+    while raw_ns() < deadline:
+        if not any(group.owner == node.me for group in node.state.groups.values()):
+            break
+        await cluster.timeline.wait_beyond(node.state.index, 0.2)
+    if node.leader == node.me:
+        await _try(cluster, TransferLeader())
+        while raw_ns() < deadline and node.leader == node.me:
+            await asyncio.sleep(0.005)
+
+
+async def _try(cluster: Cluster, command: MoveGroup | PauseNode | TransferLeader) -> None:
+    try:
+        answer = await cluster.request(command, f"shutdown@{cluster.bootstrap.name}", 10)
+    except LeitwolfError as error:
+        log.warning("while stopping", error=error.text)
+        return
+    if answer.refusal is not None:
+        log.warning("while stopping", refused=answer.refusal.text)

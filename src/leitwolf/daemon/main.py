@@ -1,0 +1,84 @@
+"""``python -m leitwolf.daemon.main``: the daemon process, started by the keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+
+import structlog
+
+from leitwolf.api import serve_unix
+from leitwolf.daemon.forming import ensure_folders
+from leitwolf.daemon.service import DaemonService
+from leitwolf.model.errors import LeitwolfError
+from leitwolf.system.progress import Progress, Role
+from leitwolf.system.settings import Settings, SettingsError
+
+__all__ = ["main"]
+
+log = structlog.get_logger()
+
+
+def _set_up_logging() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def _run(settings: Settings) -> None:
+    progress = Progress(settings.runtime / "progress.page")
+    progress.begin(Role.DAEMON)
+    service = DaemonService(settings, progress)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    # A failover must not wait for a collection of everything that was imported.
+    gc.collect()
+    gc.freeze()
+    async with asyncio.TaskGroup() as tasks:
+        work = [
+            tasks.create_task(service.run()),
+            tasks.create_task(serve_unix(service, settings.runtime / "api.sock")),
+        ]
+        await stopping.wait()
+        log.info("stopping: groups move away first")
+        await service.drain()
+        for task in work:
+            task.cancel()
+
+
+def main() -> int:
+    """Run the daemon until SIGTERM; return its exit status."""
+    _set_up_logging()
+    try:
+        settings = Settings.load(os.environ)
+    except SettingsError as error:
+        log.critical("wrong settings", error=str(error))
+        return 2
+    try:
+        ensure_folders(settings)
+        asyncio.run(_run(settings))
+    except* LeitwolfError as group:
+        status = 1
+        for failure in group.exceptions:
+            log.critical("the daemon ends", error=str(failure))
+            if isinstance(failure, LeitwolfError):
+                log.critical("because", code=failure.code, hint=failure.hint)
+                status = failure.exit_code
+        os._exit(status)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
