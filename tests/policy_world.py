@@ -16,6 +16,7 @@ UP = NodeView(leased=True, connected=True, away=False)
 AWAY = NodeView(leased=False, connected=False, away=True)
 DISCONNECTED = NodeView(leased=True, connected=False, away=False)
 WALL = 1_700_000_000 * SECOND
+_CODES = {"online-pending": "starting", "online": "started", "failed": "exited"}
 
 
 class World:
@@ -129,7 +130,7 @@ class World:
             generation=group.generation,
             attempt=resource.attempt if attempt < 0 else attempt,
             state=state,
-            code=code or {"online": "started", "failed": "exited"}.get(state, "stopped"),
+            code=code or _CODES.get(state, "stopped"),
             text=text,
         )
 

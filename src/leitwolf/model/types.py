@@ -201,7 +201,10 @@ def value_of(type_name: str, parameters: Mapping[str, str], name: str) -> str:
 
 
 def problems(type_name: str, parameters: Mapping[str, str]) -> list[Problem]:
-    """Return everything that is wrong with the parameters of a resource; [] when nothing is."""
+    """Return everything that is wrong with the parameters of a resource; [] when nothing is.
+
+    An empty value counts as not given.
+    """
     kind = TYPES.get(type_name)
     if kind is None:
         return [
@@ -221,7 +224,7 @@ def problems(type_name: str, parameters: Mapping[str, str]) -> list[Problem]:
             found.append(
                 Problem(code="unknown-parameter", field=name, text=text, hint=f"it has: {known}")
             )
-        elif wrong := _wrong(parameter, parameters[name]):
+        elif parameters[name] and (wrong := _wrong(parameter, parameters[name])):
             found.append(
                 Problem(
                     code="invalid-parameter",
@@ -251,13 +254,11 @@ def _short(value: str) -> str:
 
 
 def _wrong(parameter: Parameter, value: str) -> str:
-    """Return what is wrong with a value, '' when nothing is."""
+    """Return what is wrong with a value that is given, '' when nothing is."""
     if len(value.encode("utf-8", "surrogatepass")) > PARAMETER_BYTES_MAX:
         return f"longer than {PARAMETER_BYTES_MAX} bytes"
     if "\0" in value:
         return "holds a NUL character"
-    if not value:
-        return "is empty"
     return _KINDS[parameter.kind](parameter, value)
 
 
