@@ -30,7 +30,7 @@ class Heartbeat:
     incarnation: int
     """Random number of the sending guard process; acks that name another are dropped."""
     promise: int
-    """P: length of the promise asked for, in ns."""
+    """P: length of the promise asked for, in ns; 0: only the grant counts, and no answer."""
     released: bool
     """The owner released this ballot (L8): free the promise made to it, nothing is renewed."""
     grant: int

@@ -176,7 +176,7 @@ class LeaseMachine:
             case Heartbeat():
                 self._answer(sender, link, message)
             case Ack():
-                self._office.ack(sender, message)
+                self._office.ack(sender, link, message)
             case Outbid():
                 self._office.outbid(sender, message)
             case Probe():
@@ -193,7 +193,11 @@ class LeaseMachine:
         if message.released:
             self._acceptor.free(message.ballot)
             return
-        if not 0 < message.promise <= PROMISE_NS_MAX:
+        if not 0 <= message.promise <= PROMISE_NS_MAX:
+            return
+        if message.promise == 0:
+            if message.ballot == ledger.page.floor:
+                self._runlease.grant(message)
             return
         if not self._acceptor.renew(message.ballot, message.promise):
             ledger.emit(SendPeer(sender, Outbid(message.ballot, ledger.page.floor), link))

@@ -13,6 +13,10 @@ Theory of operation:
     ballot is held twice: its roster would be forgotten. The own run-lease lives on until its end,
     which is where the leader lease was, and the next leader may continue it.
 
+    A heartbeat can only echo the ack to the one before it, so what it grants is H older than
+    need be. Therefore every ack is followed by its grant at once: R then has to cover H once
+    between the death of a leader and the first grant of the next, as the profile counts it.
+
     A released ballot grants nothing and counts no ack from that moment on. The release is told
     to all every H until their promises would have ended anyway.
 
@@ -25,7 +29,7 @@ from __future__ import annotations
 from leitwolf.core.lease.acceptor import Acceptor
 from leitwolf.core.lease.effects import SendPeer
 from leitwolf.core.lease.ledger import NEVER, PROMISE_NS_MAX, LeaseError, Ledger
-from leitwolf.core.lease.roster import NO_GRANT, Member, Roster
+from leitwolf.core.lease.roster import NO_GRANT, Grant, Member, Roster, quorum_end
 from leitwolf.core.lease.runlease import RunLease
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, successor
 from leitwolf.wire.guard import (
@@ -36,29 +40,10 @@ from leitwolf.wire.guard import (
     OpenLease,
     Released,
     TakeOffice,
-    Votes,
 )
 from leitwolf.wire.heartbeat import Ack, Heartbeat, Outbid
 
-__all__ = ["Incumbent", "quorum_end"]
-
-
-def quorum_end(votes: Votes, ends: dict[int, int]) -> int:
-    """Return the latest instant up to which promises of a quorum run; 0: there is none.
-
-    Args:
-        votes: one active configuration; a quorum has 2 * sum of weights > total.
-        ends: end of the newest confirmed promise of each node; missing: none.
-    """
-    total = sum(votes.weights)
-    pairs = zip(votes.nodes, votes.weights, strict=True)
-    backing = sorted(((ends.get(node, 0), weight) for node, weight in pairs), reverse=True)
-    weight_sum = 0
-    for end, weight in backing:
-        weight_sum += weight
-        if 2 * weight_sum > total:
-            return end
-    return 0
+__all__ = ["Incumbent"]
 
 
 class Incumbent:
@@ -228,9 +213,8 @@ class Incumbent:
     def due(self) -> None:
         """Send what is due; without progress of the daemon, release instead (L12)."""
         ledger = self._ledger
-        if self._ballot != NO_BALLOT:
-            if ledger.raw >= self._patience_ends():
-                self.abandon("daemon-stalled")
+        if self._ballot != NO_BALLOT and ledger.raw >= self._patience_ends():
+            self.abandon("daemon-stalled")
         if ledger.raw < self._next:
             return
         if self._ballot != NO_BALLOT:
@@ -249,24 +233,10 @@ class Incumbent:
             self._acceptor.renew(ballot, page.promise)
         own.promise_end = max(own.promise_end, sent + ledger.held(page.promise))
         self._evaluate()
-        leading = self.leading or not ledger.rules.holds("grant-under-lease")
         for member in self._roster.members.values():
-            if member is own or only not in (None, member.node):
-                continue
-            grant = self._roster.grant(member) if leading else NO_GRANT
-            heartbeat = Heartbeat(
-                ballot=ballot,
-                sent=sent,
-                incarnation=ledger.incarnation,
-                promise=page.promise,
-                released=False,
-                grant=grant.grant,
-                opened=grant.opened,
-                run=grant.run,
-                echo=grant.echo,
-                echo_incarnation=grant.echo_incarnation,
-            )
-            ledger.emit(SendPeer(member.node, heartbeat))
+            if member is not own and only in (None, member.node):
+                grant = self._roster.grant(member) if self._may_grant() else NO_GRANT
+                self._send(member.node, ballot, grant, promise=page.promise)
 
     def _tell_released(self) -> None:
         ledger = self._ledger
@@ -276,20 +246,41 @@ class Incumbent:
             self._next = NEVER
             return
         self._next = ledger.raw + page.heartbeat
-        message = Heartbeat(
-            ballot=self._released,
+        for peer in configuration.peers:
+            self._send(peer.node, self._released, NO_GRANT, released=True)
+
+    def _send(
+        self,
+        node: int,
+        ballot: Ballot,
+        grant: Grant,
+        *,
+        promise: int = 0,
+        released: bool = False,
+        link: int = -1,
+    ) -> None:
+        ledger = self._ledger
+        heartbeat = Heartbeat(
+            ballot=ballot,
             sent=ledger.raw,
             incarnation=ledger.incarnation,
-            promise=page.promise,
-            released=True,
-            grant=0,
-            opened=0,
-            run=0,
-            echo=0,
-            echo_incarnation=0,
+            promise=promise,
+            released=released,
+            grant=grant.grant,
+            opened=grant.opened,
+            run=grant.run,
+            echo=grant.echo,
+            echo_incarnation=grant.echo_incarnation,
         )
-        for peer in configuration.peers:
-            ledger.emit(SendPeer(peer.node, message))
+        ledger.emit(SendPeer(node, heartbeat, link))
+
+    def _may_grant(self) -> bool:
+        return self.leading or not self._ledger.rules.holds("grant-under-lease")
+
+    def _grant_at_once(self, member: Member, link: int = -1) -> None:
+        """Grant what the newest ack of a node allows, without asking for another."""
+        if member.granting and not member.pending and member.sent > member.echoed:
+            self._send(member.node, self._ballot, self._roster.grant(member), link=link)
 
     # --- leader lease ----------------------------------------------------------------------------
 
@@ -321,7 +312,7 @@ class Incumbent:
 
     # --- messages and orders ---------------------------------------------------------------------
 
-    def ack(self, sender: int, message: Ack) -> None:
+    def ack(self, sender: int, link: int, message: Ack) -> None:
         """Count a confirmation of an own heartbeat of this office; drop everything else (L2)."""
         ledger = self._ledger
         member = self._roster.members.get(sender)
@@ -337,8 +328,14 @@ class Incumbent:
             return
         start = message.heartbeat_sent if ledger.rules.holds("lease-from-send") else ledger.raw
         member.promise_end = max(member.promise_end, start + ledger.held(message.promise))
+        led = self._may_grant()
         self._evaluate()
         self._roster.learn(member, message)
+        if led:
+            self._grant_at_once(member, link)
+        elif self._may_grant():
+            for other in self._roster.members.values():
+                self._grant_at_once(other)
 
     def outbid(self, sender: int, message: Outbid) -> None:
         """A node promised a higher ballot: this office cannot last."""

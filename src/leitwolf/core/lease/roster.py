@@ -31,13 +31,31 @@ from dataclasses import dataclass, field
 
 from leitwolf.core.lease.ledger import Ledger
 from leitwolf.wire.ballot import Ballot
-from leitwolf.wire.guard import NodeAway, NodeBack
+from leitwolf.wire.guard import NodeAway, NodeBack, Votes
 from leitwolf.wire.heartbeat import Ack
 
-__all__ = ["NO_GRANT", "Grant", "Member", "Roster"]
+__all__ = ["NO_GRANT", "Grant", "Member", "Roster", "quorum_end"]
 
 _INCARNATIONS_MAX = 8
 """Former incarnations of one guard that are remembered, to drop what they still have under way."""
+
+
+def quorum_end(votes: Votes, ends: dict[int, int]) -> int:
+    """Return the latest instant up to which promises of a quorum run; 0: there is none.
+
+    Args:
+        votes: one active configuration; a quorum has 2 * sum of weights > total.
+        ends: end of the newest confirmed promise of each node; missing: none.
+    """
+    total = sum(votes.weights)
+    pairs = zip(votes.nodes, votes.weights, strict=True)
+    backing = sorted(((ends.get(node, 0), weight) for node, weight in pairs), reverse=True)
+    weight_sum = 0
+    for end, weight in backing:
+        weight_sum += weight
+        if 2 * weight_sum > total:
+            return end
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,8 @@ class Member:
     sent: int = -1
     """``sent`` of the newest ack, by the node's clock."""
     received: int = 0
+    echoed: int = -1
+    """``sent`` of the ack from which it was granted last."""
     promise_end: int = 0
     """e of L2: end of the newest promise that it confirmed."""
     told: int | None = None
@@ -114,6 +134,7 @@ class Roster:
             return NO_GRANT
         if not member.excluded:
             member.horizon = max(member.horizon, member.received + self._wait())
+        member.echoed = member.sent
         return Grant(
             grant=member.lease,
             opened=member.index if member.pending else 0,
@@ -146,7 +167,7 @@ class Roster:
             return
         if restarted and member.incarnation is not None:
             member.former = [*member.former, member.incarnation][-_INCARNATIONS_MAX:]
-            member.sent = -1
+            member.sent = member.echoed = -1
         if ack.sent <= member.sent:
             return
         member.incarnation, member.sent, member.received = (
