@@ -210,6 +210,7 @@ class HostNode:
         ip("-n", self.namespace, "link", "set", "lo", "up")
         self.guard = FakeGuard(self.runtime / "guard.page")
         self.process: subprocess.Popen[bytes] | None = None
+        self.containment = "cgroup"
         self.daemons: list[FakeDaemon] = []
 
     def install_gate(self) -> None:
@@ -220,22 +221,38 @@ class HostNode:
 
         inside(self.namespace, install)
 
-    def start(self) -> FakeDaemon:
-        environment = os.environ | {
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
             "LEITWOLF_RUNTIME": str(self.runtime),
             "LEITWOLF_STATE": str(self.state),
             "LEITWOLF_CONFIG": str(self.state),
-            "LEITWOLF_CGROUP": str(self.cgroup),
-            "LEITWOLF_CONTAINMENT": "cgroup",
+            "LEITWOLF_CGROUP": str(self.cgroup) if self.containment == "cgroup" else "",
+            "LEITWOLF_CONTAINMENT": self.containment,
         }
-        self.process = subprocess.Popen(
-            [
-                "nsenter", f"--net=/run/netns/{self.namespace}",
-                sys.executable, "-m", "leitwolf.host.main",
-            ],
-            env=environment,
-        )  # fmt: skip
+
+    def command(self) -> list[str]:
+        network = f"--net=/run/netns/{self.namespace}"
+        return ["nsenter", network, sys.executable, "-m", "leitwolf.host.main"]
+
+    def start(self) -> FakeDaemon:
+        self.process = subprocess.Popen(self.command(), env=self.environment())
         return self.daemon()
+
+    def start_under_keeper(self) -> FakeDaemon:
+        """Start the host as the child of a process that reaps what it leaves."""
+        script = str(Path(__file__).with_name("host_keeper.py"))
+        self.process = subprocess.Popen(
+            [sys.executable, script, str(self.runtime / "keeper.sock"), *self.command()],
+            env=self.environment() | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+            stdin=subprocess.PIPE,
+        )
+        return self.daemon()
+
+    def tell_keeper(self, word: str) -> None:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n".encode())
+        self.process.stdin.flush()
 
     def daemon(self) -> FakeDaemon:
         daemon = FakeDaemon(self.runtime / "host.sock")
@@ -264,6 +281,9 @@ class HostNode:
         for daemon in self.daemons:
             daemon.close()
         if self.process is not None and self.process.poll() is None:
+            if self.process.stdin is not None:
+                self.process.stdin.close()  # ends the host, too
+                self.process.wait(PATIENCE_S)
             self.process.kill()
             self.process.wait()
         self.guard.stop()

@@ -150,6 +150,30 @@ def test_crashed_host_adopts(node: HostNode) -> None:
     assert report.state == "failed"
 
 
+def test_exit_status_of_the_adopted_is_known(node: HostNode) -> None:
+    """What the keeper reaped is asked for: with a host watching, and when none was there."""
+    node.start_under_keeper().send(
+        process_order("a", "/bin/sh -c 'trap \"exit 5\" USR1; while :; do sleep 0.01; done'")
+    )
+    node.daemons[-1].send(process_order("b", "sleep 1000"))
+    node.daemons[-1].state("a", "online")
+    node.daemons[-1].state("b", "online")
+    first, second = node.pid("a"), node.pid("b")
+    node.tell_keeper("kill")
+    with pytest.raises((AssertionError, ConnectionResetError)):
+        node.daemons[-1].receive()
+    os.kill(second, signal.SIGSEGV)
+    eventually(lambda: not alive(second))
+    node.tell_keeper("start")
+    daemon = node.daemon()
+    states = {one.resource: (one.state, one.text) for one in node.inventory.resources}
+    assert states["a"][0] == "online"
+    assert states["b"] == ("failed", "ended by signal 11 (while no host ran)")
+    os.kill(first, signal.SIGUSR1)
+    report = daemon.state("a", "failed")
+    assert (report.code, report.text) == ("exited", "exit code 5")
+
+
 def test_start_in_progress_goes_on_after_a_crash(node: HostNode) -> None:
     """A host that dies while a process becomes ready does not cost that process its life."""
     daemon = node.start()
@@ -351,3 +375,32 @@ def test_output_stays_bounded(node: HostNode) -> None:
     assert time.monotonic() >= before
     current = node.state / "output" / "srv.log"
     assert current.stat().st_size + old.stat().st_size <= 8192
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Iterator[HostNode]:
+    with host_node(tmp_path / "node") as made:
+        made.containment = "pidns"
+        yield made
+
+
+def test_pid_namespaces_contain_and_are_adopted(unprivileged: HostNode) -> None:
+    """With PID namespaces instead of cgroups: the same life, adoption and stop."""
+    node = unprivileged
+    daemon = node.start()
+    command = "/bin/sh -c 'sleep 1000 & exec sleep 2000'"
+    daemon.send(process_order("srv", command))
+    daemon.state("srv", "online")
+    pid = node.pid("srv")
+    node.crash()
+    daemon = node.start()
+    (report,) = node.inventory.resources
+    assert (report.state, report.code) == ("online", "adopted")
+    assert node.pid("srv") == pid
+    daemon.send(stop_order("srv"))
+    daemon.state("srv", "offline")
+    daemon.send(close_order())
+    daemon.attested()
+    assert not alive(pid)
+    daemon.send(process_order("srv", "/bin/sh -c 'exit 4'", generation=2))
+    assert daemon.state("srv", "failed").text == "exit code 4"

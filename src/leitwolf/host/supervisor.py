@@ -316,25 +316,26 @@ class Supervisor:
         A refusal that passes with the next heartbeat is no failure of the resource: it is killed
         all the same, and started anew when the lease permits it.
         """
+        reason = refused = ""
         for _ in range(STARTS_MAX):
             await self._wait_for_permission()
             self.dirty = True
-            reason = ""
+            refused = ""
             try:
                 await instance.start()
             except ResourceError as error:
                 if error.code != NOT_PERMITTED:
                     raise
-                reason = error.text
-            reason = reason or self._owner.permission.start(self.order.lease)
-            if not reason:
+                refused = error.text
+            reason = self._owner.permission.start(self.order.lease)
+            if not reason and not refused:
                 return instance
             instance.kill()
-            if reason not in _PASSING:
+            if reason and reason not in _PASSING:
                 break
             await instance.stop()
             instance = self._instance = self._make()
-        raise _not_permitted(reason)
+        raise _not_permitted(reason or refused)
 
     async def _wait_for_permission(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,113 @@
+"""The host sees to it that there is a keeper, and asks it how adopted processes ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leitwolf.host import keeper as subject
+from leitwolf.host.keeper import exit_status, watch_keeper
+from leitwolf.resources import ExitStatus
+from leitwolf.system.pidfd import start_time
+from leitwolf.system.progress import Role, Slot
+from leitwolf.wire.keeper import KEEPER, ExitAnswer, ExitQuery
+
+
+class Slots:
+    """The keeper's slot, as the test sets it."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.keeper = slot
+
+    def slot(self, role: Role) -> Slot:
+        assert role is Role.KEEPER
+        return self.keeper
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "REVIVE_AFTER_S", 0.01)
+    monkeypatch.setattr(subject, "_LOOK_S", 0.01)
+    monkeypatch.setattr(subject, "ANSWER_TIMEOUT_S", 0.2)
+
+
+def spawn() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+
+async def watched(slots: Slots, revived: asyncio.Event) -> asyncio.Task[None]:
+    task = asyncio.create_task(watch_keeper(slots, revived.set))  # type: ignore[arg-type]
+    await asyncio.sleep(0.05)
+    return task
+
+
+@pytest.mark.asyncio
+async def test_dead_keeper_is_revived() -> None:
+    """The keeper dies and no other takes its slot: one is started."""
+    child = spawn()
+    revived = asyncio.Event()
+    task = await watched(Slots(Slot(process=child.pid, started=start_time(child.pid))), revived)
+    assert not revived.is_set()
+    child.communicate()
+    await asyncio.wait_for(revived.wait(), 10)
+    task.cancel()
+
+
+@pytest.mark.asyncio
+async def test_new_keeper_needs_no_revival(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another keeper takes the slot in time: nothing is started."""
+    monkeypatch.setattr(subject, "REVIVE_AFTER_S", 0.3)
+    child = spawn()
+    slots, revived = Slots(Slot(process=child.pid, started=start_time(child.pid))), asyncio.Event()
+    task = await watched(slots, revived)
+    child.communicate()
+    slots.keeper = Slot(process=os.getpid(), started=start_time(os.getpid()))
+    await asyncio.sleep(0.5)
+    assert not revived.is_set()
+    task.cancel()
+
+
+@pytest.mark.asyncio
+async def test_host_by_hand_starts_no_keeper() -> None:
+    """No keeper was ever here: the host starts none."""
+    revived = asyncio.Event()
+    task = await watched(Slots(Slot()), revived)
+    assert not revived.is_set()
+    task.cancel()
+
+
+@pytest.mark.parametrize("mood", ["absent", "silent", "rubbish", "ignorant", "knowing"])
+@pytest.mark.asyncio
+async def test_status_is_known_or_unknown_in_time(tmp_path: Path, mood: str) -> None:
+    """Whatever the keeper does, there is an answer; only a knowing keeper's is a status."""
+    path = tmp_path / "keeper.sock"
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server.setblocking(False)
+    loop = asyncio.get_running_loop()
+    if mood != "absent":
+        server.bind(str(path))
+        server.listen()
+
+    async def serve() -> None:
+        client, _ = await loop.sock_accept(server)
+        with client:
+            question = KEEPER.decode(await loop.sock_recv(client, 256))
+            assert question == ExitQuery(17, 4)
+            if mood == "silent":
+                await asyncio.sleep(60)
+            known = mood == "knowing"
+            answer = ExitAnswer(17, known=known, code=3, signal=0)
+            await loop.sock_sendall(client, b"?" if mood == "rubbish" else KEEPER.encode(answer))
+
+    task = asyncio.create_task(serve())
+    status = await exit_status(path, 17, 4)
+    assert status == (ExitStatus(code=3) if mood == "knowing" else ExitStatus())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    server.close()
