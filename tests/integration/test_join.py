@@ -111,8 +111,10 @@ def grant_of(cluster: Cluster, request: JoinRequest) -> JoinGrant:
         links=("lan",),
         addresses={"lan": address(3, 0)},
         members=(
-            JoinedMember(node=1, name="one", addresses={}),
-            JoinedMember(node=2, name="two", addresses={"lan": address(2, 0)}),
+            JoinedMember(node=1, name="one", addresses={}, fingerprint="f" * 64),
+            JoinedMember(
+                node=2, name="two", addresses={"lan": address(2, 0)}, fingerprint="f" * 64
+            ),
         ),
     )
 

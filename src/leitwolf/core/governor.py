@@ -330,6 +330,8 @@ class Governor:
                 node.id
                 for node in leader.ahead.nodes.values()
                 if quorum.match(node.id) >= quorum.commit
+                # A vote that no guard renews would end the leader's own lease.
+                and leader.standing(node.id).leased
             ),
             away=frozenset(n for n, standing in leader.standings.items() if standing.away),
             joint_over=joint_over,

@@ -145,6 +145,8 @@ class JoinedMember(msgspec.Struct, frozen=True, kw_only=True):
     node: int
     name: str
     addresses: dict[str, str]
+    fingerprint: str
+    """SHA-256 of its certificate: by it the new node knows whom it talks to."""
 
 
 class JoinGrant(_Control, frozen=True, kw_only=True):
