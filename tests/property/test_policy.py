@@ -2,11 +2,13 @@
 
 Each node has a host, a runner and an applied state that may be behind the log. A node whose lease
 ends loses everything that it runs before the leader sees it as away, as the guards guarantee.
+A failing example names its seed.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from random import Random
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -150,6 +152,9 @@ class Cluster:
         self.machines = [Machine(self.world, number) for number in range(1, NODES + 1)]
         self.leases = NODES
         self.generations = dict.fromkeys(GROUPS, 0)
+        self.heal()
+        for name in GROUPS:
+            self.generations[name] = self.world.group(name).generation
 
     def step(self, kind: int, a: int, b: int) -> None:
         machine = self.machines[a % NODES]
@@ -178,7 +183,15 @@ class Cluster:
                 machine.runner = Runner()  # a new connection to the host: what runs is adopted
                 machine.queue.clear()
             case 11 if machine.lease:
-                self.world.see(machine.me, DISCONNECTED if b % 2 else UP)
+                self.world.see(machine.me, DISCONNECTED if b % 3 == 0 else UP)
+            case 12:
+                machine.apply(1_000)
+                machine.order()
+                for _ in range(b % 6):
+                    machine.execute()
+                    self.check()
+                machine.progress(b)
+                machine.tell()
             case _:
                 pass
 
@@ -262,20 +275,30 @@ class Cluster:
                 machine.tell()
 
 
-STEPS = st.lists(
-    st.tuples(st.integers(0, 11), st.integers(0, 11), st.integers(0, 999)), max_size=120
-)
+WEIGHTS = {0: 20, 1: 8, 2: 8, 3: 12, 4: 6, 5: 8, 6: 3, 7: 6, 8: 8, 9: 1, 10: 2, 11: 3, 12: 25}
+"""How often each kind of step is taken; histories of single small steps lead nowhere."""
+Steps = list[tuple[int, int, int]]
+
+
+def history(seed: int) -> Steps:
+    """Return the steps of a history; the seed decides everything."""
+    chance = Random(seed)
+    kinds = chance.choices(list(WEIGHTS), list(WEIGHTS.values()), k=chance.randrange(20, 250))
+    return [(kind, chance.randrange(12), chance.randrange(1_000)) for kind in kinds]
+
+
+SEEDS = st.integers(0, 2**32 - 1)
 QUICK = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 
 
 @QUICK
-@given(STEPS)
-def test_a_group_never_runs_twice_and_comes_back(steps: list[tuple[int, int, int]]) -> None:
+@given(SEEDS)
+def test_a_group_never_runs_twice_and_comes_back(seed: int) -> None:
     """Whatever happens in whatever order: one owner; and after healing everything is online."""
     cluster = Cluster()
-    for kind, a, b in steps:
+    for kind, a, b in history(seed):
         cluster.step(kind, a, b)
         cluster.check()
     cluster.heal()
@@ -291,11 +314,11 @@ def test_a_group_never_runs_twice_and_comes_back(steps: list[tuple[int, int, int
 
 
 @QUICK
-@given(STEPS, st.integers(0, 999))
-def test_every_prefix_of_a_plan_converges(steps: list[tuple[int, int, int]], cut: int) -> None:
+@given(SEEDS, st.integers(0, 999))
+def test_every_prefix_of_a_plan_converges(seed: int, cut: int) -> None:
     """A leader that dies in the middle of a plan leaves nothing that the next one cannot finish."""
     cluster = Cluster()
-    for kind, a, b in steps:
+    for kind, a, b in history(seed):
         cluster.step(kind, a, b)
     world = cluster.world
     found = world.plan().changes
@@ -313,11 +336,11 @@ def test_every_prefix_of_a_plan_converges(steps: list[tuple[int, int, int]], cut
 
 
 @QUICK
-@given(STEPS)
-def test_the_fold_is_the_same_everywhere(steps: list[tuple[int, int, int]]) -> None:
+@given(SEEDS)
+def test_the_fold_is_the_same_everywhere(seed: int) -> None:
     """Folding the encoded log anew gives the same state, to the hash, at every entry."""
     cluster = Cluster()
-    for kind, a, b in steps:
+    for kind, a, b in history(seed):
         cluster.step(kind, a, b)
     state, quorum = State(), cluster.world.state.quorum
     for index, change in cluster.world.log.items():

@@ -179,6 +179,14 @@ def test_every_node_that_is_not_chosen_has_its_reason() -> None:
     ]
 
 
+def test_a_node_that_is_away_takes_nothing_whatever_else_is_seen() -> None:
+    """Away is what the guard is certain of."""
+    world = World()
+    world.add("web")
+    world.see(1, NodeView(leased=True, connected=True, away=True))
+    assert candidates(world.state, world.group("web"), world.seen()).usable == (2, 3)
+
+
 # --- starting and reporting ----------------------------------------------------------------------
 
 
@@ -300,6 +308,17 @@ def test_each_node_is_visited_once_then_the_group_is_failed() -> None:
     assert (group.phase, group.owner, group.failed_at) == (GroupPhase.ACTIVE, 3, world.now)
     assert group.cause.code == "failover-threshold"
     assert group_status(world.state, WEB) is GroupStatus.FAILED
+
+
+def test_no_node_is_visited_twice_however_large_the_budget() -> None:
+    """A group that failed on every node is given up, not sent round in a circle."""
+    world = World(2)
+    world.online("web", failover_threshold=100)
+    fail_over(world)
+    assert world.group("web").owner == 2
+    fail_over(world)
+    assert (world.group("web").owner, world.group("web").failed_at) == (2, world.now)
+    assert world.group("web").cause.code == "no-other-node"
 
 
 def test_a_failed_group_is_tried_again_after_its_retry_period() -> None:

@@ -271,6 +271,48 @@ def test_new_parameters_restart_what_runs(host: Host) -> None:
     assert (start.attempt, start.parameters["command"]) == (1, "/bin/other")
 
 
+def test_new_parameters_of_a_provider_cycle_its_dependents(host: Host) -> None:
+    """What runs with the old parameters does not count as online any more."""
+    online(host)
+    host.world.do(
+        ChangeResource(resource=ResourceId("web-fs"), parameters={"command": "/bin/other"})
+    )
+    assert host.names() == ["stop web-app 1"]
+    host.report("web-app", OFFLINE)
+    assert host.names() == ["stop web-fs 1"]
+    host.report("web-fs", OFFLINE, attempt=0)
+    assert host.names() == ["start web-fs 1.1"]
+
+
+def test_a_late_report_answers_no_newer_order(host: Host) -> None:
+    """Attempt 0 failing once more says nothing about attempt 1."""
+    online(host)
+    host.report("web-app", FAILED)
+    host.log_shows()
+    assert host.names() == ["start web-app 1.1"]
+    host.report("web-app", FAILED, attempt=0)
+    assert host.names() == []
+
+
+def test_a_group_is_not_closed_while_a_removed_resource_of_it_runs(host: Host) -> None:
+    """The attest is about everything that ever ran under the generation."""
+    online(host)
+    name = ResourceId("web-app")
+    kept = host.inventory[name]
+    host.world.do(WishResource(resource=name, wish=Wish.OFFLINE))
+    host.report("web-app", OFFLINE)
+    host.log_shows()
+    host.world.do(RemoveResource(resource=name))
+    host.inventory[name] = kept
+    host.world.do(MoveGroup(group=WEB, node=NodeId(2)))
+    assert host.names() == ["stop web-app 1", "stop web-ip 1", "stop web-fs 1"]
+    host.report("web-ip", OFFLINE)
+    host.report("web-fs", OFFLINE)
+    assert host.names() == []
+    del host.inventory[name]
+    assert host.names() == ["close web 1"]
+
+
 def test_what_does_not_belong_here_is_stopped(host: Host) -> None:
     """Groups of other nodes, older generations and removed resources."""
     online(host)

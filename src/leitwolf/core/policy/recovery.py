@@ -427,7 +427,7 @@ def _drained(scene: Scene, group: Group) -> Step | None:
     leaving = owner.status is NodeStatus.LEAVING
     if not (owner.draining or leaving) or not scene.connected(owner.id):
         return None
-    found = scene.placement.choose(group, after=owner.id, leaving=owner.id)
+    found = scene.placement.choose(group, after=owner.id)
     if found.first == NO_NODE:
         return None
     text = f"{owner.name} {'leaves the cluster' if leaving else 'is being drained'}"

@@ -64,7 +64,7 @@ def order_key(name: str, *, group: bool = False) -> str:
     return f"group:{name}" if group else name
 
 
-def orders(  # noqa: PLR0917 - what a decision is made from
+def orders(
     state: State,
     me: NodeId,
     lease: int,
@@ -335,7 +335,7 @@ class Runner:
         """Orders that the host has not answered yet."""
         return self._ordered
 
-    def orders(  # noqa: PLR0917 - as above
+    def orders(
         self,
         state: State,
         me: NodeId,
