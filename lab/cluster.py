@@ -1,0 +1,204 @@
+"""The product in a world: starts real nodes, forms a cluster, and does to it what users do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from lab.world import World
+
+__all__ = ["ClusterError", "LabCluster", "is_leitwolf"]
+
+RUNTIME = "/run/leitwolf"
+_READY_S = 20.0
+
+
+class ClusterError(Exception):
+    """The cluster did not do what was asked; says what it answered."""
+
+
+def is_leitwolf(_: int, argv: list[str] | Any) -> bool:
+    """Return whether a process is one of Leitwolf's own (for partial freezes)."""
+    return any("leitwolf" in part for part in argv)
+
+
+class LabCluster:
+    """Leitwolf on the nodes of a world.
+
+    Args:
+        world: where; its nodes are switched on by :meth:`boot`.
+        profile: timing profile, '' for the best that the machine holds.
+    """
+
+    def __init__(self, world: World, profile: str = "") -> None:
+        self.world = world
+        self.profile = profile
+        self._logs: list[IO[bytes]] = []
+
+    # --- nodes -----------------------------------------------------------------------------------
+
+    def environment(self, node: str) -> dict[str, str]:
+        """Return the environment of a node: own directories, nothing of the real machine."""
+        folder = self.world.folder / node
+        source = Path(__file__).parents[1] / "src"
+        return {
+            "LEITWOLF_RUNTIME": RUNTIME,
+            "LEITWOLF_STATE": str(folder / "state"),
+            "LEITWOLF_CONFIG": str(folder / "config"),
+            "LEITWOLF_WATCHDOG": "none",
+            "LEITWOLF_FENCE": "namespace",
+            "PYTHONPATH": str(source),
+        }
+
+    def log_of(self, node: str) -> Path:
+        """Return where a node's processes write what they say."""
+        return self.world.folder / f"{node}.log"
+
+    def boot(self, node: str) -> None:
+        """Switch a node on and start Leitwolf there."""
+        self.world.start(node)
+        self.run(node)
+
+    def run(self, node: str) -> None:
+        """Start Leitwolf on a node that is on."""
+        output = self.log_of(node).open("ab")
+        self._logs.append(output)
+        self.world.spawn(
+            node,
+            [sys.executable, "-m", "leitwolf.cli", "run"],
+            env=self.environment(node),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+
+    def close(self) -> None:
+        """Close what this object opened; the nodes end with their world."""
+        for output in self._logs:
+            output.close()
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def ask(self, node: str, *arguments: str, timeout_s: float = 60) -> Any:
+        """Run a ``leitwolf`` command with ``--json`` on a node and return what it says.
+
+        Raises:
+            ClusterError: it failed; has its text.
+        """
+        done = self.command(node, *arguments, "--json", timeout_s=timeout_s)
+        if done.returncode not in (0, 6, 10):
+            raise ClusterError(f"leitwolf {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        try:
+            return json.loads(done.stdout)
+        except json.JSONDecodeError as error:
+            raise ClusterError(f"leitwolf {' '.join(arguments)}: {done.stdout!r}") from error
+
+    def command(
+        self, node: str, *arguments: str, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a ``leitwolf`` command on a node as a user would."""
+        process = self.world.spawn(
+            node,
+            [sys.executable, "-m", "leitwolf.cli", *arguments],
+            env=self.environment(node),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        output, errors = process.communicate(timeout=timeout_s)
+        return subprocess.CompletedProcess(list(arguments), process.returncode, output, errors)
+
+    def status(self, node: str) -> dict[str, Any]:
+        """Return the cluster as a node sees it."""
+        view: dict[str, Any] = self.ask(node, "status")
+        return view
+
+    # --- forming ---------------------------------------------------------------------------------
+
+    def form(self, progress: Callable[[str], None] = lambda _: None) -> None:
+        """Switch all nodes on, form a cluster on the first and join the others."""
+        for node in self.world.nodes:
+            self.boot(node)
+        first, *others = self.world.nodes
+        self._wait_daemon(first)
+        interconnects = [
+            f"--interconnect={network.name}"
+            for network in self.world.networks
+            if network.name.startswith("ic")
+        ]
+        options = [f"--profile={self.profile}"] if self.profile else []
+        setup = self.ask(first, "init", "--name=lab", *interconnects, "--client=client0", *options)
+        self.profile = setup["profile"]
+        progress(f"{first} formed the cluster, profile {self.profile}")
+        for node in others:
+            self._wait_daemon(node)
+            token = self.ask(first, "token")["token"]
+            self.command(node, "join", token)
+            progress(f"{node} joined")
+        self.wait(first, all_up(len(self.world.nodes)), "all nodes to be up")
+
+    def _wait_daemon(self, node: str) -> None:
+        deadline = time.monotonic() + _READY_S
+        while self.command(node, "status").returncode == 7:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{node} does not start:\n{self.log_of(node).read_text()}")
+            time.sleep(0.05)
+
+    def wait(
+        self,
+        node: str,
+        wanted: Callable[[dict[str, Any]], bool],
+        what: str,
+        timeout_s: float = 30,
+    ) -> dict[str, Any]:
+        """Wait until the status of a node is as wanted and return it.
+
+        Raises:
+            ClusterError: it is not in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                view = self.status(node)
+            except ClusterError as error:
+                view = {"error": str(error)}
+            if "error" not in view and wanted(view):
+                return view
+            if time.monotonic() > deadline:
+                raise ClusterError(f"waited {timeout_s:g} s for {what}: {json.dumps(view)}")
+            time.sleep(0.05)
+
+    def owner(self, group: str, nodes: Iterable[str] = ()) -> str:
+        """Return who owns a group by the first node that knows a leader, '' if nobody."""
+        for node in nodes or self.world.nodes:
+            if not self.world.pid(node):
+                continue
+            try:
+                view = self.status(node)
+            except ClusterError:
+                continue
+            if view["quorum"]:
+                for item in view["groups"]:
+                    if item["id"] == group:
+                        return str(item["owner"])
+        return ""
+
+
+def all_up(count: int) -> Callable[[dict[str, Any]], bool]:
+    """Return a condition: so many members are up and connected."""
+
+    def wanted(view: dict[str, Any]) -> bool:
+        good = [
+            node
+            for node in view["nodes"]
+            if node["up"] and node["connected"] and node["standing"] == "member"
+        ]
+        return view["quorum"] and len(good) == count
+
+    return wanted
