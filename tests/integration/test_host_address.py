@@ -113,6 +113,11 @@ def lan(tmp_path: Path) -> Iterator[Lan]:
             yield made
 
 
+def gate() -> tuple[set[str], set[str]]:
+    with Gate() as opened:
+        return opened.managed(), opened.held()
+
+
 def claims(heard: socket.socket, address: str, count: int) -> list[neighbour.Claim]:
     """Return the first ``count`` claims to an address that the neighbour hears."""
     found: list[neighbour.Claim] = []
@@ -141,16 +146,12 @@ def test_address_comes_and_goes(lan: Lan, address: str, prefix: int) -> None:
     (marked,) = inside(lan.namespace, marked_addresses)
     assert (marked.address, marked.prefix) == (address, prefix)
     assert lan.reaches(address)
+    assert inside(lan.namespace, gate) == ({address}, {address})
     daemon.send(stop_order("vip"))
     daemon.state("vip", "offline")
     assert not lan.has(address)
     daemon.send(close_order())
     daemon.attested()
-
-    def gate() -> tuple[set[str], set[str]]:
-        with Gate() as gate:
-            return gate.managed(), gate.held()
-
     assert inside(lan.namespace, gate) == (set(), set())
 
 

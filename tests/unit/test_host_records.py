@@ -7,11 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from leitwolf.host.permission import SLEPT_NS, Tenure, may_run
+from leitwolf.host.permission import SLEPT_NS, Permission, Tenure, may_run
 from leitwolf.host.records import Ledger, Record, Records
 from leitwolf.model.errors import InvariantError
 from leitwolf.model.ids import GroupId, ResourceId, ResourceState
 from leitwolf.model.observations import StartResource
+from leitwolf.system.clock import now
 from leitwolf.wire.ballot import Now
 from leitwolf.wire.page import LeasePage
 
@@ -97,6 +98,33 @@ def test_only_the_newest_host_is_in_office(tmp_path: Path) -> None:
     assert old.lasts()
     new.take()
     assert (old.lasts(), new.lasts()) == (False, True)
+
+
+class OnePage:
+    """A reader of a page that permits lease 7."""
+
+    def read(self) -> LeasePage:
+        instant = now()
+        return LeasePage(
+            lease=7,
+            lease_end=instant.raw + 10**12,
+            gate=True,
+            configured=True,
+            progress=instant.raw,
+            heartbeat=10**12,
+            drift=instant.boot - instant.raw,
+        )
+
+
+def test_replaced_host_starts_nothing(tmp_path: Path) -> None:
+    """What a dead host forked asks for its permission when another host is in office: refused."""
+    tenure = Tenure(tmp_path / "office")
+    tenure.take()
+    permission = Permission(OnePage(), tenure)  # type: ignore[arg-type]
+    assert (permission.start(7), permission.run(7)) == ("", "")
+    assert permission.start(8) == "other-lease"
+    Tenure(tmp_path / "office").take()
+    assert permission.start(7) == "host-replaced"
 
 
 PAGE = LeasePage(lease=7, lease_end=1_000_000_000, gate=True, drift=50)

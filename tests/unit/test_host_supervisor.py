@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from leitwolf import resources
+from leitwolf.host import host as host_module
 from leitwolf.host import supervisor as subject
 from leitwolf.host.host import Host
 from leitwolf.host.records import Ledger, Record, Records
@@ -111,11 +112,6 @@ class FakeCells:
         return []
 
 
-class FakeNetwork:
-    def ours(self) -> list[Any]:
-        return []
-
-
 class Bench:
     """A host over the played type."""
 
@@ -128,7 +124,7 @@ class Bench:
         machine: Any = Machine(
             containment=FakeCells(),  # type: ignore[arg-type]
             gate=None,  # type: ignore[arg-type]
-            network=FakeNetwork,  # type: ignore[arg-type]
+            network=None,  # type: ignore[arg-type]
             output=folder,
             tasks=self.tasks,
             exit_status=None,  # type: ignore[arg-type]
@@ -160,6 +156,7 @@ class Bench:
 @pytest_asyncio.fixture
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setitem(resources.TYPES, "played", f"{__name__}:Played")
+    monkeypatch.setattr(host_module, "marked_addresses", list)
     monkeypatch.setattr(subject, "_PERMISSION_POLL_S", 0)
     made = Bench(tmp_path)
     yield made
@@ -298,8 +295,9 @@ async def test_new_attempt_stops_the_old_one_first(bench: Bench) -> None:
 
 @pytest.mark.asyncio
 async def test_old_orders_do_not_touch_a_newer_generation(bench: Bench) -> None:
-    """Start and stop of an older generation are answered with the state."""
+    """Start and stop of an older generation are answered with the state; its end is attested."""
     await bench.order(start(generation=5))
+    assert await bench.order(close(3)) == ["GroupAttested"]
     assert await bench.order(start(generation=4, attempt=9)) == ["online started"]
     assert await bench.order(stop(4)) == ["online started"]
     assert bench.world.runs

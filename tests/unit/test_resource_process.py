@@ -7,13 +7,20 @@ import os
 import signal
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 
 from leitwolf.model.errors import ResourceError
+from leitwolf.model.ids import GroupId, ResourceId
+from leitwolf.model.observations import StartResource
+from leitwolf.resources import NOT_PERMITTED, Surroundings
 from leitwolf.resources._checks import Endpoint, check_http, check_tcp, endpoint, web_address
 from leitwolf.resources._command import ProcessParameters, account, signal_number
 from leitwolf.resources._output import BoundedOutput
+from leitwolf.resources.process import Process
+from leitwolf.system.containment import SpawnRefused
 
 
 def test_parameters_have_the_defaults_of_the_model() -> None:
@@ -159,3 +166,34 @@ def test_output_of_a_fast_writer_keeps_its_end(tmp_path: Path) -> None:
 def test_removed_output_is_no_error(tmp_path: Path) -> None:
     """Somebody deletes the file: there is nothing to cut."""
     assert not BoundedOutput(tmp_path / "srv.log", 100).cut()
+
+
+class OneCell:
+    """A containment that starts nothing and asks for the permission as a child would."""
+
+    def empty(self, _cell: str) -> bool:
+        return True
+
+    def spawn(self, _cell: str, _argv: list[str], **given: Any) -> NoReturn:
+        if not given["permitted"]():
+            raise SpawnRefused
+        raise FileNotFoundError(2, "No such file or directory", "nothing")
+
+
+@pytest.mark.parametrize("reason", ["", "gate-closed"])
+@pytest.mark.asyncio
+async def test_child_asks_for_the_permission(tmp_path: Path, reason: str) -> None:
+    """The child between fork and exec reads the page; refused, it is no failure of the program."""
+    order = StartResource(
+        resource=ResourceId("r"), group=GroupId("g"), type="process",
+        parameters={"command": "nothing"}, lease=1, generation=1, attempt=1,
+    )  # fmt: skip
+    machine: Any = SimpleNamespace(containment=OneCell(), output=tmp_path)
+    surroundings = Surroundings(
+        order=order, machine=machine, memory={}, remember=lambda _: None,
+        permitted=lambda: reason, note=lambda _code, _text: None,
+    )  # fmt: skip
+    with pytest.raises(ResourceError if reason else FileNotFoundError) as caught:
+        await Process(surroundings).start()
+    if isinstance(caught.value, ResourceError):
+        assert caught.value.code == NOT_PERMITTED

@@ -16,6 +16,7 @@ in the way (code ``not-stopped``).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,8 +37,10 @@ from leitwolf.model.observations import (
     StartResource,
     StopResource,
 )
+from leitwolf.model.types import address_of
 from leitwolf.resources import Machine
 from leitwolf.resources.process import CHECK_CELL_SUFFIX, end_cell
+from leitwolf.system.rtnetlink import marked_addresses, remove_address
 
 __all__ = ["Host"]
 
@@ -115,14 +118,15 @@ class Host:
             if cell.removesuffix(CHECK_CELL_SUFFIX) not in known:
                 await end_cell(containment, cell)
         addresses = {
-            supervisor.order.parameters.get("address", "").partition("/")[0]
+            str(address.ip)
             for supervisor in self._supervisors.values()
+            if (address := address_of(supervisor.order.parameters)) is not None
         }
-        network = self.machine.network()
-        for address in network.ours():
-            if str(address.ip) not in addresses:
-                gate.hold(remove=[str(address.ip)])
-                network.remove(address)
+        for one in marked_addresses():
+            if one.address not in addresses:
+                with contextlib.suppress(FileNotFoundError):  # no gate: nothing to let go
+                    gate.hold(remove=[one.address])
+                remove_address(*one)
 
     # --- orders ----------------------------------------------------------------------------------
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -143,14 +145,6 @@ class Network:
             one.ours and one.address.ip == address.ip for one in rtnetlink.addresses(self._channel)
         )
 
-    def ours(self) -> list[Address]:
-        """Return all addresses that Leitwolf added.
-
-        Raises:
-            OSError: the kernel refused.
-        """
-        return [one.address for one in rtnetlink.addresses(self._channel) if one.ours]
-
     def on_change(self, listener: Callable[[Picture], None]) -> Callable[[], None]:
         """Call ``listener`` after changes of interfaces or addresses; returns how to end that."""
         self._changed.append(listener)
@@ -193,7 +187,7 @@ class Network:
                 self._arp.sendto(packet, destination)
             return
         if self._icmp is None:
-            return
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
         source = struct.pack("=16sI", address.ip.packed, link.index)
         with contextlib.suppress(PermissionError):  # the gate is shut: nobody shall be told
             self._icmp.sendmsg(
