@@ -101,6 +101,8 @@ class Disk:
     snapshot: Snapshot | None = None
     entries: list[Entry] = field(default_factory=list)
     commit: int = 0
+    hints: int = 0
+    """How many commit hints were written."""
 
     def write(self, record: Record) -> None:
         match record:
@@ -114,6 +116,7 @@ class Disk:
                 self.entries = [e for e in self.entries if e.index < record.index]
             case CommitRecord():
                 self.commit = record.index
+                self.hints += 1
 
     def save(self, effect: SaveSnapshot) -> None:
         self.snapshot = effect.snapshot

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 from tests.quorum_world import MS, PROMISE, World, configuration, identity
 
-from leitwolf.core.messages import TransferOffice
+from leitwolf.core.effects import AskGuard, Send
+from leitwolf.core.messages import Append, Prepare, TransferOffice
 from leitwolf.core.quorum import Behind, Role, SteppedDown, TransferFailed
 from leitwolf.model.errors import NotLeader
 from leitwolf.model.quorum import Acceptor, QuorumConfig
 from leitwolf.wire.ballot import Ballot
-from leitwolf.wire.guard import Fence, OfficeLost
+from leitwolf.wire.guard import Fence, Office, OfficeLost, Release, Released
 
 
 def three() -> World:
@@ -303,3 +304,60 @@ def test_a_quorum_elects_soon_after_every_kind_of_trouble(victim: int) -> None:
     assert {core.commit for core in world.cores.values()} == {keys.pop().index}
     world.check_logs()
     world.check_floors()
+
+
+def test_an_idle_leader_hears_of_a_higher_promise() -> None:
+    """L13 without any proposal: the node that cannot follow asks, and the leader goes above it."""
+    world = led(three())
+    stray = Ballot(0, 7, 3)
+    world.guards[3].page = replace(world.guards[3].page, floor=stray)
+    world.pass_time(4 * PROMISE)
+    assert world.leader() == 1
+    assert world.cores[1].ballot.round == 8
+    assert world.guards[3].page.renewed == world.cores[1].ballot
+
+
+def test_attempts_become_rarer() -> None:
+    """A node that finds no quorum asks at most about once per promise in the long run."""
+    world = three()
+    world.part(1)
+    world.part(2)
+    world.part(3)
+    world.pass_time(5 * PROMISE)
+    world.trace = []
+    asked = world.cores[1]._candidate._serial
+    world.pass_time(10 * PROMISE)
+    assert 3 <= world.cores[1]._candidate._serial - asked <= 10
+
+
+def test_an_office_that_nobody_wants_is_released() -> None:
+    """When the guard takes office for a campaign that is over it is told to give it up."""
+    world = led(three())
+    late = Ballot(0, 9, 2)
+    world.cores[2].guard(world.now, Office(late, ()))
+    assert world.cores[2].role == Role.FOLLOWER
+    assert world.cores[2].take_effects() == [AskGuard(command=Release(late))]
+
+
+def test_entries_go_before_the_call_to_take_over() -> None:
+    """What was proposed in the step of the release is sent first, so the successor has it."""
+    world = led(three())
+    core = world.cores[1]
+    core.transfer(world.now, 3)
+    world.settle(1)
+    core.propose(world.now, b"late")
+    core.guard(world.now, Released(core.ballot))
+    sent = [e.message for e in core.take_effects() if isinstance(e, Send) and e.node == 3]
+    assert [type(message) for message in sent] == [Append, TransferOffice]
+
+
+def test_a_promise_to_another_ends_following() -> None:
+    """After a promise to a candidate no leader is known until one is seen."""
+    world = led(three())
+    assert world.cores[3].leader == 1
+    world.crash(1)
+    key = world.cores[2].last_key
+    world.cores[3].receive(world.now, 2, Prepare(ballot=Ballot(0, 5, 2), key=key))
+    world.settle(3)
+    world.quiet()
+    assert world.cores[3].leader == 0

@@ -11,8 +11,10 @@ from tests.quorum_world import MS, PROMISE, World, acceptors, configuration, sna
 from leitwolf.core.effects import Send, Write
 from leitwolf.core.messages import Append, Appended, InstallSnapshot
 from leitwolf.core.quorum import Role, SteppedDown, leadership, log
+from leitwolf.core.quorum.outbox import Outbox
 from leitwolf.model.errors import Conflict, InvalidConfig, NotLeader
 from leitwolf.model.limits import APPENDS_IN_FLIGHT_MAX, COMMIT_HINT_ENTRIES
+from leitwolf.model.log import CommitRecord
 from leitwolf.model.quorum import QuorumConfig
 
 
@@ -178,10 +180,11 @@ def test_what_was_committed_survives_a_restart_of_all() -> None:
 def test_commit_hints_ride_on_writes() -> None:
     """Now and then a write carries the commit index; a restart begins there."""
     world = led()
-    for _ in range(3):
-        fill(world, COMMIT_HINT_ENTRIES)
+    for _ in range(3 * COMMIT_HINT_ENTRIES):
+        fill(world, 1)
         world.quiet()
     hint = world.disks[2].commit
+    assert world.disks[2].hints <= 3
     assert hint >= COMMIT_HINT_ENTRIES
     assert hint <= world.cores[2].commit
     world.crash(2)
@@ -361,3 +364,18 @@ def test_a_wiped_node_is_fed_from_the_start() -> None:
     world.quiet()
     assert world.cores[3].last_key == world.cores[1].last_key
     assert tuple(world.disks[3].entries) == world.cores[1].log
+
+
+def test_truncated_entries_are_not_durable_any_more() -> None:
+    """The durability of an entry ends with it; what replaces it counts from its own write."""
+    outbox = Outbox(last_index=3)
+    outbox.record(CommitRecord(index=1))
+    outbox.take(last_index=5)
+    outbox.truncated(2)
+    assert outbox.durable_index == 1
+    outbox.durable(1)
+    assert outbox.durable_index == 1, "the write under way held entries that are void"
+    outbox.record(CommitRecord(index=1))
+    outbox.take(last_index=4)
+    outbox.durable(2)
+    assert outbox.durable_index == 4

@@ -159,8 +159,6 @@ class Executor:
         The caller lets its error end the process; a sync is never retried.
         """
         self._failed = True
-        self._waiting.clear()
-        self._queue.clear()
 
     def _release_or_wait(self, effect: Send | AskGuard) -> None:
         check(effect.after <= self._submitted, f"waits for {effect.after}, never written")
