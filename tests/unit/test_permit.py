@@ -1,0 +1,50 @@
+"""When the host may start a resource."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from leitwolf.wire.page import LeasePage
+from leitwolf.wire.permit import may_start
+
+MS = 1_000_000
+OPEN = LeasePage(
+    lease=7,
+    gate=True,
+    lease_end=1_000 * MS,
+    kill=60 * MS,
+    heartbeat=50 * MS,
+    progress=900 * MS,
+    configured=True,
+)
+
+
+def test_open_gate_with_enough_time_left_permits() -> None:
+    """Up to K before the end, exclusively, while the guard makes progress."""
+    assert may_start(OPEN, 939 * MS, 7) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "raw_ms", "reason"),
+    [
+        ({"configured": False}, 910, "not-configured"),
+        ({"gate": False}, 910, "gate-closed"),
+        ({"lease": 0}, 910, "gate-closed"),
+        ({"lease": 8}, 910, "other-lease"),
+        ({}, 940, "lease-ending"),
+        ({"progress": 810 * MS}, 910, "guard-stalled"),
+    ],
+)
+def test_anything_else_refuses_with_its_reason(
+    change: dict[str, Any], raw_ms: int, reason: str
+) -> None:
+    """Each condition has its own code."""
+    assert may_start(replace(OPEN, **change), raw_ms * MS, 7) == reason
+
+
+def test_no_page_permits_nothing() -> None:
+    """A guard without memory has granted nothing."""
+    assert may_start(None, 1, 7) == "no-page"
