@@ -24,6 +24,7 @@ from leitwolf.model.observations import (
     StartResource,
     StopResource,
 )
+from leitwolf.state import SECOND
 
 WEB = GroupId("web")
 ONLINE, OFFLINE, FAILED = ResourceState.ONLINE, ResourceState.OFFLINE, ResourceState.FAILED
@@ -231,6 +232,49 @@ def test_a_resource_that_cannot_be_stopped_is_not_closed(host: Host) -> None:
     assert host.names() == ["close web 1"]
 
 
+def test_a_stop_that_fails_is_not_ordered_over_and_over(host: Host) -> None:
+    """Whatever the code of the failure; and what crosses the order does not answer it."""
+    online(host)
+    host.world.do(MoveGroup(group=WEB, node=NodeId(2)))
+    assert host.names() == ["stop web-app 1"]
+    for state, code in ((FAILED, "exited"), (STOPPING, "stopping"), (FAILED, "input-output")):
+        host.report("web-app", state, code=code)
+        assert "stop web-app 1" not in host.names()
+    host.report("web-fs", OFFLINE)
+    host.report("web-ip", OFFLINE)
+    assert host.names() == [], "not closed while something may run"
+    host.report("web-app", OFFLINE)
+    assert host.names() == ["close web 1"]
+
+
+def test_the_next_attempt_may_begin_after_a_stop_that_failed(host: Host) -> None:
+    """The host cleans up before it starts; the decision is the policy's."""
+    online(host)
+    host.report("web-ip", FAILED)
+    assert host.names() == ["stop web-app 1"]
+    host.report("web-app", FAILED, code="stop-timeout")
+    host.log_shows()
+    assert host.world.group("web").failed_at >= 0
+    host.world.now += 3_600 * SECOND
+    host.world.settle()
+    assert host.names() == ["start web-ip 1.1"]
+    host.report("web-ip", ONLINE)
+    host.log_shows()
+    assert host.names() == ["start web-app 1.1"]
+    assert host.names() == []
+
+
+def test_an_older_stop_does_not_hide_a_newer_generation(host: Host) -> None:
+    """A host that runs a newer generation answers an older stop with what it runs."""
+    online(host)
+    stray = host.inventory[ResourceId("web-app")]
+    host.inventory[ResourceId("web-app")] = replace(stray, generation=0)
+    assert host.names() == ["stop web-app 0"]
+    host.report("web-app", ONLINE)
+    host.world.do(WishGroup(group=WEB, wish=Wish.OFFLINE))
+    assert host.names() == ["stop web-app 1"]
+
+
 def test_a_restart_in_place_cycles_the_dependents(host: Host) -> None:
     """The dependents stop first, then the next attempt starts, then they come back."""
     online(host)
@@ -414,6 +458,18 @@ def test_what_the_host_does_not_know_is_told_as_offline(host: Host) -> None:
     assert host.world.resource("web-app").state is OFFLINE
     assert host.world.resource("web-app").cause.code == "not-running"
     assert host.names() == ["start web-app 1.0"]
+
+
+def test_an_answer_for_what_was_never_run_is_told(host: Host) -> None:
+    """A host that knows nothing of it answers a stop with attempt 0: it does not run."""
+    online(host)
+    host.report("web-app", FAILED)
+    host.log_shows()
+    host.report("web-app", ONLINE)
+    host.log_shows()
+    host.report("web-app", OFFLINE, attempt=0)
+    host.log_shows()
+    assert host.world.resource("web-app").state is OFFLINE
 
 
 def test_an_attempt_that_the_host_has_not_begun_is_no_difference(host: Host) -> None:

@@ -218,7 +218,8 @@ class _Scene:
         if isinstance(under_way, StartResource) and state not in _RUNNING:
             return ResourceState.ONLINE_PENDING
         if isinstance(under_way, StopResource) and state not in _STOPPING:
-            return ResourceState.OFFLINE_PENDING
+            newer = report is not None and report.generation > under_way.generation
+            return state if newer else ResourceState.OFFLINE_PENDING
         return state
 
     def _attempt(self, name: ResourceId) -> int:
@@ -229,7 +230,15 @@ class _Scene:
         return report.attempt if report else -1
 
     def _users_run(self, name: ResourceId) -> bool:
-        return any(self._state(user) in _RUNNING for user in self._dependents[name])
+        """Return whether something that needs it runs; one that cannot be stopped is past help."""
+        return any(self._runs(user) for user in self._dependents[name])
+
+    def _runs(self, name: ResourceId) -> bool:
+        report = self._reports.get(name)
+        failed = report is not None and report.state is ResourceState.FAILED
+        if failed and not isinstance(self._ordered.get(name), StartResource):
+            return False
+        return self._state(name) in _RUNNING
 
     # --- what is to be done ----------------------------------------------------------------------
 
@@ -258,12 +267,15 @@ class _Scene:
             return False
         if not all(provider in good for provider in resource.depends):
             return False
-        if state is ResourceState.FAILED:
-            return self._attempt(name) < resource.attempt
+        report = self._reports.get(name)
+        under_way = self._ordered.get(name)
+        if report is not None and report.state is ResourceState.FAILED:
+            begun = isinstance(under_way, StartResource)
+            return not begun and report.attempt < resource.attempt
         return (
             state is ResourceState.OFFLINE
             and self._attempt(name) <= resource.attempt
-            and not isinstance(self._ordered.get(name), StopResource)
+            and not isinstance(under_way, StopResource)
         )
 
     def _start(self, name: ResourceId, lease: int) -> list[HostOrder]:
@@ -298,7 +310,12 @@ def differences(
         if group.owner != me or group.phase is GroupPhase.STOPPED:
             continue
         report = inventory.get(resource.id)
-        if report is None or report.generation != group.generation:
+        unknown = report is None or report.generation != group.generation
+        if report is not None and report.attempt < resource.attempt:
+            # a host that answers for what it never ran; an attempt may be logged but not begun
+            begun = resource.state is not ResourceState.ONLINE_PENDING
+            unknown = unknown or (begun and report.state is ResourceState.OFFLINE)
+        if report is None or unknown:
             if resource.state is not ResourceState.OFFLINE:
                 reports.append(_absent(group, resource))
         elif report.attempt == resource.attempt and report.state is not resource.state:
@@ -360,17 +377,18 @@ class Runner:
         return found
 
     def reported(self, report: ResourceReport) -> None:
-        """Take in a report: an order that it answers is not waited for any more."""
+        """Take in a report: an order that it answers is not waited for any more.
+
+        A stop that failed stays ordered, so it is not ordered over and over: the host reports
+        offline when nothing is left after all.
+        """
         waiting = self._ordered.get(report.resource)
         answered = (
             isinstance(waiting, StartResource)
             and report.state is not ResourceState.OFFLINE
             and report.generation == waiting.generation
             and report.attempt == waiting.attempt
-        ) or (
-            isinstance(waiting, StopResource)
-            and (report.state in _STOPPING or report.state is ResourceState.FAILED)
-        )
+        ) or (isinstance(waiting, StopResource) and report.state is ResourceState.OFFLINE)
         if answered:
             del self._ordered[report.resource]
 
