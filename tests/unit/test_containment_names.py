@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,51 @@ def test_pid_namespaces_are_taken_when_asked_for(tmp_path: Path) -> None:
     found = find(Settings(runtime=tmp_path, cgroup=writable_cgroup(tmp_path), containment="pidns"))
     assert isinstance(found, PidNamespaceContainment)
     assert found.directory == tmp_path / "cells"
+
+
+def fake_delegation(tmp_path: Path, controllers: str) -> Path:
+    """Plain files where the kernel would have its own, for machines without the controller."""
+    base = writable_cgroup(tmp_path)
+    (base / "cgroup.procs").write_text("101\n102\n")
+    (base / "cgroup.controllers").write_text(controllers)
+    for path in (base, base / "leitwolf", base / "leitwolf.processes"):
+        path.mkdir(exist_ok=True)
+        (path / "cgroup.subtree_control").touch()
+        (path / "cgroup.procs").touch()
+    return base
+
+
+def test_own_processes_make_room_in_a_delegated_cgroup(tmp_path: Path) -> None:
+    """systemd's delegation: the node's processes move aside, then the controller is enabled."""
+    base = fake_delegation(tmp_path, "cpu pids\n")
+    try:
+        os.setxattr(base, "user.delegate", b"1")
+    except OSError as error:
+        pytest.skip(f"the temporary directory keeps no attributes: {error}")
+    CgroupContainment(base / "leitwolf").prepare()
+    assert (base / "leitwolf.processes" / "cgroup.procs").read_text() == "102"
+    assert (base / "cgroup.subtree_control").read_text() == "+pids"
+    assert (base / "leitwolf" / "cgroup.subtree_control").read_text() == "+pids"
+
+
+@pytest.mark.parametrize(("controllers", "enabled"), [("cpu pids\n", "+pids"), ("cpu\n", "")])
+def test_processes_of_others_stay_where_they_are(
+    tmp_path: Path, controllers: str, enabled: str
+) -> None:
+    """What was not delegated is not emptied; what is not there is not enabled."""
+    base = fake_delegation(tmp_path, controllers)
+    CgroupContainment(base / "leitwolf").prepare()
+    assert (base / "leitwolf.processes" / "cgroup.procs").read_text() == ""
+    assert (base / "cgroup.subtree_control").read_text() == enabled
+
+
+def test_closing_a_cell_forbids_forks_in_all_of_it(tmp_path: Path) -> None:
+    """Cgroups below the cell are closed as well; others stay open."""
+    root = tmp_path / "root"
+    for name in ("a.cell", "a.cell/inner", "b.cell"):
+        (root / name).mkdir(parents=True)
+        (root / name / "pids.max").write_text("m")
+    CgroupContainment(root).close("a")
+    assert (root / "a.cell/pids.max").read_text() == "0"
+    assert (root / "a.cell/inner/pids.max").read_text() == "0"
+    assert (root / "b.cell/pids.max").read_text() == "m"

@@ -242,9 +242,15 @@ def silence() -> None:
         os.close(nothing)
 
 
-def close_all_but(kept: set[int]) -> None:
-    """Close every descriptor of this process that is not kept."""
-    for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208  # numbers
+def close_all_but(kept: set[int], listing: str | int = "/proc/self/fd") -> None:
+    """Close every descriptor of this process that is not kept.
+
+    Args:
+        kept: stay open.
+        listing: the directory that lists them: its path, or a descriptor of it, for who has
+            another /proc by now.
+    """
+    for number in map(int, os.listdir(listing)):  # noqa: PTH208  # numbers
         if number not in kept:
             try:
                 os.close(number)

@@ -263,8 +263,8 @@ def _line(role: str, pid: int) -> str:
 
 def _guide(record: Path, program: Program, writing: int, permitted: Callable[[], bool]) -> NoReturn:
     """Make the cell and run the program in it."""
-    close_all_but({0, 1, 2, writing, program.output})
     # Read while /proc still shows this process.
+    listing = _descriptors()
     boot, own = _BOOT.read_text().strip(), _line(_GUIDE, os.getpid())
     outside = _namespace(os.getpid(), "user")
     life_reading, life_writing = os.pipe()
@@ -289,7 +289,7 @@ def _guide(record: Path, program: Program, writing: int, permitted: Callable[[],
     draft = record.with_suffix(".draft")
     draft.write_text(f"{boot}\n{_INIT} {init} {started}\n{own}")
     draft.replace(record)
-    _run(program, writing, permitted, life_writing)
+    _run(program, writing, permitted, listing, {life_writing})
 
 
 def _join(
@@ -300,7 +300,7 @@ def _join(
     permitted: Callable[[], bool],
 ) -> NoReturn:
     """Run the program in a cell that is there already."""
-    close_all_but({0, 1, 2, writing, program.output, init.descriptor})
+    listing = _descriptors()
     own = _line(_GUIDE, os.getpid())
     flags = {"user": _NEW_USER, "mnt": _NEW_MOUNTS, "pid": _NEW_PIDS}
     wanted = 0
@@ -315,12 +315,19 @@ def _join(
         _call("setns", init.descriptor, wanted)
 
     _attempt(writing, enter)
-    os.close(init.descriptor)
-    _run(program, writing, permitted, None)
+    _run(program, writing, permitted, listing, set())
+
+
+def _descriptors() -> int:
+    return os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _run(
-    program: Program, writing: int, permitted: Callable[[], bool], life_writing: int | None
+    program: Program,
+    writing: int,
+    permitted: Callable[[], bool],
+    listing: int,
+    life_writing: set[int],
 ) -> NoReturn:
     """Fork the program, pass signals on to it, and end as it ends.
 
@@ -333,12 +340,9 @@ def _run(
         report_failure(writing, Stage.ENTER, error.errno or errno.EPROTO, str(error))
         os._exit(1)
     if command == 0:
-        if life_writing is not None:
-            os.close(life_writing)
+        # The exec closes life_writing here, or the exit does.
         become(program, writing, lambda: None, permitted)
-    os.close(writing)
-    if program.output > 2:
-        os.close(program.output)
+    close_all_but({0, 1, 2, *life_writing}, listing)
     silence()
     os.setsid()
     while True:
