@@ -128,7 +128,7 @@ class SaveSnapshot(_Item, frozen=True, kw_only=True):
     position: int
     snapshot: Snapshot
     reset: bool
-    """The log before it is void as a whole (installed from the leader)."""
+    """The entries before it are void as a whole (installed from the leader); promises stay."""
 
 
 class Send(_Item, frozen=True, kw_only=True):
