@@ -295,7 +295,7 @@ def test_attested_generation_never_runs_again(node: HostNode) -> None:
     daemon.send(close_order(4))
     assert daemon.attested().generation == 4
     daemon.send(process_order("srv", "sleep 1000", generation=4, attempt=2))
-    assert daemon.note("srv", "generation-closed").state == "offline"
+    assert daemon.note("srv", "generation-closed").state == "failed"
     node.crash()
     daemon = node.start()
     assert node.inventory.closed == {"web": 4}

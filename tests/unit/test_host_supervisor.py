@@ -289,7 +289,9 @@ async def test_same_attempt_is_not_repeated(bench: Bench) -> None:
 async def test_new_attempt_stops_the_old_one_first(bench: Bench) -> None:
     """Two attempts never run side by side."""
     await bench.order(start())
-    assert await bench.order(start(attempt=2)) == [*STOPPED, *STARTED]
+    assert await bench.order(start(attempt=2)) == STARTED
+    assert bench.world.calls == ["start 1", "stop", "start 2"]
+    assert await bench.order(start(attempt=1)) == ["online started"]
     assert bench.world.calls == ["start 1", "stop", "start 2"]
 
 
@@ -327,8 +329,8 @@ async def test_wrong_parameters_fail_without_a_start(bench: Bench) -> None:
 async def test_closed_generation_never_starts(bench: Bench) -> None:
     """I11: refused after the attest, and while it is under way."""
     assert await bench.order(close(3)) == ["GroupAttested"]
-    assert await bench.order(start(generation=3)) == ["offline generation-closed"]
-    assert await bench.order(start(generation=2)) == ["offline generation-closed"]
+    assert await bench.order(start(generation=3)) == ["failed generation-closed"]
+    assert await bench.order(start(generation=2)) == ["failed generation-closed"]
     assert bench.world.calls == []
     assert await bench.order(start(generation=4)) == STARTED
     assert await bench.order(close(3)) == ["GroupAttested"]
@@ -367,12 +369,55 @@ async def test_what_survives_its_stop_is_never_attested(bench: Bench) -> None:
     assert await bench.order(stop()) == ["offline-pending stopping", "failed stop-timeout"]
     assert bench.records.load()[0].state == ResourceState.FAILED
     for _ in range(2):
-        told = await bench.order(close())
-        assert told == ["failed stop-timeout", "failed not-stopped"]
+        assert await bench.order(close()) == ["failed not-stopped"]
         assert bench.host.inventory().closed == {}
+    assert await bench.order(start(attempt=2)) == ["failed stop-timeout"]
     bench.world.stubborn = False
-    assert await bench.order(close()) == ["GroupAttested"]
+    assert await bench.order(close()) == [*STOPPED, "GroupAttested"]
     assert bench.records.load() == []
+
+
+@pytest.mark.asyncio
+async def test_late_end_answers_the_stop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be stopped is tried again; when it is gone, the ordered stop is answered."""
+    monkeypatch.setattr(subject, "STOP_AGAIN_S", 0)
+    bench.world.stubborn = True
+    await bench.order(start())
+    assert await bench.order(stop()) == ["offline-pending stopping", "failed stop-timeout"]
+    await bench.settle()
+    bench.reports.clear()
+    bench.world.stubborn = False
+    await bench.settle()
+    assert bench.told() == STOPPED
+
+
+@pytest.mark.asyncio
+async def test_late_end_of_a_failure_is_told(bench: Bench) -> None:
+    """Without an order to stop it stays failed, but no longer as one that cannot be stopped."""
+    bench.world.stubborn = True
+    await bench.order(start())
+    bench.reports.clear()
+    bench.world.fail.set()
+    await bench.settle()
+    assert bench.told() == ["failed broken", "failed stop-timeout"]
+    bench.world.stubborn = False
+    (supervisor,) = bench.host.supervisors
+    supervisor.clean()
+    await bench.settle()
+    assert bench.told()[2:] == ["failed cleaned"]
+    assert await bench.order(stop()) == STOPPED
+
+
+@pytest.mark.asyncio
+async def test_error_of_a_stop_has_its_own_code(bench: Bench) -> None:
+    """Whatever stopped the stop, its code says that the stop failed."""
+
+    async def refused() -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    bench.world.stop = refused
+    await bench.order(start())
+    assert (await bench.order(stop()))[-1] == "failed stop-failed"
 
 
 @pytest.mark.asyncio

@@ -7,7 +7,11 @@ Rules
   the start: killed at once (L7).
 - An order to stop interrupts a start; nothing else does, besides the end of the lease.
 - A resource that failed is cleaned up at once, without an order; a new start waits for that.
-- What could not be stopped keeps its record and its state ``failed``: its group is not attested.
+- What could not be stopped keeps its record and its state ``failed`` (code ``stop-...``): its group
+  is not attested. It is tried again every second; when a stop was ordered, ``offline`` follows
+  when nothing is left after all.
+- Each order to start is answered by a report of its generation and attempt that is not offline; one
+  that must not be done, by ``failed``.
 
 Theory of operation
 
@@ -43,6 +47,8 @@ ORDERS_WAITING_MAX = 16
 PERMISSION_WAIT_S = 0.5
 """How long a start waits for a lease that is just ending or a guard that is just stalled."""
 _PERMISSION_POLL_S = 0.005
+STOP_AGAIN_S = 1.0
+"""Pause before what could not be stopped is tried again."""
 STARTS_MAX = 3
 """Starts of one order that the end of a stall or of a lease undid."""
 _PASSING = ("lease-ending", "guard-stalled")
@@ -102,6 +108,9 @@ class Supervisor:
         self._watching: asyncio.Task[None] | None = None
         self._ended: tuple[str, str] | None = None
         """Why ``kill`` ended a start."""
+        self._stop_owed = False
+        """A stop was ordered and failed: it is to be answered by ``offline``."""
+        self._retry: asyncio.TimerHandle | None = None
 
     @property
     def resource(self) -> ResourceId:
@@ -255,13 +264,14 @@ class Supervisor:
         if order.generation <= self._owner.closing(order.group):
             self._refuse(order, "generation-closed", "this generation was attested here")
             return
-        now = (self.order.generation, self.order.attempt, self.order.lease)
-        asked = (order.generation, order.attempt, order.lease)
         if self.state is not ResourceState.OFFLINE:
-            if asked == now or order.generation < self.order.generation:
+            now = (self.order.generation, self.order.attempt)
+            asked = (order.generation, order.attempt)
+            if asked < now or (asked == now and order.lease == self.order.lease):
                 self._owner.report(self.current_report())
                 return
-            if self.dirty and not await self._end(self.order.generation):
+            if self.dirty and not await self._end(told=False):
+                self._refuse(order, self._code, self._text)
                 return
         self.order = order
         self._memory = {}
@@ -276,6 +286,7 @@ class Supervisor:
     async def _begin(self, *, fresh: bool) -> None:
         """Start the instance, or go on with a start, and follow it until it is online."""
         check(self._instance is not None, "nothing to start")
+        self._stop_owed = False
         if fresh:
             self._move(Happening.ORDERED_START, "starting", "")
         self._ended = None
@@ -353,7 +364,7 @@ class Supervisor:
                 lease=order.lease,
                 generation=order.generation,
                 attempt=order.attempt,
-                state=ResourceState.OFFLINE,
+                state=ResourceState.FAILED,
                 code=code,
                 text=text,
             )
@@ -400,28 +411,48 @@ class Supervisor:
         if self.state is ResourceState.OFFLINE or order.generation < self.order.generation:
             self._owner.report(self.current_report())
             return
-        await self._end(order.generation)
+        self._stop_owed = True
+        await self._end()
 
-    async def _end(self, generation: int) -> bool:
-        """Stop it; tell whether nothing is left."""
-        check(generation >= self.order.generation, "an older order stops a newer generation")
+    async def _end(self, *, told: bool = True) -> bool:
+        """Stop it; tell whether nothing is left. ``told``: the daemon asked for it."""
         self._unwatch()
         if not self._is_stopping():
-            self._move(Happening.ORDERED_STOP, "stopping", "")
+            self._move(Happening.ORDERED_STOP, "stopping", "", told=told)
         error = await self._stop_instance()
         if error is not None:
-            self._move(Happening.FAILED, *_reason(error))
+            self._move(Happening.FAILED, *_stop_failure(error), told=told)
+            self._try_again_later()
             return False
         self._instance = None
-        self._move(Happening.STOPPED, "stopped", "")
+        self._stop_owed = False
+        self._move(Happening.STOPPED, "stopped", "", told=told)
         return True
 
     async def _clean_up(self) -> None:
+        """End what is left of a failed resource; quietly, as long as nothing new is known."""
         if not self.dirty:
             return
         error = await self._stop_instance()
         if error is not None:
-            self._move(Happening.FAILED, *_reason(error))
+            self._note(*_stop_failure(error))
+            self._save()
+            self._try_again_later()
+        elif self._stop_owed:
+            await self._end()
+        elif self._code.startswith("stop-"):
+            self._note("cleaned", "nothing is left of it after all")
+            self._save()
+
+    def _try_again_later(self) -> None:
+        if self._retry is None:
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(STOP_AGAIN_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        if self.dirty and not self.busy:
+            self._push(_Clean())
 
     async def _stop_instance(self) -> Exception | None:
         """Stop the instance and ask the kernel whether nothing is left; None: nothing is."""
@@ -477,14 +508,15 @@ class Supervisor:
         self._code, self._text = code, text
         self._owner.report(self.current_report())
 
-    def _move(self, happening: Happening, code: str, text: str) -> None:
+    def _move(self, happening: Happening, code: str, text: str, *, told: bool = True) -> None:
         self.state = follow(self.state, happening)
         self._code, self._text = code, text
         if self.state is ResourceState.OFFLINE:
             self._owner.records.remove(self.resource)
         else:
             self._save()
-        self._owner.report(self.current_report())
+        if told:
+            self._owner.report(self.current_report())
 
     def _save(self) -> None:
         records = self._owner.records
@@ -502,6 +534,12 @@ class Supervisor:
 
 def _not_permitted(reason: str) -> ResourceError:
     return ResourceError(f"the lease does not permit it: {reason}", code="lease-over")
+
+
+def _stop_failure(error: BaseException) -> tuple[str, str]:
+    """Return code and text of a stop that failed; such codes begin with ``stop-``."""
+    code, text = _reason(error)
+    return (code, text) if code.startswith("stop-") else ("stop-failed", f"{code}: {text}")
 
 
 def _reason(error: BaseException) -> tuple[str, str]:
