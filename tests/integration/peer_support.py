@@ -56,7 +56,7 @@ def address(node: int, link: int) -> str:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110  # polls what callbacks leave behind
+        while not condition():  # polls what callbacks leave behind
             await asyncio.sleep(0.005)
 
 

@@ -214,6 +214,16 @@ async def test_token_of_another_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_authority_is_not_shown_to_callers_of_another_cluster(tmp_path: Path) -> None:
+    """A caller that does not name this cluster hears that, and nothing else."""
+    async with lone_server(tmp_path), Raw(None) as raw:
+        raw.send(frame(encode_control(JoinHello(cluster=str(uuid.uuid4())))))
+        answer = await raw.receive()
+        assert isinstance(answer, Rejected)
+        assert answer.reason.code == Code.TOKEN_FOREIGN
+
+
+@pytest.mark.asyncio
 async def test_secret_is_not_shown_to_another_authority(tmp_path: Path) -> None:
     """A node that claims the cluster but not its authority never hears the secret."""
     async with lone_server(tmp_path / "1") as (_, two):
@@ -383,13 +393,15 @@ def test_gate_bounds_joins_at_once_and_in_a_row() -> None:
 
 @pytest.mark.asyncio
 async def test_too_many_joins_are_told_to_wait(tmp_path: Path) -> None:
-    """Beyond the rate a caller hears join-busy, and members are not affected."""
-    async with lone_server(tmp_path) as (cluster, _):
+    """Beyond the rate a caller hears join-busy; callers that are gone do not count as under way."""
+    async with lone_server(tmp_path) as (cluster, two):
         answers = []
         for _ in range(21):
             async with Raw(None) as raw:
                 raw.send(frame(encode_control(JoinHello(cluster=cluster.uuid))))
                 answers.append(await raw.receive())
+            await until(lambda: two.network.gate._under_way == 0)
+        assert isinstance(answers[10], AuthorityShown)
         assert isinstance(answers[-1], Rejected)
         assert answers[-1].reason.code == Code.BUSY
 

@@ -40,6 +40,7 @@ from leitwolf.peers.frames import (
 from leitwolf.peers.identity import (
     joiner_context,
 )
+from leitwolf.peers.sockets import dialling_socket, listening_socket
 from leitwolf.peers.stream import Timing
 from leitwolf.wire.ballot import Ballot
 
@@ -200,21 +201,41 @@ async def test_links_come_and_go_by_configuration(tmp_path: Path) -> None:
         assert one.events[-1] == ("lost", 2)
 
 
+def test_sockets_of_both_families() -> None:
+    """IPv4 and IPv6: call from the own address, listen also where there is no address."""
+    for own, absent in (("127.0.0.1", "192.0.2.77"), ("::1", "2001:db8::77")):
+        listening_socket(absent, PORT).close()
+        with listening_socket(own, 0) as listener, dialling_socket(own) as caller:
+            caller.setblocking(True)
+            caller.connect((own, listener.getsockname()[1]))
+            listener.setblocking(True)
+            accepted, peer = listener.accept()
+            accepted.close()
+            assert peer[0] == own
+
+
+@pytest.mark.asyncio
+async def test_accepting_side_gives_up_a_link(tmp_path: Path) -> None:
+    """A link that only the accepting side dropped from its configuration carries nothing there."""
+    async with pair(tmp_path, links=2) as (one, two):
+        two.network.configure(("", address(2, 1)), {1: ("", address(1, 1))})
+        await until(lambda: two.network.links() == {1: (1,)})
+        await until(lambda: one.network.links() == {2: (1,)})
+
+
 @pytest.mark.asyncio
 async def test_taken_port_is_reported_and_waited_for(tmp_path: Path) -> None:
     """A port in use by another program is named, and taken over when it becomes free."""
     cluster = Cluster(tmp_path, 2)
     two = Daemon(cluster, 2)
     two.configure(2)
-    with socket.create_server((address(2, 0), PORT)):
-        async with running(two):
-            await until(lambda: address(2, 0) in two.network.listen_faults)
-            assert "in use" in two.network.listen_faults[address(2, 0)]
     one = Daemon(cluster, 1)
     one.configure(2)
-    two = Daemon(cluster, 2)
-    two.configure(2)
+    other = socket.create_server((address(2, 0), PORT))
     async with running(one, two):
+        with other:
+            await until(lambda: address(2, 0) in two.network.listen_faults)
+            assert "in use" in two.network.listen_faults[address(2, 0)]
         await until(one.network.connected)
         assert two.network.listen_faults == {}
 
@@ -259,6 +280,32 @@ async def test_evicted_node_is_told_and_nothing_else(tmp_path: Path) -> None:
         assert one.rejections[0][:2] == (2, Code.NOT_ADMITTED)
         assert one.events == two.events == []
         assert two.network.counters.rejected[Code.NOT_ADMITTED] >= 2
+
+
+@pytest.mark.asyncio
+async def test_node_that_is_no_peer_is_refused(tmp_path: Path) -> None:
+    """A node of the log that is not among the configured peers is not served."""
+    cluster = Cluster(tmp_path, 2)
+    one, two = Daemon(cluster, 1), Daemon(cluster, 2)
+    one.configure(2)
+    two.network.configure((address(2, 0),), {})
+    async with running(one, two):
+        await until(lambda: one.rejections)
+        assert one.rejections[0][:2] == (2, Code.NOT_ADMITTED)
+        assert one.events == two.events == []
+
+
+@pytest.mark.asyncio
+async def test_wrong_node_at_an_address_is_refused(tmp_path: Path) -> None:
+    """Who dials node 2 and reaches node 3 takes it for neither."""
+    cluster = Cluster(tmp_path, 3)
+    one, three = Daemon(cluster, 1), Daemon(cluster, 3)
+    one.network.configure((address(1, 0),), {2: (address(3, 0),), 3: ("",)})
+    three.configure(3)
+    async with running(one, three):
+        await until(lambda: three.rejections)
+        assert three.rejections[0][:2] == (1, Code.NOT_ADMITTED)
+        assert one.events == three.events == []
 
 
 @pytest.mark.asyncio
@@ -317,8 +364,9 @@ async def test_restored_state_is_locked_out(tmp_path: Path) -> None:
             await until(lambda: restored.rejections)
             assert restored.rejections[0][:2] == (1, Code.STATE_ROLLED_BACK)
             assert restored.events == []
+            await until(lambda: len(restored.rejections) >= 5)
             restored.promised = Ballot(1, 20, 2)
-            await until(lambda: len(restored.rejections) >= 3)
+            await until(lambda: len(restored.rejections) >= 7)
             assert restored.events == [], "what it forgot does not come back by promising anew"
 
 

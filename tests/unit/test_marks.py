@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from leitwolf.peers.frames import Code, Hello
 from leitwolf.peers.marks import Marks
 from leitwolf.wire.ballot import NO_KEY, Ballot, Key
@@ -11,6 +13,10 @@ B1, B2, B3 = Ballot(1, 1, 1), Ballot(1, 2, 2), Ballot(1, 3, 1)
 
 def hello(promised: Ballot, last: Key = NO_KEY, chain: bytes = b"", storage: str = "s") -> Hello:
     return Hello(cluster="c", node=2, storage=storage, promised=promised, last=last, chain=chain)
+
+
+def restarted(shown: Hello, session: bytes) -> Hello:
+    return msgspec.structs.replace(shown, session=session)
 
 
 def refused(marks: Marks, shown: Hello) -> bool:
@@ -89,19 +95,58 @@ def test_acknowledged_entry_leaves_no_stale_chain() -> None:
 
 
 def test_lock_out_is_for_good() -> None:
-    """A storage that forgot is not trusted again by promising anew; other storages are."""
+    """A storage that stays behind is not trusted again by promising anew; other storages are."""
     marks = Marks()
-    assert not refused(marks, hello(B2))
-    assert refused(marks, hello(B1))
-    assert refused(marks, hello(B3, Key(B3, 100)))
+    assert not refused(marks, restarted(hello(B2), b"1"))
+    for _ in range(5):
+        assert refused(marks, restarted(hello(B1), b"2"))
+    assert refused(marks, restarted(hello(B3, Key(B3, 100)), b"2"))
+    assert refused(marks, restarted(hello(B3, Key(B3, 100)), b"3"))
     assert not refused(marks, hello(B1, storage="new"))
+
+
+def test_overtaken_hello_of_the_same_daemon_is_accepted() -> None:
+    """A hello that a newer one or a reply of the same process overtook locks nobody out."""
+    marks = Marks()
+    assert not refused(marks, restarted(hello(B2, Key(B2, 9), b"a"), b"1"))
+    marks.note("s", B3, Key(B3, 12), held=12)
+    assert not refused(marks, restarted(hello(B1, Key(B1, 5)), b"1"))
+    assert refused(marks, restarted(hello(B2, Key(B2, 9), b"a"), b"2")), "marks did not sink"
+
+
+def test_leftover_of_a_dead_daemon_locks_nobody_out() -> None:
+    """A late hello of the process before the last restart is refused, the living one goes on."""
+    marks = Marks()
+    assert not refused(marks, restarted(hello(B3), b"new"))
+    for _ in range(2):
+        assert refused(marks, restarted(hello(B2), b"old"))
+    assert not refused(marks, restarted(hello(B3), b"new"))
+    assert not refused(marks, restarted(hello(B3), b"newer"))
+
+
+def test_overtaken_hello_lowers_no_mark() -> None:
+    """After an overtaken hello the higher entry still counts against the next process."""
+    marks = Marks()
+    assert not refused(marks, restarted(hello(B2, Key(B2, 12)), b"1"))
+    assert not refused(marks, restarted(hello(B2, Key(B2, 5)), b"1"))
+    assert refused(marks, restarted(hello(B2, Key(B2, 9)), b"2"))
+
+
+def test_leftovers_of_several_daemons_do_not_add_up() -> None:
+    """Only one and the same process that comes back is locked out."""
+    marks = Marks()
+    assert not refused(marks, restarted(hello(B3), b"new"))
+    for serial in range(10):
+        assert refused(marks, restarted(hello(B2), bytes([serial])))
+    assert not refused(marks, restarted(hello(B3), b"newer"))
 
 
 def test_forgetting_storages_that_left() -> None:
     """Only storages that are in the log are remembered."""
     marks = Marks()
     assert not refused(marks, hello(B2))
-    assert refused(marks, hello(B1))
+    for _ in range(5):
+        assert refused(marks, hello(B1))
     marks.forget({"s"})
     assert refused(marks, hello(B2))
     marks.forget(set())

@@ -97,6 +97,8 @@ class Hello(_Control, frozen=True, kw_only=True):
     last: Key
     chain: bytes
     """Head of the hash chain of the log at ``last``."""
+    session: bytes = b""
+    """Random number of the daemon process; the network fills it in."""
 
 
 class Welcome(_Control, frozen=True, kw_only=True):

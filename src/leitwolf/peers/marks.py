@@ -8,6 +8,10 @@ What is compared. A promised ballot never sinks. The last entry sinks only when 
 ballot truncates it, so under an unchanged promise it may not sink below an entry of that promise.
 Committed entries that a storage acknowledged are never truncated at all.
 
+Hellos overtake each other: on two links, or one of a daemon that died meanwhile. So a hello of the
+same daemon process as the one before is not compared (a running daemon forgets nothing), and the
+lock falls only when one process was refused several times, which no leftover of a dead one is.
+
 What this does not guarantee. The marks live in memory: a copy is not noticed by nodes that all
 restarted since.
 """
@@ -22,12 +26,19 @@ from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot, Key
 __all__ = ["Marks"]
 
 
+_LOCK_AFTER = 5
+"""Refusals of one process until its storage is locked out; above the links of any node."""
+
+
 @dataclass(slots=True)
 class _Mark:
     promised: Ballot = NO_BALLOT
     last: Key = NO_KEY
     chain: bytes = b""
     held: int = 0
+    session: bytes = b""
+    refused_session: bytes = b""
+    refused: int = 0
 
 
 class Marks:
@@ -55,8 +66,9 @@ class Marks:
     def examine(self, hello: Hello) -> Rejection | None:
         """Return why this hello cannot be of a storage that kept its promises; else note it."""
         mark = self._marks.setdefault(hello.storage, _Mark())
-        if hello.storage in self._locked or self._rolled_back(hello, mark):
-            self._locked.add(hello.storage)
+        same_process = bool(hello.session) and hello.session == mark.session
+        if hello.storage in self._locked or (not same_process and self._rolled_back(hello, mark)):
+            self._count_refusal(hello, mark)
             return Rejection(
                 code=Code.STATE_ROLLED_BACK,
                 text=(
@@ -66,9 +78,19 @@ class Marks:
                 ),
                 hint="its state directory was restored from a copy: evict the node and join again",
             )
+        mark.session = hello.session
         mark.promised = max(mark.promised, hello.promised)
-        mark.last, mark.chain = hello.last, hello.chain
+        if hello.last >= mark.last:
+            mark.last, mark.chain = hello.last, hello.chain
         return None
+
+    def _count_refusal(self, hello: Hello, mark: _Mark) -> None:
+        """Lock the storage out when the refused process comes back again and again."""
+        if hello.session != mark.refused_session:
+            mark.refused_session, mark.refused = hello.session, 0
+        mark.refused += 1
+        if mark.refused >= _LOCK_AFTER:
+            self._locked.add(hello.storage)
 
     def forget(self, storages_kept: set[str]) -> None:
         """Forget all storages but these (those in the log)."""

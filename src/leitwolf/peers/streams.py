@@ -16,12 +16,15 @@ may then arrive late. It arrives whole, unaltered, and from the node that sent i
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
+
+import msgspec
 
 from leitwolf.model.errors import ProtocolError, check
 from leitwolf.model.limits import PEER_FRAME_BYTES_MAX
@@ -120,6 +123,7 @@ class PeerNetwork:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._closing = False
+        self._session = os.urandom(8)
 
     # --- for the daemon --------------------------------------------------------------------------
 
@@ -189,7 +193,7 @@ class PeerNetwork:
 
     def own_hello(self) -> Hello:
         """Return the present hello of this node."""
-        return self._calls.hello()
+        return msgspec.structs.replace(self._calls.hello(), session=self._session)
 
     def judge(self, hello: Hello) -> Rejection | None:
         """Return why the peer with this hello is not served."""
