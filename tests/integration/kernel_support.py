@@ -167,12 +167,14 @@ def _ping(sender: socket.socket, address: str) -> bool:
     return _await(sender, lambda data: data[start] == reply and data[start + 4 :] == body)
 
 
+def _arp(own: bytes, operation: int, sender: str, target: str) -> bytes:
+    frame = b"\xff" * 6 + own + b"\x08\x06" + struct.pack(">HHBBH", 1, 0x800, 6, 4, operation)
+    return frame + own + socket.inet_aton(sender) + bytes(6) + socket.inet_aton(target)
+
+
 def _ask(sender: socket.socket, address: str) -> bool:
-    own = sender.getsockname()[4]
     wanted = socket.inet_aton(address)
-    packet = b"\xff" * 6 + own + b"\x08\x06" + struct.pack(">HHBBH", 1, 0x800, 6, 4, 1)
-    packet += own + socket.inet_aton(CLIENT4) + bytes(6) + wanted
-    sender.send(packet)
+    sender.send(_arp(sender.getsockname()[4], 1, CLIENT4, address))
     return _await(sender, lambda data: data[20:22] == b"\0\2" and data[28:32] == wanted)
 
 
@@ -183,6 +185,45 @@ def _solicit(sender: socket.socket, address: str) -> bool:
     )
     sender.sendto(struct.pack(">BBHI", 135, 0, 0, 0) + wanted, (group, 0))
     return _await(sender, lambda data: data[0] == 136 and data[8:24] == wanted)
+
+
+def _send_arp(net: World, operation: int, sender: str, target: str) -> None:
+    with (
+        inside(net.client),
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as packets,
+    ):
+        packets.bind(("eth0", 0x0806))
+        packets.send(_arp(packets.getsockname()[4], operation, sender, target))
+
+
+def announce_by_arp(net: World, address: str) -> None:
+    """Say that the client has an address, to a third one."""
+    _send_arp(net, 2, address, "192.0.2.77")
+
+
+def ask_by_arp(net: World, address: str) -> None:
+    """Ask who has an address."""
+    _send_arp(net, 1, CLIENT4, address)
+
+
+def _send_icmp6(net: World, kind: int, address: str) -> None:
+    with (
+        inside(net.client),
+        socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as packets,
+    ):
+        packets.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+        target = socket.inet_pton(socket.AF_INET6, address)
+        packets.sendto(struct.pack(">BBHI", kind, 0, 0, 0) + target, (OWN6, 0))
+
+
+def solicit(net: World, address: str) -> None:
+    """Ask the node's own address for the virtual one."""
+    _send_icmp6(net, 135, address)
+
+
+def advertise(net: World, address: str) -> None:
+    """Say to the node's own address that the client has the virtual one."""
+    _send_icmp6(net, 136, address)
 
 
 @contextlib.contextmanager

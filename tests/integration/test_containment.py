@@ -284,7 +284,9 @@ def test_permission_is_read_inside_the_cell(cells: Containment) -> None:
 def test_everything_in_the_cell_is_killed(cells: Containment, tmp_path: Path, script: str) -> None:
     """Trees that ignore signals, fork all the time, go to the background or are stopped."""
     output = tmp_path / "output"
-    child = start(cells, "a", f"(while :; do echo alive; sleep 0.05; done) & {script}", output)
+    child = start(
+        cells, "a", f"echo alive; (while :; do echo alive; sleep 0.05; done) & {script}", output
+    )
     support.eventually(lambda: len(cells.processes("a")) >= 3)
     time.sleep(0.2)
     assert not cells.empty("a")
@@ -323,6 +325,21 @@ def test_second_program_joins_the_cell(cells: Containment, tmp_path: Path) -> No
     assert not cells.empty("a")
     assert wait(second) == 6
     support.eventually(lambda: cells.empty("a"))
+
+
+def test_start_while_the_cell_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namespace that ends between looking and joining is replaced by a new one."""
+    cells = PidNamespaceContainment(tmp_path)
+    first = start(cells, "a", STUBBORN)
+    init = cells._init("a")
+    kill(cells, "a")
+    wait(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "_init", lambda _: init)
+        assert wait(start(cells, "a", "exit 5")) == 5
+    support.eventually(lambda: cells.empty("a"))
+    for number in range(10):
+        assert wait(start(cells, "a", f"exit {number}")) == number
 
 
 def test_cells_outlive_their_maker_and_are_adopted(cells: Containment) -> None:

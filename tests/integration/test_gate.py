@@ -138,6 +138,56 @@ def test_translated_packets_do_not_slip_through(
             receiver.recv(99)
 
 
+def test_a_shut_address_is_not_reached_by_translation_either(
+    gate: Gate, net: World, probes: dict[str, Probe]
+) -> None:
+    """Packets of the node to it are dropped before they could be sent elsewhere."""
+    in_node(
+        net,
+        "nft",
+        "add table ip nat; add chain ip nat out { type nat hook output priority -100; };"
+        f"add rule ip nat out udp dport 7 dnat to {support.CLIENT4}",
+    )
+    gate.install([VIRTUAL4])
+    with inside(net.node):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender:
+        # Otherwise the kernel takes the virtual address as the source too.
+        sender.bind((OWN4, 0))
+        with pytest.raises(PermissionError):
+            sender.sendto(b"shut", (VIRTUAL4, 7))
+        gate.arm(LONG_MS, renewal=False)
+        sender.sendto(b"armed", (VIRTUAL4, 7))
+
+
+@pytest.mark.parametrize(
+    ("table", "chain", "send"),
+    [
+        ("arp", "sender", support.announce_by_arp),
+        ("arp", "target", support.ask_by_arp),
+        ("ip6", "solicited", support.solicit),
+        ("ip6", "advertised", support.advertise),
+    ],
+)
+def test_resolution_is_dropped_where_the_address_stands(
+    gate: Gate,
+    net: World,
+    probes: dict[str, Probe],
+    table: str,
+    chain: str,
+    send: Callable[[World, str], None],
+) -> None:
+    """Sender and target of ARP, targets of neighbour discovery: each is looked at by itself."""
+
+    def dropped() -> bool:
+        return "packets 0 " not in in_node(net, "nft", "list", "chain", table, "leitwolf", chain)
+
+    gate.install(VIRTUAL)
+    assert not dropped()
+    send(net, VIRTUAL4 if table == "arp" else VIRTUAL6)
+    support.eventually(dropped)
+
+
 def test_frozen_node_falls_silent_and_cannot_come_back(
     net: World, gate: Gate, probes: dict[str, Probe]
 ) -> None:
@@ -267,6 +317,7 @@ def test_installing_again_replaces_everything(gate: Gate, probes: dict[str, Prob
         "delete table arp leitwolf",
         "flush chain ip leitwolf gate",
         "insert rule ip6 leitwolf gate accept",
+        "add rule ip6 leitwolf gate accept",
         "add table ip leitwolf { flags dormant; }",
         "delete chain ip leitwolf postrouting",
         "flush chain ip6 leitwolf source; add rule ip6 leitwolf source counter drop",

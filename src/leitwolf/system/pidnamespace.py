@@ -71,6 +71,8 @@ _PASSED_ON = (
 )
 _LAST_POLL_SECONDS: Final = 0.2
 """How often an init without children looks whether a program that joined is still there."""
+_ENDING_MS: Final = 1000
+"""How long an init may take from its last system call to its end."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _SHARED = ("user", "mnt", "pid")
 _INIT, _GUIDE = "init", "guide"
@@ -141,15 +143,19 @@ class PidNamespaceContainment:
         program = Program(argv, environment, directory, user, group, groups, output)
         record = self._record(cell)
         init = self._init(cell)
-        if init is None:
-            return fork_child(argv[0], lambda writing: _guide(record, program, writing, permitted))
-        try:
+        if init is not None:
             joined = init
-            return fork_child(
-                argv[0], lambda writing: _join(joined, record, program, writing, permitted)
-            )
-        finally:
-            init.close()
+            try:
+                return fork_child(
+                    argv[0], lambda writing: _join(joined, record, program, writing, permitted)
+                )
+            except OSError as error:
+                # The cell was about to end: so it can neither be entered nor forked in.
+                if error.errno not in (errno.ESRCH, errno.ENOMEM) or not init.wait(_ENDING_MS):
+                    raise
+            finally:
+                init.close()
+        return fork_child(argv[0], lambda writing: _guide(record, program, writing, permitted))
 
     def cells(self) -> list[str]:
         """Return the names of the recorded cells, ended ones included until they are removed."""
