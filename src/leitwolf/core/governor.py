@@ -334,6 +334,7 @@ class Governor:
                 and leader.standing(node.id).leased
             ),
             away=frozenset(n for n, standing in leader.standings.items() if standing.away),
+            connected=frozenset(quorum.connected | {leader.me}),
             joint_over=joint_over,
         )
         if step is not None:

@@ -142,6 +142,7 @@ class Node:
         self._wall_base = -now
         self._snapshot_index = loaded.snapshot.last.index if loaded.snapshot else 0
         self._applied_at = now
+        self._caught_up = False
 
     # --- the way in ------------------------------------------------------------------------------
 
@@ -392,7 +393,7 @@ class Node:
             self._tell_at = now + _REPEAT_NS
             return
         page = self._page()
-        if page is not None:
+        if page is not None and self._current():
             for order in self._runner.orders(
                 self.state,
                 self.me,
@@ -408,6 +409,17 @@ class Node:
             self._tell_leader(now)
         if now >= self._tell_at:
             self._tell_at = now + _REPEAT_NS
+
+    def _current(self) -> bool:
+        """Return whether the state is not older than what was committed when this daemon started.
+
+        After a start the fold reaches only to a hint. Until a live leader (or the own first entry)
+        shows where the log is, orders by it could stop what has been started since.
+        """
+        if not self._caught_up:
+            named = self.quorum.named_commit
+            self._caught_up = self.in_charge or 0 <= named <= self.state.index
+        return self._caught_up
 
     def _observe_self(self) -> None:
         if self.governor is not None and self._inventory is not None:

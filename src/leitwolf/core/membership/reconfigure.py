@@ -6,7 +6,8 @@ Rules:
 
 - One change at a time, after the leader's own first entry committed.
 - A learner is promoted when its log reaches the leader's commit index.
-- A node that leaves is first excluded at the guard and certainly away; only then it loses its vote.
+- A node that leaves is drained while it can be talked to, then excluded at the guard; only when it
+  is certainly away it loses its vote.
 - Final is appended only when every lease granted before joint was appended is over (L10): the
   waiting time is ``awaited(R)`` from the appending of joint.
 - Node ids are never used again, so an evicted node cannot be mistaken for a new one.
@@ -53,6 +54,7 @@ def next_step(
     *,
     caught_up: frozenset[NodeId],
     away: frozenset[NodeId],
+    connected: frozenset[NodeId],
     joint_over: bool,
 ) -> Step | None:
     """Return the next step, or None when nothing is to be done or something must be waited for.
@@ -62,6 +64,7 @@ def next_step(
         config: quorum configuration in force.
         caught_up: learners whose log reaches the commit index.
         away: nodes that certainly hold no run-lease.
+        connected: nodes whose daemon can be talked to: their groups move away in order.
         joint_over: the joint configuration is committed and its waiting time is over.
     """
     if config.former is not None:
@@ -75,6 +78,9 @@ def next_step(
         stale = tuple(a for a in config.acceptors if a.id.node == node.id and a.id != identity)
         if node.status == NodeStatus.LEAVING:
             if node.id not in away:
+                owns = any(group.owner == node.id for group in state.groups.values())
+                if owns and node.id in connected:
+                    continue  # the plan drains it first
                 return Step(kind="exclude", node=node.id, text=f"{node.name} leaves")
             rest = tuple(a for a in config.acceptors if a.id.node != node.id)
             if len(rest) < len(config.acceptors):

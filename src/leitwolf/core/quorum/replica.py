@@ -73,6 +73,7 @@ class Replica:
     def append(self, node: int, message: Append) -> None:
         """Take in entries of a ballot that was admitted and is followed."""
         standing, log = self._standing, self._standing.log
+        standing.named_commit = max(standing.named_commit, message.commit)
         previous = message.previous
         end = previous.index + len(message.entries)
         known = log.ballot_at(previous.index)

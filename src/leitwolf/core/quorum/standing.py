@@ -71,6 +71,8 @@ class Standing:
         covered = loaded.snapshot.last.index if loaded.snapshot else 0
         self.commit = max(covered, min(loaded.commit, self.log.last.index))
         self._hinted = self.commit
+        self.named_commit = -1
+        """Highest commit index that a live leader named since the start, -1: none did."""
 
     # --- configuration ---------------------------------------------------------------------------
 

@@ -82,6 +82,11 @@ class QuorumView:
         return self._standing.commit
 
     @property
+    def named_commit(self) -> int:
+        """Highest commit index that a live leader named since the start, -1: none did."""
+        return self._standing.named_commit
+
+    @property
     def last_key(self) -> Key:
         """Key of the last entry."""
         return self._standing.log.last
