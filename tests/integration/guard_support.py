@@ -110,7 +110,8 @@ class Node:
             watchdog="none",
             fence="namespace",
         )
-        self.environment = {**os.environ, **self.settings.environment()}
+        here = str(Path(__file__).resolve().parents[2])
+        self.environment = {**os.environ, **self.settings.environment(), "PYTHONPATH": here}
         self.init = subprocess.Popen(
             ["unshare", "--net", "--pid", "--mount-proc", "--fork", "--kill-child",
              sys.executable, "-c",

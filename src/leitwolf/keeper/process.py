@@ -75,7 +75,8 @@ class Keeper:
 
     Args:
         settings: of the node.
-        programs: command lines of daemon and host; tests replace them.
+        programs: command lines of daemon and host, and of this process (its program is replaced
+            by it); tests give others.
 
     Raises:
         KeeperRunning: there is one.
@@ -92,6 +93,7 @@ class Keeper:
             require_volatile(runtime)
         self._lock = _take_lock(runtime / "keeper.lock")
         self._programs = programs or {
+            Role.KEEPER: (sys.executable, "-m", "leitwolf.keeper.main"),
             Role.DAEMON: (sys.executable, "-m", "leitwolf.daemon.main"),
             Role.HOST: (sys.executable, "-m", "leitwolf.host.main"),
         }
@@ -304,8 +306,8 @@ class Keeper:
             environment[RELOAD_VARIABLE] = "1"
         # What comes before the new program listens waits for it instead of ending it.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        command = [sys.executable, "-m", "leitwolf.keeper.main"]
-        os.execve(sys.executable, command, environment)  # noqa: S606  # no shell is wanted
+        command = self._programs[Role.KEEPER]
+        os.execve(command[0], list(command), environment)  # noqa: S606  # no shell is wanted
 
     def _enter(self, phase: list[Role], now: int) -> None:
         """Go on to the next role to be stopped."""
