@@ -127,14 +127,18 @@ def main() -> None:
         Path(specification["cgroup"], "cgroup.procs").write_text(str(os.getpid()))
         flags |= CLONE_NEWCGROUP
     unshare(flags)
+    told, telling = os.pipe()
     child = os.fork()
     if child:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.close(specification["lifeline"])
         os.write(1, f"{child}\n".encode())
         os.close(1)
+        os.write(telling, b".")
         os.waitpid(child, 0)
         return
+    os.close(telling)
+    os.read(told, 1)  # the pid is said before "ready"
     furnish(specification)
     os.setsid()
     os.chdir("/")

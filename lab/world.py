@@ -141,8 +141,9 @@ class World:
 
     def _build(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PLACE))
-        self._lock = (self._folder / _LOCK).open("wb")
+        self._lock = (self._folder / f"{_LOCK}.new").open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        (self._folder / f"{_LOCK}.new").rename(self._folder / _LOCK)  # never seen unlocked
         self._keep.append(str(self._folder))
         self._lifeline = os.pipe()
         parent = _cgroup_parent()
@@ -178,9 +179,11 @@ class World:
     def _close(self) -> None:
         for machine in self._machines.values():
             if machine.pid:
-                _kill(machine)
+                _kill(machine, self._spawned)
         while self._spawned:
-            self._spawned.pop().wait()  # its machine is gone
+            process = self._spawned.pop()  # its machine is gone
+            process.kill()
+            process.wait()
         if self._switch is not None and self._switch.stdin and self._switch.stdout:
             self._switch.stdin.close()
             self._switch.stdout.close()
@@ -268,7 +271,7 @@ class World:
         at = time.monotonic_ns()
         if machine.pid:
             self._order("down", machine, list(machine.ports))
-            _kill(machine)
+            _kill(machine, self._spawned)
         return at
 
     def freeze(self, node: str, only: Only | None = None) -> int:
@@ -445,7 +448,7 @@ class World:
             first, second = output.readline(), output.readline()
         machine.pid = int(first or 0)
         if second != b"ready\n":
-            _kill(machine)
+            _kill(machine, self._spawned)
             raise LabUnavailable(f"Machine {machine.name} could not be made; see the error above.")
 
     def _ip(self, machine: str, lines: Sequence[str], *, force: bool = False) -> None:
@@ -483,8 +486,12 @@ def _stop(machine: _Machine, pid: int) -> None:
     machine.frozen[pid] = handle
 
 
-def _kill(machine: _Machine) -> None:
-    """Kill a machine's first process; the kernel kills all others with it. Waits for the end."""
+def _kill(machine: _Machine, entered: Sequence[subprocess.Popen[Any]]) -> None:
+    """Kill a machine's first process; the kernel kills all others with it. Waits for the end.
+
+    Who ``entered`` from outside has a parent outside, which must reap it before the machine ends;
+    that parent is nsenter, which may have stopped itself because its child was frozen.
+    """
     holder, machine.holder = machine.holder, None
     if holder is None:
         return
@@ -493,11 +500,22 @@ def _kill(machine: _Machine) -> None:
             os.kill(machine.pid, signal.SIGKILL)
     elif holder.poll() is None:
         holder.kill()
-    holder.wait()
+    while not _ended(holder):
+        for process in entered:
+            if process.poll() is None and state_of(process.pid) == "T":
+                process.send_signal(signal.SIGCONT)
     for handle in machine.frozen.values():
         os.close(handle)
     machine.frozen.clear()
     machine.pid = 0
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(timeout=0.1)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:

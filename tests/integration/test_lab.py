@@ -137,6 +137,32 @@ def test_files_survive_a_power_loss_and_memory_does_not(world: World) -> None:
     assert answers(world, "n1", world.address("n2", "ic0"))
 
 
+def test_nobody_hears_a_machine_die(world: World) -> None:
+    """A power loss ends connections in silence: no FIN, no RST, as the cables are dead first."""
+    listen = (
+        "import socket;s=socket.socket();s.bind(('0.0.0.0',7100));s.listen();"
+        "print('ready',flush=True);c,_=s.accept();c.recv(1)"
+    )
+    connect = (
+        f"import socket;s=socket.create_connection(('{world.address('n3')}',7100));"
+        "print('connected',flush=True);s.settimeout(0.5)\n"
+        "try: print(s.recv(1))\n"
+        "except TimeoutError: print('silence')\n"
+        "except OSError as e: print(e)"
+    )
+    python = [sys.executable, "-S", "-E", "-u", "-c"]
+    with world.spawn("n3", [*python, listen], stdout=subprocess.PIPE) as listener:
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == b"ready\n"
+        with world.spawn("client", [*python, connect], stdout=subprocess.PIPE) as connected:
+            assert connected.stdout is not None
+            assert connected.stdout.readline() == b"connected\n"
+            world.power_off("n3")
+            assert connected.stdout.read() == b"silence\n"
+    world.start("n3")
+    serve(world, "n3")
+
+
 def test_a_cut_cable_may_keep_its_carrier(world: World) -> None:
     """Blocked: frames stop, carrier stays. Down: the machine sees it. Other networks go on."""
 
