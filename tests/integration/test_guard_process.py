@@ -174,6 +174,22 @@ os.waitpid(child.pid, 0)
     assert node.run("pgrep", "-x", "sleep", check=False) == 1
 
 
+def test_an_error_that_nobody_foresaw_stops_everything(node: Node) -> None:
+    """A daemon that contradicts itself: the guard stops all, then ends; the next one attests."""
+    daemon = leading(node)
+    former = node.progress.slot(Role.GUARD).process
+    daemon.send(configuration(node=2))
+    assert node.started[0].wait(20) == 70
+    page = node.page()
+    assert page is not None
+    assert (page.lease, page.gate) == (LEASE, False)
+    assert not node.reachable()
+    start(node)
+    node.replaced(Role.GUARD, former)
+    eventually(lambda: (p := node.page()) is not None and p.lease_closed == LEASE)
+    assert "configured as node 2" in node.log()
+
+
 def test_sigterm_stops_everything_before_the_guard_ends(node: Node) -> None:
     """The keeper's order to stop: attested, address gone, exit code 0."""
     daemon = leading(node)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 
 from leitwolf.guard.process import GuardProcess
 from leitwolf.system.settings import Settings, SettingsError
@@ -28,6 +27,8 @@ def serve(settings: Settings, keeper: int) -> int:
     try:
         return GuardProcess(settings, keeper).run()
     except Exception:  # noqa: BLE001  # the process ends, with the reason where its starter sees it
+        import traceback  # noqa: PLC0415  # costs 7 ms, and almost never happens
+
         sys.stderr.write(f"leitwolf guard: {traceback.format_exc()}")
         return _EXIT_FAILED
 

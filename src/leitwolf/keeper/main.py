@@ -6,6 +6,7 @@ import os
 import sys
 
 from leitwolf.keeper.process import RELOAD_VARIABLE, Keeper, KeeperRunning
+from leitwolf.system.containment import ContainmentUnavailable
 from leitwolf.system.notify import VARIABLES
 from leitwolf.system.page import NotVolatile
 from leitwolf.system.settings import Settings, SettingsError
@@ -24,8 +25,8 @@ def run(settings: Settings) -> int:
         settings: of the node.
 
     Returns:
-        Exit code: 0 after an orderly stop, 2 when the runtime directory is none, 4 when another
-        keeper runs, 70 when the node could not prove that it stopped.
+        Exit code: 0 after an orderly stop, 2 when the settings do not fit the machine, 4 when
+        another keeper runs, 70 when the node could not prove that it stopped.
     """
     try:
         return Keeper(settings).run()
@@ -34,6 +35,9 @@ def run(settings: Settings) -> int:
         return _EXIT_CONFLICT
     except NotVolatile as error:
         sys.stderr.write(f"leitwolf: {error.code}: {error}\n")
+        return _EXIT_USAGE
+    except ContainmentUnavailable as error:
+        sys.stderr.write(f"leitwolf: containment-unavailable: {error}\n")
         return _EXIT_USAGE
 
 

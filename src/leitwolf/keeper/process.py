@@ -33,7 +33,7 @@ from leitwolf.guard import main as guard_main
 from leitwolf.keeper.children import Child, Limits
 from leitwolf.keeper.control import Control
 from leitwolf.keeper.reaper import Reaper
-from leitwolf.system import clock, realtime
+from leitwolf.system import clock, containment, realtime
 from leitwolf.system.notify import VARIABLES, Notifier
 from leitwolf.system.page import PageReader, require_volatile
 from leitwolf.system.progress import Flag, Progress, Role
@@ -80,6 +80,7 @@ class Keeper:
 
     Raises:
         KeeperRunning: there is one.
+        ContainmentUnavailable: what runs here could not be contained.
         OSError: the runtime directory cannot be used.
     """
 
@@ -91,6 +92,8 @@ class Keeper:
         runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
         if settings.volatile == "yes":
             require_volatile(runtime)
+        # Nothing may run where nothing can be killed; and guards are forked with it imported.
+        containment.find(settings)
         self._lock = _take_lock(runtime / "keeper.lock")
         self._programs = programs or {
             Role.KEEPER: (sys.executable, "-m", "leitwolf.keeper.main"),
