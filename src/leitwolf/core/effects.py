@@ -110,7 +110,18 @@ class Request(_Item, frozen=True, kw_only=True):
     wall: int
 
 
-Event = Tick | FromPeer | PeerUp | PeerLost | FromGuard | GuardLost | FromHost | HostLost | Durable | Request
+Event = (
+    Tick
+    | FromPeer
+    | PeerUp
+    | PeerLost
+    | FromGuard
+    | GuardLost
+    | FromHost
+    | HostLost
+    | Durable
+    | Request
+)
 
 # --- effects -------------------------------------------------------------------------------------
 

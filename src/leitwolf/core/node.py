@@ -285,9 +285,7 @@ class Node:
             answer = ForwardAnswer(id=forward.id, answer=Answer(refusal=refusal))
             self._effects.append(Send(node=origin, message=answer))
             return
-        request = Request(
-            id=forward.id, command=forward.command, by=forward.by, wall=forward.wall
-        )
+        request = Request(id=forward.id, command=forward.command, by=forward.by, wall=forward.wall)
         self._decide(now, forward.id, origin, request)
 
     def _decide(self, now: int, request_id: int, origin: NodeId, request: Request) -> None:
@@ -380,6 +378,7 @@ class Node:
         """Tell the guard who votes from the moment that a configuration is appended."""
         newest = self.governor.ahead if self.governor is not None else self.state
         configuration = guard_configuration(newest, self.quorum.config, self.me)
+        self.quorum.set_promise(PROFILES[newest.profile].promise)
         if configuration is not None and configuration != self._configured:
             self._configured = configuration
             self._ask(configuration)
@@ -423,9 +422,7 @@ class Node:
 
     def _observe_self(self) -> None:
         if self.governor is not None and self._inventory is not None:
-            seen = self._runner.differences(
-                self.state, self.me, self._inventory, self._attested
-            )
+            seen = self._runner.differences(self.state, self.me, self._inventory, self._attested)
             if seen is not None:
                 self.governor.observe(self.me, seen.reports)
 

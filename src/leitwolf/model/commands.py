@@ -25,6 +25,8 @@ __all__ = [
     "RemoveGroup",
     "RemoveResource",
     "SetNetwork",
+    "StopNode",
+    "TellRecord",
     "TransferLeader",
     "WishGroup",
     "WishResource",
@@ -147,6 +149,20 @@ class PauseNode(_Command, frozen=True, kw_only=True):
     drain: bool = True
 
 
+class StopNode(_Command, frozen=True, kw_only=True):
+    """From a node that is about to stop in order, or that goes on after all."""
+
+    node: NodeId
+    stopping: bool = True
+
+
+class TellRecord(_Command, frozen=True, kw_only=True):
+    """From a node that is back: what it did while it had no quorum."""
+
+    node: NodeId
+    lines: tuple[str, ...]
+
+
 class AddNode(_Command, frozen=True, kw_only=True):
     """Join: from the node that answered a join request; it becomes a learner, then a member."""
 
@@ -206,6 +222,8 @@ Command = (
     | RemoveResource
     | WishResource
     | PauseNode
+    | StopNode
+    | TellRecord
     | AddNode
     | EvictNode
     | IssueToken

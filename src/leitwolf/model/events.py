@@ -44,6 +44,7 @@ __all__ = [
     "NodePaused",
     "NodePromoted",
     "NodeRemoved",
+    "NodeStopping",
     "NodeUp",
     "NotChosen",
     "QuorumChanged",
@@ -122,6 +123,8 @@ class NodeAdded(_Event, frozen=True, kw_only=True):
     """Its address on each network, by network name."""
     fingerprint: str
     """SHA-256 of its certificate, hexadecimal."""
+    token: str = ""
+    """Digest of the join token that paid for it."""
 
 
 class NodePromoted(_Event, frozen=True, kw_only=True):
@@ -145,6 +148,14 @@ class NodePaused(_Event, frozen=True, kw_only=True):
     node: NodeId
     paused: bool
     drain: bool = False
+
+
+class NodeStopping(_Event, frozen=True, kw_only=True):
+    """The node is about to stop in order: its groups move away. Over when it is up anew."""
+
+    node: NodeId
+    stopping: bool = True
+    """False: it goes on after all."""
 
 
 class NodeLeaving(_Event, frozen=True, kw_only=True):
@@ -365,6 +376,7 @@ Event = (
     | NodePromoted
     | NodeChanged
     | NodePaused
+    | NodeStopping
     | NodeLeaving
     | NodeRemoved
     | NodeUp

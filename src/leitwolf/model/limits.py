@@ -51,5 +51,9 @@ COMMIT_HINT_ENTRIES = 32
 """Commits after which the next write carries a commit hint: cheap, and it dates corruption."""
 REQUESTS_PENDING_MAX = 4_096
 """Requests waiting for their commit; more are refused as overload."""
+RECORD_LINES_MAX = 64
+"""Lines of a local recorder in one entry; what is left follows in the next."""
+RECORD_LINE_BYTES_MAX = 512
+"""A line of the recorder has 256 bytes; its time is added to it."""
 TOKEN_LIFETIME_S_MAX = 7 * 86_400
 """A join token lives a week at most."""

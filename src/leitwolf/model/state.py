@@ -41,6 +41,10 @@ class Node(_Data, frozen=True, kw_only=True):
     """While paused: its groups move away."""
     evicted: bool = False
     """While leaving: an operator wants it gone."""
+    stopping: bool = False
+    """It is about to stop in order: its groups move away; over when it is up anew."""
+    token: str = ""
+    """While learner: digest of the join token that paid for it, to grant the same again."""
     changed: int = 0
 
 

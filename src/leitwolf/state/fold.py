@@ -36,6 +36,7 @@ _HANDLERS: dict[type, Callable[[Draft, Any], None]] = {
     events.NodePromoted: nodes.apply_node_promoted,
     events.NodeChanged: nodes.apply_node_changed,
     events.NodePaused: nodes.apply_node_paused,
+    events.NodeStopping: nodes.apply_node_stopping,
     events.NodeLeaving: nodes.apply_node_leaving,
     events.NodeRemoved: nodes.apply_node_removed,
     events.NodeUp: nodes.apply_node_up,

@@ -23,6 +23,7 @@ __all__ = [
     "apply_node_paused",
     "apply_node_promoted",
     "apply_node_removed",
+    "apply_node_stopping",
     "apply_node_up",
     "apply_nothing",
     "apply_token_issued",
@@ -78,6 +79,7 @@ def apply_node_added(draft: Draft, event: events.NodeAdded) -> None:
             addresses=event.addresses,
             fingerprint=event.fingerprint,
             status=NodeStatus.MEMBER if first else NodeStatus.LEARNER,
+            token="" if first else event.token,
             changed=draft.index,
         ),
     )
@@ -94,7 +96,7 @@ def _stand(draft: Draft, node: Node, status: NodeStatus) -> Node:
 def apply_node_promoted(draft: Draft, event: events.NodePromoted) -> None:
     """Make a learner a member."""
     node = draft.nodes.need(event.node)
-    draft.nodes.put(node.id, _stand(draft, node, NodeStatus.MEMBER))
+    draft.nodes.put(node.id, replace(_stand(draft, node, NodeStatus.MEMBER), token=""))
 
 
 def apply_node_changed(draft: Draft, event: events.NodeChanged) -> None:
@@ -119,6 +121,12 @@ def apply_node_paused(draft: Draft, event: events.NodePaused) -> None:
     draft.nodes.put(
         node.id, replace(node, paused=event.paused, draining=draining, changed=draft.index)
     )
+
+
+def apply_node_stopping(draft: Draft, event: events.NodeStopping) -> None:
+    """Let a node stop in order, or go on."""
+    node = draft.nodes.need(event.node)
+    draft.nodes.put(node.id, replace(node, stopping=event.stopping, changed=draft.index))
 
 
 def apply_node_leaving(draft: Draft, event: events.NodeLeaving) -> None:
@@ -154,7 +162,7 @@ def apply_node_up(draft: Draft, event: events.NodeUp) -> None:
     """Let a node own groups."""
     node = draft.nodes.need(event.node)
     check(not node.up, f"node {node.name} is up already")
-    draft.nodes.put(node.id, replace(node, up=True, changed=draft.index))
+    draft.nodes.put(node.id, replace(node, up=True, stopping=False, changed=draft.index))
 
 
 def apply_node_down(draft: Draft, event: events.NodeDown) -> None:

@@ -141,6 +141,7 @@ _UNUSABLE = {
     "down": ("node-down", "start it, or choose another node"),
     "learner": ("node-learner", "wait until it has caught up"),
     "paused": ("node-paused", "leitwolf node resume {name}"),
+    "stopping": ("node-stopping", "wait until it is back, or choose another node"),
     "not-connected": ("node-not-connected", "see whether its daemon runs; or wait"),
 }
 

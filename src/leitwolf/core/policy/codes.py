@@ -9,7 +9,7 @@ __all__ = ["CAUSES", "NOT_CHOSEN", "REFUSALS"]
 
 CAUSES: dict[str, str] = {
     "command": "Somebody asked for it.",
-    "drained": "The owner is paused and draining, or leaves the cluster.",
+    "drained": "The owner is draining, about to stop, or leaves the cluster.",
     "dependency-cycled": "The resource stops because one that it needs is not online.",
     "failed-over": "The group failed on its former owner.",
     "failover": "A resource failed and its restarts in place are used up.",
@@ -44,6 +44,7 @@ NOT_CHOSEN: dict[str, str] = {
     "not-connected": "The node's daemon is not connected to the leader.",
     "not-preferred-first": "It comes later in the order of owners.",
     "paused": "The node is paused.",
+    "stopping": "The node is about to stop in order.",
 }
 """Why a node was not chosen as owner."""
 
@@ -74,6 +75,7 @@ REFUSALS: dict[str, str] = {
     "node-learner": "The node is not a full member yet.",
     "node-not-connected": "The node's daemon is not connected to the leader.",
     "node-paused": "The node is paused.",
+    "node-stopping": "The node is about to stop in order.",
     "not-enough-voters": "The nodes that remain and can be reached would be no quorum.",
     "out-of-range": "The value is out of its range.",
     "owner-not-connected": "The daemon of the owner does not answer; the group runs on.",

@@ -33,6 +33,8 @@ _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
     commands.RemoveResource: commands_groups.remove_resource,
     commands.WishResource: commands_groups.wish_resource,
     commands.PauseNode: commands_cluster.pause_node,
+    commands.StopNode: commands_cluster.stop_node,
+    commands.TellRecord: commands_cluster.tell_record,
     commands.AddNode: commands_cluster.add_node,
     commands.EvictNode: commands_cluster.evict_node,
     commands.IssueToken: commands_cluster.issue_token,

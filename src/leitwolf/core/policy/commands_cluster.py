@@ -20,7 +20,12 @@ from leitwolf.core.policy.health import is_quorum
 from leitwolf.model import commands, events
 from leitwolf.model.events import Event
 from leitwolf.model.ids import NO_NODE, NodeId, NodeStatus
-from leitwolf.model.limits import NODES_MAX, TOKEN_LIFETIME_S_MAX
+from leitwolf.model.limits import (
+    NODES_MAX,
+    RECORD_LINE_BYTES_MAX,
+    RECORD_LINES_MAX,
+    TOKEN_LIFETIME_S_MAX,
+)
 from leitwolf.model.observations import Observations
 from leitwolf.model.state import Network, State
 from leitwolf.model.types import address_of
@@ -32,6 +37,8 @@ __all__ = [
     "issue_token",
     "pause_node",
     "set_network",
+    "stop_node",
+    "tell_record",
     "transfer_leader",
 ]
 
@@ -54,12 +61,34 @@ def pause_node(state: State, command: commands.PauseNode, _seen: Observations) -
     return judged([paused], text)
 
 
+def stop_node(state: State, command: commands.StopNode, _seen: Observations) -> Judged:
+    """Let the groups of a node that is about to stop move away, and none come."""
+    node = find_node(state, command.node)
+    text = f"{node.name} is about to stop" if command.stopping else f"{node.name} goes on"
+    if node.stopping is command.stopping:
+        return judged([], text)
+    return judged([events.NodeStopping(node=node.id, stopping=command.stopping)], text)
+
+
+def tell_record(state: State, command: commands.TellRecord, _seen: Observations) -> Judged:
+    """Let a node that was without quorum tell what it did."""
+    node = find_node(state, command.node)
+    check_range(len(command.lines), "lines", 1, RECORD_LINES_MAX)
+    for line in command.lines:
+        check_range(len(line.encode()), "lines", 1, RECORD_LINE_BYTES_MAX)
+    told = events.LocalRecord(node=node.id, lines=command.lines)
+    return judged([told], f"{node.name} tells what it did without a quorum")
+
+
 # --- joining -------------------------------------------------------------------------------------
 
 
 def add_node(state: State, command: commands.AddNode, _seen: Observations) -> Judged:
     """Let a node join as a learner; its token is used up by it."""
     check_name(command.name, "name")
+    again = _granted_before(state, command)
+    if again is not None:
+        return again
     if command.token not in state.tokens:
         raise Refused(
             "token-unknown",
@@ -107,9 +136,25 @@ def add_node(state: State, command: commands.AddNode, _seen: Observations) -> Ju
             storage=command.storage,
             addresses=command.addresses,
             fingerprint=command.fingerprint,
+            token=command.token,
         ),
     ]
     return judged(found, f"let node {command.name} join", {"node": str(number)})
+
+
+def _granted_before(state: State, command: commands.AddNode) -> Judged | None:
+    """Grant the same again to a joiner whose answer was lost: it never got as far as to learn."""
+    for node in state.nodes.values():
+        if (
+            node.status is NodeStatus.LEARNER
+            and node.token == command.token
+            and (node.name, node.uuid, node.storage)
+            == (command.name, command.uuid, command.storage)
+            and _DIGEST.fullmatch(command.fingerprint)
+        ):
+            renewed = events.NodeChanged(node=node.id, fingerprint=command.fingerprint)
+            return judged([renewed], f"tell {node.name} again", {"node": str(node.id)})
+    return None
 
 
 def _check_addresses(state: State, addresses: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """Which node a group goes to, and why not to the others.
 
 Rules:
-    Usable is a member that is up, leased, connected, not paused and not leaving. A group with
+    Usable is a member that is up, leased, connected, not paused, stopping or leaving. A group with
     preferred owners goes along the list: preferred owners in their order, then all others by id;
     after a failure beginning behind the failing node, wrapping. A group without preference goes to
     the usable node with the fewest groups, ties by id. Nodes on which the group failed since it
@@ -56,6 +56,8 @@ def unusable(node: Node, view: NodeView | None) -> tuple[str, str] | None:
         return "learner", f"{node.name} is not a full member yet"
     if node.paused:
         return "paused", f"{node.name} is paused"
+    if node.stopping:
+        return "stopping", f"{node.name} is about to stop"
     if not view.connected:
         return "not-connected", f"the daemon of {node.name} is not connected"
     return None

@@ -153,6 +153,7 @@ def _attention(scene: Scene, state: State) -> set[str]:
             owner is None
             or not owner.up
             or owner.draining
+            or owner.stopping
             or owner.status is NodeStatus.LEAVING
             or group.failed_at >= 0
             or (group.phase is GroupPhase.CLOSING and attested.get(group.id, 0) >= group.generation)

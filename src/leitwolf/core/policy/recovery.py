@@ -422,15 +422,16 @@ def _given_up(scene: Scene, group: Group, resource: Resource, code: str, text: s
 
 
 def _drained(scene: Scene, group: Group) -> Step | None:
-    """Let a group leave a node that is draining or leaves, if another can take it."""
+    """Let a group leave a node that drains, stops or leaves, if another can take it."""
     owner = scene.nodes[group.owner]
     leaving = owner.status is NodeStatus.LEAVING
-    if not (owner.draining or leaving) or not scene.connected(owner.id):
+    if not (owner.draining or owner.stopping or leaving) or not scene.connected(owner.id):
         return None
     found = scene.placement.choose(group, after=owner.id)
     if found.first == NO_NODE:
         return None
-    text = f"{owner.name} {'leaves the cluster' if leaving else 'is being drained'}"
+    why = "is being drained" if owner.draining else "is about to stop"
+    text = f"{owner.name} {'leaves the cluster' if leaving else why}"
     cause = Cause(code="drained", text=text, index=scene.past(owner.changed))
     closing = GroupClosing(group=group.id, target=found.first, cause=cause, failover=False)
     return Step((closing,), cause)

@@ -248,8 +248,9 @@ def _waits_for(state: State, group: Group, seen: Observations | None) -> str:
         again = f"its next try in {max(0, at - state.time) // SECOND} s, " if at else ""
         return f"{again}another node that can take it, or: leitwolf group recover {group.id}"
     owner = state.nodes.get(group.owner)
-    if owner is not None and owner.draining:
-        return f"another node, as {owner.name} is draining: " + _unusable(state, owner.id, seen)
+    if owner is not None and (owner.draining or owner.stopping):
+        doing = "draining" if owner.draining else "about to stop"
+        return f"another node, as {owner.name} is {doing}: " + _unusable(state, owner.id, seen)
     pending = [
         resource
         for resource in members(state, group.id)
@@ -270,6 +271,8 @@ def _unusable(state: State, owner: NodeId, seen: Observations | None) -> str:
         if seen is None and node.up:
             if node.paused:
                 found.append(f"{node.name} is paused")
+            elif node.stopping:
+                found.append(f"{node.name} is about to stop")
             continue
         reason = unusable(node, view)
         if reason is not None:

@@ -123,6 +123,10 @@ class QuorumCore(QuorumView):
         self._transfer: _Transfer | None = None
         self._guard_doubtful = False
 
+    def set_promise(self, promise_ns: int) -> None:
+        """Count in another P from now on: the profile of the cluster changed."""
+        self._standing.promise_ns = promise_ns
+
     def deadline(self) -> int:
         """Return the instant at which :meth:`tick` is needed at the latest."""
         leadership = self._leadership
