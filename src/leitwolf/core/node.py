@@ -184,7 +184,7 @@ class Node:
     def deadline(self) -> int:
         """Return the instant at which the next Tick is needed at the latest."""
         instants = [self.quorum.deadline(), self._tell_at]
-        if self.governor is not None and self.governor.plan_at >= 0:
+        if self.governor is not None and self.in_charge and self.governor.plan_at >= 0:
             instants.append(self.governor.plan_at)
         return min(instants)
 

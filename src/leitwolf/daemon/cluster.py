@@ -42,7 +42,7 @@ from leitwolf.daemon.packets import PacketLink
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.daemon.writer import LogWriter
 from leitwolf.model.commands import Answer, Command
-from leitwolf.model.errors import ProtocolError, RequestTimeout
+from leitwolf.model.errors import RequestTimeout
 from leitwolf.model.ids import NodeId
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostOrder, HostReport
@@ -195,13 +195,8 @@ class Cluster:
         self._schedule()
 
     def _step(self, event: Event) -> None:
-        try:
-            effects = self.node.step(raw_ns(), event)
-        except ProtocolError as error:
-            log.error("a peer broke the protocol", error=error.text)  # noqa: TRY400
-            if isinstance(event, FromPeer):
-                self._events.append(PeerLost(node=event.node))
-            return
+        # A ProtocolError of a peer's message goes to its stream, which ends.
+        effects = self.node.step(raw_ns(), event)
         self.executor.submit(effects)
         batch = self.executor.next_batch()
         if batch is not None:
