@@ -11,8 +11,22 @@ from leitwolf.wire.ballot import NO_KEY, Ballot, Key
 B1, B2, B3 = Ballot(1, 1, 1), Ballot(1, 2, 2), Ballot(1, 3, 1)
 
 
-def hello(promised: Ballot, last: Key = NO_KEY, chain: bytes = b"", storage: str = "s") -> Hello:
-    return Hello(cluster="c", node=2, storage=storage, promised=promised, last=last, chain=chain)
+def hello(
+    promised: Ballot,
+    last: Key = NO_KEY,
+    chain: bytes = b"",
+    storage: str = "s",
+    position: int = 0,
+) -> Hello:
+    return Hello(
+        cluster="c",
+        node=2,
+        storage=storage,
+        promised=promised,
+        last=last,
+        position=position,
+        chain=chain,
+    )
 
 
 def restarted(shown: Hello, session: bytes) -> Hello:
@@ -32,10 +46,10 @@ def test_growth_is_accepted() -> None:
     for shown in (
         hello(B1),
         hello(B1),
-        hello(B1, Key(B1, 5), b"a"),
-        hello(B1, Key(B1, 5), b"a"),
-        hello(B2, Key(B1, 5), b"a"),
-        hello(B2, Key(B2, 6), b"b"),
+        hello(B1, Key(B1, 5), b"a", position=7),
+        hello(B1, Key(B1, 5), b"a", position=7),
+        hello(B2, Key(B1, 5), b"b", position=8),
+        hello(B2, Key(B2, 6), b"c", position=9),
     ):
         assert not refused(marks, shown)
 
@@ -70,11 +84,18 @@ def test_lost_committed_entries_are_refused() -> None:
     assert refused(marks, hello(B3, Key(B1, 8)))
 
 
-def test_other_history_under_the_same_key_is_refused() -> None:
-    """The same last entry with another hash chain is another log."""
+def test_two_copies_that_both_went_on_are_told_apart() -> None:
+    """As many records with another hash chain is another log of the same storage."""
     marks = Marks()
-    assert not refused(marks, hello(B1, Key(B1, 9), b"a"))
-    assert refused(marks, hello(B1, Key(B1, 9), b"b"))
+    assert not refused(marks, hello(B1, Key(B1, 9), b"a", position=12))
+    assert refused(marks, hello(B1, Key(B1, 9), b"b", position=12))
+
+
+def test_fewer_records_are_refused() -> None:
+    """A copy that lacks only a commit hint, under the same promise and last entry, is a copy."""
+    marks = Marks()
+    assert not refused(marks, hello(B1, Key(B1, 9), b"a", position=12))
+    assert refused(marks, hello(B1, Key(B1, 9), b"b", position=11))
 
 
 def test_what_was_acknowledged_in_between_counts() -> None:
@@ -84,14 +105,6 @@ def test_what_was_acknowledged_in_between_counts() -> None:
     marks.note("s", B2, Key(B2, 9))
     marks.note("s", B1, Key(B1, 3))
     assert refused(marks, hello(B2, Key(B2, 8), b"x"))
-
-
-def test_acknowledged_entry_leaves_no_stale_chain() -> None:
-    """After progress by replies the old chain head is not compared with the new entry's."""
-    marks = Marks()
-    assert not refused(marks, hello(B1, Key(B1, 5), b"a"))
-    marks.note("s", B1, Key(B1, 6))
-    assert not refused(marks, hello(B1, Key(B1, 6), b"b"))
 
 
 def test_lock_out_is_for_good() -> None:

@@ -95,8 +95,10 @@ class Hello(_Control, frozen=True, kw_only=True):
     storage: str
     promised: Ballot
     last: Key
-    chain: bytes
-    """Head of the hash chain of the log at ``last``."""
+    position: int = 0
+    """Records that the storage ever wrote; never sinks."""
+    chain: bytes = b""
+    """Hash chain of the records up to ``position``."""
     session: bytes = b""
     """Random number of the daemon process; the network fills it in."""
 

@@ -6,7 +6,9 @@ new storage.
 
 What is compared. A promised ballot never sinks. The last entry sinks only when a leader of a higher
 ballot truncates it, so under an unchanged promise it may not sink below an entry of that promise.
-Committed entries that a storage acknowledged are never truncated at all.
+Committed entries that a storage acknowledged are never truncated at all. The number of records
+that a storage wrote only grows; two storages of one name that wrote as many but others are copies
+that both went on.
 
 Hellos overtake each other: on two links, or one of a daemon that died meanwhile. So a hello of the
 same daemon process as the one before is not compared (a running daemon forgets nothing), and the
@@ -34,6 +36,7 @@ _LOCK_AFTER = 5
 class _Mark:
     promised: Ballot = NO_BALLOT
     last: Key = NO_KEY
+    position: int = 0
     chain: bytes = b""
     held: int = 0
     session: bytes = b""
@@ -60,8 +63,7 @@ class Marks:
         mark = self._marks.setdefault(storage, _Mark())
         mark.promised = max(mark.promised, promised)
         mark.held = max(mark.held, held)
-        if last > mark.last:
-            mark.last, mark.chain = last, b""
+        mark.last = max(mark.last, last)
 
     def examine(self, hello: Hello) -> Rejection | None:
         """Return why this hello cannot be of a storage that kept its promises; else note it."""
@@ -80,8 +82,9 @@ class Marks:
             )
         mark.session = hello.session
         mark.promised = max(mark.promised, hello.promised)
-        if hello.last >= mark.last:
-            mark.last, mark.chain = hello.last, hello.chain
+        mark.last = max(mark.last, hello.last)
+        if hello.position >= mark.position:
+            mark.position, mark.chain = hello.position, hello.chain
         return None
 
     def _count_refusal(self, hello: Hello, mark: _Mark) -> None:
@@ -101,6 +104,8 @@ class Marks:
     def _rolled_back(hello: Hello, mark: _Mark) -> bool:
         if hello.promised < mark.promised or hello.last.index < mark.held:
             return True
-        if hello.last == mark.last:
-            return bool(mark.chain) and hello.chain != mark.chain
+        if hello.position < mark.position:
+            return True
+        if hello.position == mark.position and hello.chain != mark.chain:
+            return bool(mark.chain)
         return hello.last < mark.last and mark.last.ballot >= hello.promised
