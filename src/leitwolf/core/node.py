@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from leitwolf.core.effects import (
     Applied,
     AskGuard,
@@ -69,6 +71,7 @@ from leitwolf.model.observations import (
     Seen,
 )
 from leitwolf.model.quorum import AcceptorId, QuorumConfig
+from leitwolf.model.state import Node as MemberNode
 from leitwolf.model.state import State
 from leitwolf.state import decode, digest, encode, fold
 from leitwolf.wire.guard import (
@@ -96,6 +99,7 @@ class Node:
         loaded: Loaded,
         page: Callable[[], LeasePage | None],
         now: int,
+        snapshot_entries: int = SNAPSHOT_ENTRIES,
         rules: Rules = ALL_RULES,
     ) -> None:
         """Continue from what the log holds.
@@ -105,9 +109,11 @@ class Node:
             loaded: contents of the quorum log; empty on a node that has just joined.
             page: reads the guard's page; None while there is none.
             now: CLOCK_MONOTONIC_RAW in ns.
+            snapshot_entries: take a snapshot after so many entries.
             rules: switched off one by one in tests.
         """
         self.me = me.node
+        self._snapshot_entries = snapshot_entries
         self._page = page
         self._rules = rules
         self.state = State()
@@ -116,6 +122,10 @@ class Node:
         for entry in loaded.entries:
             if entry.index <= loaded.commit:
                 self.state = fold(self.state, entry)
+        self._foreseen = self.state
+        for entry in loaded.entries:
+            if entry.index > self._foreseen.index:
+                self._foreseen = fold(self._foreseen, entry)
         config = _newest_config(loaded, self.state)
         self.quorum = QuorumCore(
             me=me,
@@ -196,6 +206,22 @@ class Node:
     def leader(self) -> NodeId:
         """The node in office as far as this one knows, 0: none."""
         return NodeId(self.quorum.leader)
+
+    @property
+    def foreseen(self) -> State:
+        """The newest state that the log holds, committed or not: whom to hear, not what to do.
+
+        A node that starts knows entries of which it does not know that they are committed, and
+        learns it only from members that stand in them.
+        """
+        if self.governor is not None:
+            return self.governor.ahead
+        return self._foreseen if self._foreseen.index > self.state.index else self.state
+
+    @property
+    def acquainted(self) -> dict[int, MemberNode]:
+        """Nodes to talk to: members by the committed state, and those that are being added."""
+        return {**self.state.nodes, **self.foreseen.nodes}
 
     @property
     def in_charge(self) -> bool:
@@ -376,7 +402,9 @@ class Node:
 
     def _configure_guard(self) -> None:
         """Tell the guard who votes from the moment that a configuration is appended."""
-        newest = self.governor.ahead if self.governor is not None else self.state
+        newest = self.foreseen
+        if self.governor is None:  # a removal counts when it is committed
+            newest = msgspec.structs.replace(newest, nodes=self.acquainted)
         configuration = guard_configuration(newest, self.quorum.config, self.me)
         self.quorum.set_promise(PROFILES[newest.profile].promise)
         if configuration is not None and configuration != self._configured:
@@ -437,7 +465,7 @@ class Node:
             self._effects.append(Send(node=leader, message=seen))
 
     def _compact(self, now: int) -> None:
-        if self.state.index - self._snapshot_index < SNAPSHOT_ENTRIES:
+        if self.state.index - self._snapshot_index < self._snapshot_entries:
             return
         self._snapshot_index = self.state.index
         key = self.quorum.key_at(self.state.index)

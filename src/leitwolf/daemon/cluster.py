@@ -254,8 +254,8 @@ class Cluster:
         self.feed(FromPeer(node=node, message=message))
 
     def _configure_peers(self) -> None:
-        state, me = self.node.state, self.node.me
-        own = state.nodes.get(me)
+        state, me = self.node.foreseen, self.node.me
+        own = self.node.acquainted.get(me)
         if own is None:
             addresses = self.bootstrap.addresses
             peers = {peer.node: peer.addresses for peer in self.bootstrap.peers}
@@ -268,7 +268,7 @@ class Cluster:
             addresses = tuple(own.addresses.get(name, "") for name in names)
             peers = {
                 node.id: tuple(node.addresses.get(name, "") for name in names)
-                for node in state.nodes.values()
+                for node in self.node.acquainted.values()
                 if node.id != me
             }
         if (addresses, peers) != self._configured:
@@ -282,7 +282,7 @@ class Cluster:
             self._on_evicted("this node is no member any more")
 
     def _admitted(self, fingerprint: str) -> int | None:
-        for node in self.node.state.nodes.values():
+        for node in self.node.acquainted.values():
             if node.fingerprint == fingerprint:
                 return node.id
         if not self.node.state.nodes:
