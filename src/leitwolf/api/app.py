@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from leitwolf.model.commands import Command
+from leitwolf.model.commands import Answer, Command
 from leitwolf.model.errors import InvalidConfig, LeitwolfError, NotPermitted
 from leitwolf.model.types import TYPES
 from leitwolf.model.views import InitRequest, JoinRequestView
@@ -54,6 +54,17 @@ def _problem(error: LeitwolfError) -> Response:
     return Response(
         msgspec.json.encode(body), error.http_status, media_type="application/problem+json"
     )
+
+
+def _answer(answer: Answer) -> Response:
+    """Return an answer of the leader: what was done, or the refusal as a problem."""
+    refusal = answer.refusal
+    if refusal is None:
+        return _json(answer)
+    error = LeitwolfError(refusal.text, code=refusal.code, hint=refusal.hint, field=refusal.field)
+    error.retryable = refusal.retryable
+    error.http_status, error.exit_code = (503, 6) if refusal.retryable else (409, 4)
+    return _problem(error)
 
 
 async def _body(request: Request, kind: Any) -> Any:
@@ -115,16 +126,11 @@ class _Api:
     async def command(self, request: Request) -> Response:
         command = await _body(request, Command)
         timeout_s = _number(request, "timeout_s", _TIMEOUT_S_DEFAULT, _TIMEOUT_S_MAX)
-        answer = await self._service.command(command, request.state.caller.name, timeout_s)
-        if answer.refusal is None:
-            return _json(answer)
-        refusal = answer.refusal
-        error = LeitwolfError(
-            refusal.text, code=refusal.code, hint=refusal.hint, field=refusal.field
-        )
-        error.retryable = refusal.retryable
-        error.http_status, error.exit_code = (503, 6) if refusal.retryable else (409, 4)
-        return _problem(error)
+        caller = request.state.caller.name
+        return _answer(await self._service.command(command, caller, timeout_s))
+
+    async def rekey(self, request: Request) -> Response:
+        return _answer(await self._service.rekey(request.state.caller.name))
 
     async def form(self, request: Request) -> Response:
         return _json(await self._service.form(await _body(request, InitRequest)))
@@ -192,6 +198,7 @@ def application(service: Service, caller: Callable[[Request], Caller]) -> Starle
             change("/v1/init", api.form),
             change("/v1/join", api.join),
             change("/v1/token", api.token),
+            change("/v1/rekey", api.rekey),
             change("/v1/destroy", api.destroy),
         ]
     )

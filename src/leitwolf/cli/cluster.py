@@ -145,6 +145,14 @@ def network_set(context: Context, name: str, subnets: tuple[str, ...], role: str
     send(context, command, f"network {name} is {role}")
 
 
+@click.command()
+@with_json
+def rekey(context: Context) -> None:
+    """Replace the key by which the nodes authenticate heartbeats, without outage."""
+    answer = context.client.rekey()
+    context.show(answer, f"heartbeat keys are being replaced (entry {answer.index})")
+
+
 @click.command("set")
 @click.option("--name", help="Name of the cluster.")
 @click.option("--profile", help="Timing profile: fast, default, virtual or wan.")
@@ -174,4 +182,4 @@ def run(runtime: str | None, state: str | None, config: str | None) -> None:
     sys.exit(keep(settings))
 
 
-COMMANDS = (init, token, join, leave, destroy, network, change, run)
+COMMANDS = (init, token, join, leave, destroy, network, change, rekey, run)

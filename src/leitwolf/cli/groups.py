@@ -168,9 +168,11 @@ def move(context: Context, name: str, node: str | None, wait: bool, timeout_s: f
     view = wait_for_group(
         context,
         name,
-        lambda g: g.status == settled
-        and g.phase == "active"
-        and (g.owner == wanted if wanted else g.owner != before.owner),
+        lambda g: (
+            g.status == settled
+            and g.phase == "active"
+            and (g.owner == wanted if wanted else g.owner != before.owner)
+        ),
         index=answer.index,
         timeout_s=timeout_s,
     )

@@ -54,7 +54,8 @@ def _node(node: NodeLine) -> str:
 
 def _group(group: GroupView) -> list[str]:
     where = f" on {group.owner}" if group.owner else ""
-    lines = [f"  {_GLYPHS.get(group.status, '?')} {group.id}  {group.status}{where}  {group.reason}"]
+    glyph = _GLYPHS.get(group.status, "?")
+    lines = [f"  {glyph} {group.id}  {group.status}{where}  {group.reason}"]
     for index, resource in enumerate(group.resources):
         branch = "└" if index == len(group.resources) - 1 else "├"
         glyph = _GLYPHS.get(resource.state, "?")

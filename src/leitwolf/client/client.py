@@ -148,6 +148,11 @@ class Client:
         answer = self._call("POST", f"/v1/token?lifetime_s={lifetime_s}", dict[str, str], {})
         return str(answer["token"])
 
+    def rekey(self) -> Answer:
+        """Replace the heartbeat key of all guards."""
+        answer: Answer = self._call("POST", "/v1/rekey", Answer, {})
+        return answer
+
     def destroy(self) -> None:
         """Set the state of this node aside."""
         self._call("POST", "/v1/destroy", dict[str, bool], {})

@@ -11,8 +11,8 @@ Rules:
 - Every decision is made on ``ahead``, so a plan is never made twice.
 
 Theory of operation: :meth:`govern` runs after every event. It appends what the plan says, opens
-leases for nodes that need one, and takes the next step of a reconfiguration. Each is idempotent: what
-was appended shows in ``ahead``, what was asked shows in the standing of the node.
+leases for nodes that need one, and takes the next step of a reconfiguration. Each is idempotent:
+what was appended shows in ``ahead``, what was asked shows in the standing of the node.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from collections.abc import Iterable
 from leitwolf.core.effects import AskGuard, Effect, Reply, Request, Send
 from leitwolf.core.leader import Leader, Pending
 from leitwolf.core.lease.profile import PROFILES, awaited
-from leitwolf.core.membership import Step, next_step
+from leitwolf.core.membership import SETTLE_NS, Step, next_keys, next_step
 from leitwolf.core.policy import Planned, judge, plan
 from leitwolf.core.quorum import MayLead, QuorumCore
 from leitwolf.core.rules import Rules
-from leitwolf.model.commands import Answer, Command, Refusal, TransferLeader
+from leitwolf.model.commands import Answer, Refusal, TransferLeader
 from leitwolf.model.events import (
     Cause,
     Change,
@@ -212,6 +212,7 @@ class Governor:
         if decided.next_at is not None:
             leader.plan_at = now + max(0, decided.next_at - leader.cluster_time(now))
         self._reconfigure(now, wall)
+        self._rekey(now, wall)
         self._open_leases()
 
     # --- requests --------------------------------------------------------------------------------
@@ -339,6 +340,20 @@ class Governor:
         )
         if step is not None:
             self._take_step(now, wall, step)
+
+    def _rekey(self, now: int, wall: int) -> None:
+        leader, quorum = self._leader, self._quorum
+        state = leader.ahead
+        if len(state.keys) < 2:
+            return
+        reached = all(quorum.match(node) >= state.keys_set for node in quorum.connected)
+        step = next_keys(state, now=leader.cluster_time(now), everywhere=reached)
+        if step is None:
+            later = now + SETTLE_NS // 10
+            leader.plan_at = later if leader.plan_at < 0 else min(leader.plan_at, later)
+            return
+        because = Cause(code="rekey", text=f"heartbeat keys: {step.stage}", index=state.keys_set)
+        self._append(now, wall, Planned(events=(step,), because=because))
 
     def _take_step(self, now: int, wall: int, step: Step) -> None:
         leader = self._leader

@@ -4,8 +4,8 @@ Rules:
 
 - A :class:`Leader` lives as long as one ballot of office. Nothing in it survives a change of
   leader: a new one carries on from the log and from what nodes report to it.
-- ``ahead`` is the fold of the whole log, uncommitted entries included. All decisions are made on it:
-  either every entry in it commits, or this leader is deposed and decides nothing any more.
+- ``ahead`` is the fold of the whole log, uncommitted entries included. All decisions are made on
+  it: either every entry in it commits, or this leader is deposed and decides nothing any more.
 - A node may be taken from only when its guard's lease is certainly over (``away``), which the own
   guard alone says (L6).
 """

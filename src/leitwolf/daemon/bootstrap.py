@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
+from leitwolf.daemon.departure import write_durably
 from leitwolf.peers.frames import JoinGrant
 
 __all__ = ["Bootstrap", "Peer", "load_bootstrap", "save_bootstrap"]
@@ -65,19 +65,7 @@ def save_bootstrap(state: Path, bootstrap: Bootstrap) -> None:
     Raises:
         OSError: the state directory cannot be written.
     """
-    temporary = state / f"{_NAME}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(descriptor, msgspec.json.format(msgspec.json.encode(bootstrap), indent=1))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(state / _NAME)
-    folder = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_durably(state / _NAME, msgspec.json.format(msgspec.json.encode(bootstrap), indent=1))
 
 
 def load_bootstrap(state: Path) -> Bootstrap | None:

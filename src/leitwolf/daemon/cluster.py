@@ -15,6 +15,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime
+from operator import is_
 from pathlib import Path
 
 import msgspec
@@ -32,18 +34,26 @@ from leitwolf.core.effects import (
     PeerMessage,
     PeerUp,
     Request,
+    SaveSnapshot,
     Tick,
+    Write,
 )
 from leitwolf.core.executor import Batch, Executor
+from leitwolf.core.membership import guard_configuration
 from leitwolf.core.membership.roster import interconnects
+from leitwolf.core.messages import Appended, Promised
 from leitwolf.core.node import Node
 from leitwolf.daemon.bootstrap import Bootstrap
+from leitwolf.daemon.departure import way_back
+from leitwolf.daemon.keys import KeyFile, rekey_command
 from leitwolf.daemon.packets import PacketLink
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.daemon.writer import LogWriter
-from leitwolf.model.commands import Answer, Command
+from leitwolf.model.commands import Answer, Command, StopNode, TellRecord
 from leitwolf.model.errors import RequestTimeout
+from leitwolf.model.events import NodeRemoved
 from leitwolf.model.ids import NodeId
+from leitwolf.model.limits import RECORD_LINES_MAX
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostOrder, HostReport
 from leitwolf.model.quorum import AcceptorId
@@ -57,6 +67,7 @@ from leitwolf.system.clock import raw_ns
 from leitwolf.system.page import PageReader
 from leitwolf.system.progress import Progress
 from leitwolf.system.settings import Settings
+from leitwolf.wire.ballot import Ballot, Key
 from leitwolf.wire.guard import (
     GUARD,
     GuardCommand,
@@ -72,6 +83,9 @@ __all__ = ["Cluster", "state_folder"]
 log = structlog.get_logger()
 
 _PROGRESS_S = 0.02
+_HOUSE_S = 0.5
+_LAGGING_S = 5.0
+"""How long peers may not know a node that they granted: their logs reach them within moments."""
 _ORDERS = msgspec.msgpack.Encoder()
 _REPORTS: msgspec.msgpack.Decoder[HostReport] = msgspec.msgpack.Decoder(HostReport)
 _MESSAGES: msgspec.msgpack.Decoder[PeerMessage] = msgspec.msgpack.Decoder(PeerMessage)
@@ -89,6 +103,7 @@ class Cluster:
         progress: Progress,
         on_join: OnJoin,
         on_evicted: Callable[[str], None],
+        on_locked_out: Callable[[str, str], None],
     ) -> None:
         """Continue from the log.
 
@@ -98,16 +113,22 @@ class Cluster:
             store: the open quorum log.
             progress: the shared page, with the daemon's slot taken.
             on_join: admits a joiner (coroutine function).
-            on_evicted: told when the cluster goes on without this node.
+            on_evicted: told when the cluster goes on without this node, with the reason.
+            on_locked_out: told code and text when peers refuse this storage for good.
         """
         self.settings = settings
         self.bootstrap = bootstrap
         self.store = store
         self.links: dict[tuple[int, int], LinkState] = {}
         self.rejections: dict[int, tuple[str, str]] = {}
+        self._rejected_since: dict[int, float] = {}
         self.recorder = LocalRecorder(settings.state / "recorder")
         self.progress = progress
+        self.keys = KeyFile(settings.config)
+        self._keys_seen: tuple[bytes, ...] = ()
+        self._rekey_wanted = asyncio.Event()
         self._on_evicted = on_evicted
+        self._on_locked_out = on_locked_out
         self._page = PageReader(settings.runtime / "guard.page")
         self.node = Node(
             me=AcceptorId(NodeId(bootstrap.node), bootstrap.storage),
@@ -124,11 +145,17 @@ class Cluster:
         self._timer: asyncio.TimerHandle | None = None
         self._serial = 0
         self._answers: dict[int, asyncio.Future[Answer]] = {}
-        self._was_member = False
+        self._submitted = 0
+        self._stopping = False
+        self._untold = True
+        """Lines of the recorder may wait to be told."""
+        self._shown = _Shown.of(self.node, store)
+        self._writing = self._shown
+        self._arranged: tuple[object, ...] = ()
         self.guard = PacketLink(
             settings.runtime / "guard.sock",
             on_up=lambda: None,
-            on_packet=lambda packet: self._from_guard(packet),
+            on_packet=self._from_guard,
             on_lost=lambda: self.feed(GuardLost()),
         )
         self.host = PacketLink(
@@ -146,7 +173,7 @@ class Cluster:
             codec=PeerCodec(encode=msgspec.msgpack.encode, decode=_MESSAGES.decode),
             callbacks=PeerCallbacks(
                 on_message=self._from_peer,
-                on_up=lambda node: self.feed(PeerUp(node=node)),
+                on_up=self._peer_up,
                 on_lost=lambda node: self.feed(PeerLost(node=node)),
                 on_rejected=self._rejected,
                 on_join=on_join,
@@ -168,6 +195,8 @@ class Cluster:
                 tasks.create_task(self.guard.run())
                 tasks.create_task(self.host.run())
                 tasks.create_task(self._show_progress())
+                tasks.create_task(self._rekey_when_wanted())
+                tasks.create_task(self._keep_house())
                 self.feed(Tick(wall=time.time_ns()))
         finally:
             if self._timer is not None:
@@ -197,17 +226,32 @@ class Cluster:
     def _step(self, event: Event) -> None:
         # A ProtocolError of a peer's message goes to its stream, which ends.
         effects = self.node.step(raw_ns(), event)
+        for effect in effects:
+            if isinstance(effect, Write | SaveSnapshot):
+                self._submitted = effect.position
         self.executor.submit(effects)
-        batch = self.executor.next_batch()
-        if batch is not None:
-            self.writer.submit(batch)
+        self._write_next()
+        if self.node.state.index > self.timeline.applied:
+            self.timeline.restored(self.node.state.index)
         self._configure_peers()
+        self._follow_keys()
+
+    def _write_next(self) -> None:
+        batch = self.executor.next_batch()
+        if batch is None:
+            return
+        if batch.position == self._submitted:
+            # Nothing waits behind this batch: when it is durable, all that the core holds is.
+            self._writing = _Shown.of(self.node, self.store)
+        self.writer.submit(batch)
 
     def _durable(self, batch: Batch) -> None:
+        # The writer rests: position and chain are those of this batch.
+        self._shown = msgspec.structs.replace(
+            self._writing, position=self.store.position, chain=self.store.chain
+        )
         self.executor.synced(batch.position)
-        following = self.executor.next_batch()
-        if following is not None:
-            self.writer.submit(following)
+        self._write_next()
         self.feed(Durable(position=batch.position))
 
     def _schedule(self) -> None:
@@ -242,28 +286,69 @@ class Cluster:
     def record(self, text: str) -> None:
         """Write a line that survives also where no entry can be written."""
         self.recorder.append(time.time_ns(), text)
+        self._untold = True
         log.info(text)
 
     def page(self) -> LeasePage | None:
         """Return the guard's page as it is now."""
         return self._page.read()
 
+    # --- heartbeat keys --------------------------------------------------------------------------
+
+    def _follow_keys(self) -> None:
+        """Let the guard read its keys anew when the log changed them."""
+        state = self.node.state
+        if state.keys is self._keys_seen:
+            return
+        self._keys_seen = state.keys
+        if self.keys.follow(state):
+            configuration = guard_configuration(state, self.node.quorum.config, self.node.me)
+            if configuration is not None:
+                self.guard.send(GUARD.encode(configuration))
+
+    async def _rekey_when_wanted(self) -> None:
+        """Replace the key that a removed node still has."""
+        while True:
+            await self._rekey_wanted.wait()
+            self._rekey_wanted.clear()
+            by = f"policy@{self.bootstrap.name}"
+            try:
+                answer = await self.request(rekey_command(self.keys), by, 30)
+            except RequestTimeout as error:
+                log.warning("heartbeat keys were not replaced", error=error.text)
+                continue
+            if answer.refusal is not None:
+                log.warning("heartbeat keys were not replaced", error=answer.refusal.text)
+
     # --- peers -----------------------------------------------------------------------------------
 
     def _from_peer(self, node: int, message: PeerMessage) -> None:
+        match message:
+            case Promised():
+                self.marks.note(message.storage, message.ballot, message.key)
+            case Appended():
+                held = min(message.match, self.node.quorum.commit)
+                self.marks.note(message.storage, message.ballot, held=held)
+            case _:
+                pass
         self.feed(FromPeer(node=node, message=message))
 
     def _configure_peers(self) -> None:
         state, me = self.node.foreseen, self.node.me
+        committed = self.node.state
+        arranged = (committed.nodes, state.nodes, state.networks)
+        if self._configured is not None and all(map(is_, arranged, self._arranged)):
+            return
+        self._arranged = arranged
+        if committed.node_serial >= me and me not in committed.nodes:
+            self._on_evicted("it was removed from the cluster")
+            return
+        self.marks.forget({node.storage for node in self.node.acquainted.values()})
         own = self.node.acquainted.get(me)
         if own is None:
             addresses = self.bootstrap.addresses
             peers = {peer.node: peer.addresses for peer in self.bootstrap.peers}
-            if self._was_member or state.nodes:
-                self._gone()
-                return
         else:
-            self._was_member = True
             names = interconnects(state)
             addresses = tuple(own.addresses.get(name, "") for name in names)
             peers = {
@@ -274,12 +359,6 @@ class Cluster:
         if (addresses, peers) != self._configured:
             self._configured = (addresses, peers)
             self.peers.configure(addresses, peers)
-
-    def _gone(self) -> None:
-        """The log says that this node is no member: it left or was evicted."""
-        if self._was_member:
-            self._was_member = False
-            self._on_evicted("this node is no member any more")
 
     def _admitted(self, fingerprint: str) -> int | None:
         for node in self.node.acquainted.values():
@@ -292,14 +371,16 @@ class Cluster:
         return None
 
     def _hello(self) -> Hello:
-        quorum = self.node.quorum
+        """Show what is durable; what is only being written might be forgotten in a crash."""
+        shown = self._shown
         return Hello(
             cluster=self.bootstrap.cluster,
             node=self.bootstrap.node,
             storage=self.bootstrap.storage,
-            promised=quorum.promised,
-            last=quorum.last_key,
-            chain=b"",
+            promised=shown.promised,
+            last=shown.last,
+            position=shown.position,
+            chain=shown.chain,
         )
 
     def _examine(self, hello: Hello) -> Rejection | None:
@@ -308,24 +389,42 @@ class Cluster:
             return Rejection(
                 code=Code.STORAGE_UNKNOWN,
                 text=f"{known.name} came with another storage: its state was wiped or replaced",
-                hint=f"evict it (leitwolf node evict {known.name}) and join it again",
+                hint=way_back(known.name),
             )
         return self.marks.examine(hello)
 
     def _rejected(self, node: int, code: str, text: str) -> None:
         if self.rejections.get(node, ("", ""))[0] != code:
-            self.record(f"node {node} rejects this node: {text} [{code}]")
+            self.record(f"{self._name_of(node)} rejects this node: {text} [{code}]")
+        now = time.monotonic()
         self.rejections[node] = (code, text)
+        self._rejected_since.setdefault(node, now)
+        if code in (Code.STATE_ROLLED_BACK, Code.STORAGE_UNKNOWN):
+            self._on_locked_out(code, f"{self._name_of(node)} says: {text}")
+            return
         voters = {acceptor.id.node for acceptor in self.node.quorum.config.acceptors}
+        # A node that has just joined knows its peers from its grant; they may lag behind the log.
+        patience_s = 0.0 if self.node.me in self.node.state.nodes else _LAGGING_S
+        voters = voters or {NodeId(peer.node) for peer in self.bootstrap.peers}
         strangers = {
             NodeId(other)
             for other, (reason, _) in self.rejections.items()
-            if reason == Code.NOT_ADMITTED and other not in self.node.connected
+            if reason == Code.NOT_ADMITTED
+            and other not in self.node.connected
+            and now - self._rejected_since[other] >= patience_s
         }
         # One node may lag behind the log; a majority that does not know this node has removed it.
-        if self._was_member and 2 * len(strangers & voters) > len(voters - {self.node.me}):
-            self._was_member = False
-            self._on_evicted(text)
+        if 2 * len(strangers & voters) > len(voters - {self.node.me}):
+            self._on_evicted("its peers do not know it any more: it was removed from the cluster")
+
+    def _name_of(self, node: int) -> str:
+        known = self.node.state.nodes.get(NodeId(node))
+        return known.name if known is not None else f"node {node}"
+
+    def _peer_up(self, node: int) -> None:
+        self.rejections.pop(node, None)
+        self._rejected_since.pop(node, None)
+        self.feed(PeerUp(node=node))
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -360,6 +459,76 @@ class Cluster:
     def applied(self, entries: tuple[Entry, ...]) -> None:
         """Entries were committed."""
         self.timeline.add(entries)
+        for entry in entries:
+            change = self.timeline.lookup(entry.index)
+            removed = change is not None and any(
+                isinstance(event, NodeRemoved) for event in change.events
+            )
+            if removed and self.node.in_charge:
+                self._rekey_wanted.set()
+
+    # --- housekeeping ----------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        """Tell the log what it lacks about this node, whenever there is a leader."""
+        while True:
+            await asyncio.sleep(_HOUSE_S)
+            node, own = self.node, self.node.state.nodes.get(self.node.me)
+            if own is None or not (node.in_charge or node.leader in node.connected):
+                continue
+            if own.stopping and own.up and not self._stopping:
+                await self.tell(StopNode(node=node.me, stopping=False))
+            if self._untold:
+                await self._tell_record()
+
+    async def _tell_record(self) -> None:
+        """Hand the lines of the recorder to the log, then forget them here."""
+        lines = self.recorder.read()[:RECORD_LINES_MAX]
+        if not lines:
+            self._untold = False
+            return
+        texts = tuple(f"{_utc(line.at_wall_ns)} {line.text}" for line in lines)
+        if await self.tell(TellRecord(node=self.node.me, lines=texts)):
+            self.recorder.clear(lines[-1].serial)
+
+    async def tell(self, command: Command, timeout_s: float = 10) -> bool:
+        """Have the leader do something for this node itself; return whether it was done."""
+        try:
+            answer = await self.request(command, f"daemon@{self.bootstrap.name}", timeout_s)
+        except RequestTimeout as error:
+            log.warning("not answered", command=type(command).__name__, error=error.text)
+            return False
+        if answer.refusal is not None:
+            log.warning("refused", command=type(command).__name__, text=answer.refusal.text)
+        return answer.refusal is None
+
+    def stopping(self) -> None:
+        """This daemon is about to end: it no longer says that its node goes on."""
+        self._stopping = True
+
+
+def _utc(wall_ns: int) -> str:
+    moment = datetime.fromtimestamp(wall_ns / 1e9, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+class _Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What a hello shows of the storage."""
+
+    promised: Ballot
+    last: Key
+    position: int
+    chain: bytes
+
+    @classmethod
+    def of(cls, node: Node, store: QuorumLog) -> _Shown:
+        quorum = node.quorum
+        return cls(
+            promised=quorum.promised,
+            last=quorum.last_key,
+            position=store.position,
+            chain=store.chain,
+        )
 
 
 class _Outlets:

@@ -59,7 +59,7 @@ log = structlog.get_logger()
 
 _ROUND_TRIP_MS = 2
 _ELECTION_MS = {"fast": 20, "default": 40, "virtual": 150, "wan": 900}
-"""E budgeted where nothing was measured yet: rank, pre-probe, prepare with its sync, round trips."""
+"""E budgeted where nothing was measured: rank, pre-probe, prepare with its sync, round trips."""
 _FIRST = Ballot(0, 1, 1)
 
 
@@ -187,9 +187,7 @@ async def join(
     node, storage = str(uuid.uuid4()), str(uuid.uuid4())
     key = await asyncio.to_thread(new_node_key, node)
     addresses = {item.subnet: item.address for item in interface_addresses()}
-    joiner = Joiner(
-        name=name, uuid=node, storage=storage, request=key.request, addresses=addresses
-    )
+    joiner = Joiner(name=name, uuid=node, storage=storage, request=key.request, addresses=addresses)
     grant = await request_join(token, joiner, progress)
     save_identity(settings.config, identity_of(grant, key.key))
     store = QuorumLog.create(

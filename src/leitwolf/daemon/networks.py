@@ -56,7 +56,7 @@ def choose_networks(
             "this machine has no network address besides loopback", field="interconnect"
         )
     if not interconnect and not client:
-        chosen = {interface: NetworkRole.BOTH for interface in found}
+        chosen = dict.fromkeys(found, NetworkRole.BOTH)
     else:
         chosen = {}
         for wanted in interconnect:

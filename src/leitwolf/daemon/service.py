@@ -16,6 +16,7 @@ from leitwolf.core.policy import why
 from leitwolf.daemon import forming, views
 from leitwolf.daemon.bootstrap import Bootstrap, load_bootstrap, set_bootstrap_aside
 from leitwolf.daemon.cluster import Cluster, state_folder
+from leitwolf.daemon.keys import rekey_command
 from leitwolf.daemon.networks import choose_networks, own_addresses
 from leitwolf.model.commands import AddNode, Answer, Command, IssueToken
 from leitwolf.model.errors import (
@@ -297,6 +298,10 @@ class DaemonService:
                 secret=secret,
             )
         )
+
+    async def rekey(self, by: str) -> Answer:
+        """Replace the heartbeat key of all guards."""
+        return await self.command(rekey_command(self._formed().keys), by, 30)
 
     async def destroy(self) -> None:
         """Set the state of this node aside."""

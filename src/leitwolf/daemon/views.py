@@ -31,7 +31,7 @@ from leitwolf.wire.page import LeasePage
 
 __all__ = ["advice", "describe", "log_line", "quorum_view", "status_view"]
 
-_QUIET_EVENTS = ("because", "cause", "not_chosen", "node_serial")
+_QUIET_EVENTS = ("keys", "because", "cause", "not_chosen", "node_serial")
 
 
 def _node_name(state: State, node: int) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "PauseNode",
     "RecoverGroup",
     "Refusal",
+    "Rekey",
     "RemoveGroup",
     "RemoveResource",
     "SetNetwork",
@@ -204,6 +205,15 @@ class ChangeCluster(_Command, frozen=True, kw_only=True):
     profile: str | None = None
 
 
+class Rekey(_Command, frozen=True, kw_only=True):
+    """Replace the heartbeat key of all guards; 32 bytes each."""
+
+    former: bytes
+    """The key that seals now."""
+    key: bytes
+    """The new one, random."""
+
+
 class TransferLeader(_Command, frozen=True, kw_only=True):
     """Hand leadership to ``node`` (0: the most up-to-date other node)."""
 
@@ -229,6 +239,7 @@ Command = (
     | IssueToken
     | SetNetwork
     | ChangeCluster
+    | Rekey
     | TransferLeader
 )
 

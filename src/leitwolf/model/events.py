@@ -34,6 +34,7 @@ __all__ = [
     "GroupRemoving",
     "GroupStopped",
     "GroupWished",
+    "KeysSet",
     "LeaderElected",
     "LocalRecord",
     "NetworkSet",
@@ -222,6 +223,17 @@ class TokenUsed(_Event, frozen=True, kw_only=True):
     digest: str
 
 
+class KeysSet(_Event, frozen=True, kw_only=True):
+    """The heartbeat keys of all guards, the sealing one first; a rekey takes three steps.
+
+    ``stage``: ``spread`` (the new key opens, the old one seals), ``seal`` (the new one seals),
+    ``final`` (the old one is gone).
+    """
+
+    keys: tuple[bytes, ...]
+    stage: str
+
+
 class LocalRecord(_Event, frozen=True, kw_only=True):
     """What a node did while it had no quorum, told when it was back."""
 
@@ -386,6 +398,7 @@ Event = (
     | NetworkSet
     | TokenIssued
     | TokenUsed
+    | KeysSet
     | LocalRecord
     | GroupAdded
     | GroupChanged

@@ -10,6 +10,7 @@ __all__ = [
     "ENTRIES_RETAINED",
     "ENTRY_BYTES_MAX",
     "GROUPS_MAX",
+    "HEARTBEAT_KEY_BYTES",
     "NAME_LENGTH_MAX",
     "NODES_MAX",
     "PARAMETER_BYTES_MAX",
@@ -21,6 +22,8 @@ __all__ = [
     "TOKEN_LIFETIME_S_MAX",
 ]
 
+HEARTBEAT_KEY_BYTES = 32
+"""AES-256."""
 NODES_MAX = 64
 """The design holds to 64 nodes; a star of heartbeats grows linearly."""
 GROUPS_MAX = 1_000

@@ -139,6 +139,13 @@ class State(_Data, frozen=True, kw_only=True):
     """Highest node id ever given."""
     generation_floor: int = 0
     """Highest generation of any removed group: a new one of the same name begins above it (I11)."""
+    keys: tuple[bytes, ...] = ()
+    """Heartbeat keys, the sealing one first; none: those that forming wrote, never changed."""
+    keys_stage: str = ""
+    keys_set: int = 0
+    """Index of the entry that set them."""
+    keys_time: int = 0
+    """Cluster time of that entry."""
     leader: NodeId = NO_NODE
     """Node whose election the log recorded last."""
     quorum: QuorumConfig | None = None

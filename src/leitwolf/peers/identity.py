@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leitwolf.model.errors import InvalidConfig
+from leitwolf.model.limits import HEARTBEAT_KEY_BYTES
 
 __all__ = [
     "HEARTBEAT_KEY_BYTES",
@@ -34,7 +35,7 @@ __all__ = [
     "save_identity",
 ]
 
-HEARTBEAT_KEY_BYTES = 32
+
 _HEARTBEAT_KEYS_MAX = 4
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the ssl module does not name."""

@@ -49,5 +49,8 @@ class Service(Protocol):
     async def token(self, lifetime_s: int, by: str) -> str:
         """Return a new one-time join token."""
 
+    async def rekey(self, by: str) -> Answer:
+        """Replace the heartbeat key of all guards; returns after the first of three steps."""
+
     async def destroy(self) -> None:
         """Set the state of this node aside; it is in no cluster then. Raises Conflict."""

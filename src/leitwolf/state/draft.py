@@ -77,6 +77,10 @@ class Draft:
         self.node_serial = state.node_serial
         self.generation_floor = state.generation_floor
         self.leader = state.leader
+        self.keys = state.keys
+        self.keys_stage = state.keys_stage
+        self.keys_set = state.keys_set
+        self.keys_time = state.keys_time
         self.quorum = state.quorum
         self._members: dict[str, list[str]] | None = None
 
@@ -105,6 +109,10 @@ class Draft:
             node_serial=self.node_serial,
             generation_floor=self.generation_floor,
             leader=self.leader,
+            keys=self.keys,
+            keys_stage=self.keys_stage,
+            keys_set=self.keys_set,
+            keys_time=self.keys_time,
             quorum=self.quorum,
             nodes=self.nodes.rows,
             networks=self.networks.rows,

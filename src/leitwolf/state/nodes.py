@@ -14,6 +14,7 @@ from leitwolf.state.transitions import NODE_TRANSITIONS
 __all__ = [
     "apply_cluster_changed",
     "apply_cluster_formed",
+    "apply_keys_set",
     "apply_leader_elected",
     "apply_network_set",
     "apply_node_added",
@@ -51,6 +52,13 @@ def apply_cluster_changed(draft: Draft, event: events.ClusterChanged) -> None:
         draft.name = event.name
     if event.profile is not None:
         draft.profile = event.profile
+
+
+def apply_keys_set(draft: Draft, event: events.KeysSet) -> None:
+    """Change the heartbeat keys."""
+    check(1 <= len(event.keys) <= 2, f"{len(event.keys)} heartbeat keys")
+    draft.keys, draft.keys_stage = event.keys, event.stage
+    draft.keys_set, draft.keys_time = draft.index, draft.time
 
 
 def apply_leader_elected(draft: Draft, event: events.LeaderElected) -> None:

@@ -1,6 +1,7 @@
 """The steps by which nodes become voters and cease to be members: joint consensus only.
 
-A change of the voters goes through two entries: *joint* (old and new must both agree), then *final*.
+A change of the voters goes through two entries: *joint* (old and new must both agree), then
+*final*.
 
 Rules:
 

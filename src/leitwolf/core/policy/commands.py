@@ -40,6 +40,7 @@ _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
     commands.IssueToken: commands_cluster.issue_token,
     commands.SetNetwork: commands_cluster.set_network,
     commands.ChangeCluster: commands_cluster.change_cluster,
+    commands.Rekey: commands_cluster.rekey,
     commands.TransferLeader: commands_cluster.transfer_leader,
 }
 

@@ -21,6 +21,7 @@ from leitwolf.model import commands, events
 from leitwolf.model.events import Event
 from leitwolf.model.ids import NO_NODE, NodeId, NodeStatus
 from leitwolf.model.limits import (
+    HEARTBEAT_KEY_BYTES,
     NODES_MAX,
     RECORD_LINE_BYTES_MAX,
     RECORD_LINES_MAX,
@@ -36,6 +37,7 @@ __all__ = [
     "evict_node",
     "issue_token",
     "pause_node",
+    "rekey",
     "set_network",
     "stop_node",
     "tell_record",
@@ -279,6 +281,28 @@ def evict_node(state: State, command: commands.EvictNode, seen: Observations) ->
 
 def _connected(seen: Observations) -> frozenset[int]:
     return frozenset(node for node, view in seen.nodes.items() if view.connected)
+
+
+def rekey(state: State, command: commands.Rekey, _seen: Observations) -> Judged:
+    """Begin to replace the heartbeat key; the leader takes the further steps."""
+    if len(state.keys) > 1:
+        raise Refused(
+            "rekey-under-way",
+            "the keys are being replaced already",
+            hint="wait until it is done: leitwolf log",
+        )
+    for field, key in (("former", command.former), ("key", command.key)):
+        if len(key) != HEARTBEAT_KEY_BYTES:
+            raise Refused(
+                "invalid-key",
+                f"{field} has {len(key)} bytes",
+                hint=f"a heartbeat key has {HEARTBEAT_KEY_BYTES} bytes",
+                field=field,
+            )
+    if command.former == command.key or (state.keys and state.keys[0] != command.former):
+        raise Refused("invalid-key", "the former key is not the one in use", field="former")
+    event = events.KeysSet(keys=(command.former, command.key), stage="spread")
+    return judged([event], "replace the heartbeat key")
 
 
 def transfer_leader(state: State, command: commands.TransferLeader, seen: Observations) -> Judged:
