@@ -10,9 +10,11 @@ from leitwolf.model.commands import Refusal, Rekey
 from leitwolf.model.events import Cause, Change, KeysSet
 from leitwolf.model.observations import Observations
 from leitwolf.model.state import State
-from leitwolf.state import fold_change
+from leitwolf.sim.forming import formed_log
+from leitwolf.state import fold, fold_change
 
 OLD, NEW = b"o" * 32, b"n" * 32
+FORMED = fold(State(), formed_log(nodes=3, groups=1, links=1, profile="default").entries[0])
 NOBODY = Observations(nodes={}, resources={}, attested={})
 
 
@@ -25,7 +27,7 @@ def with_keys(state: State, event: KeysSet, time: int) -> State:
 
 def test_a_rekey_goes_from_spread_over_seal_to_final() -> None:
     """At every moment all guards open with whatever key any of them seals with."""
-    state = State()
+    state = FORMED
     judged = judge(state, Rekey(former=OLD, key=NEW), NOBODY)
     assert not isinstance(judged, Refusal)
     (event,) = judged.events
@@ -49,7 +51,7 @@ def test_a_rekey_goes_from_spread_over_seal_to_final() -> None:
 @pytest.mark.parametrize(("now", "everywhere"), [(SETTLE_NS - 1, True), (SETTLE_NS, False)])
 def test_a_step_waits_for_everybody(now: int, everywhere: bool) -> None:
     """The next step comes only when all hold the last one and had time to use it."""
-    state = with_keys(State(), KeysSet(keys=(OLD, NEW), stage="spread"), 0)
+    state = with_keys(FORMED, KeysSet(keys=(OLD, NEW), stage="spread"), 0)
     assert next_keys(state, now=now, everywhere=everywhere) is None
 
 
@@ -62,14 +64,14 @@ def test_a_step_waits_for_everybody(now: int, everywhere: bool) -> None:
 )
 def test_wrong_keys_are_refused(command: Rekey, code: str) -> None:
     """A key of the wrong length, or the same again, is refused by code."""
-    refused = judge(State(), command, NOBODY)
+    refused = judge(FORMED, command, NOBODY)
     assert isinstance(refused, Refusal)
     assert refused.code == code
 
 
 def test_one_rekey_at_a_time() -> None:
     """A second rekey is refused while one is under way."""
-    state = with_keys(State(), KeysSet(keys=(OLD, NEW), stage="spread"), 0)
+    state = with_keys(FORMED, KeysSet(keys=(OLD, NEW), stage="spread"), 0)
     refused = judge(state, Rekey(former=OLD, key=b"x" * 32), NOBODY)
     assert isinstance(refused, Refusal)
     assert refused.code == "rekey-under-way"
