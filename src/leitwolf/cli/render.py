@@ -9,6 +9,7 @@ from leitwolf.model.views import (
     GroupView,
     LogLine,
     NodeLine,
+    ProofView,
     QuorumView,
     StatusView,
 )
@@ -65,6 +66,17 @@ def _group(group: GroupView) -> list[str]:
     return lines
 
 
+def _proof(proof: ProofView) -> str:
+    """Say what ends for certain on this node when its lease is over (I4)."""
+    words = (
+        ("addresses", proof.address, "no kernel gate"),
+        ("processes", proof.process, "no watchdog"),
+        ("shared data", proof.data, "no fence"),
+    )
+    said = [name if there else f"{name} NOT ({why})" for name, there, why in words]
+    return f"provably over here without a lease: {', '.join(said)}"
+
+
 def status(view: StatusView) -> str:
     """Return the whole cluster as a tree."""
     if not view.formed:
@@ -74,6 +86,8 @@ def status(view: StatusView) -> str:
     lines = [f"{view.cluster}  {state}  profile {view.profile}  entry {view.index}{age}"]
     if view.advice:
         lines.append(f"! {view.advice}")
+    if view.proof is not None:
+        lines.append(_proof(view.proof))
     lines.append("nodes")
     lines.extend(_node(node) for node in view.nodes)
     lines.append("networks")

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import structlog
 
 from leitwolf.core.lease.profile import PROFILES
@@ -34,6 +35,7 @@ from leitwolf.model.views import (
     InitRequest,
     JoinRequestView,
     LogLine,
+    ProofView,
     QuorumView,
     StatusView,
     StoppedView,
@@ -194,13 +196,19 @@ class DaemonService:
             for line in cluster.recorder.read()[-10:]
         )
         view = views.status_view(
-            cluster.node, links=cluster.links, fresh=self._fresh(cluster), stopped=()
+            cluster.node,
+            links=cluster.links,
+            fresh=self._fresh(cluster),
+            proof=self._proof(),
+            stopped=stopped,
         )
-        if not view.quorum:
-            view = views.status_view(
-                cluster.node, links=cluster.links, fresh=False, stopped=stopped
-            )
-        return view
+        return view if not view.quorum else msgspec.structs.replace(view, stopped=())
+
+    def _proof(self) -> ProofView:
+        flags = self._progress.slot(Role.GUARD).flags
+        return ProofView(
+            address=bool(flags & Flag.GATE), process=bool(flags & Flag.WATCHDOG), data=False
+        )
 
     def _fault_advice(self) -> str:
         fault = self._fault

@@ -20,6 +20,7 @@ from leitwolf.model.views import (
     LogLine,
     NetworkView,
     NodeLine,
+    ProofView,
     QuorumMember,
     QuorumView,
     ResourceView,
@@ -154,6 +155,7 @@ def status_view(
     *,
     links: Mapping[tuple[int, int], LinkState],
     fresh: bool,
+    proof: ProofView,
     stopped: tuple[StoppedView, ...],
 ) -> StatusView:
     """Return the cluster as this node sees it.
@@ -162,6 +164,7 @@ def status_view(
         node: the core.
         links: newest link reports of the guard, by node and link number.
         fresh: the state was read under the leader lease.
+        proof: what this node can prove to have ended.
         stopped: what this node stopped without quorum.
     """
     state = node.state
@@ -184,6 +187,7 @@ def status_view(
         leader=_node_name(state, leader),
         quorum=bool(leader) and reachable,
         fresh=fresh,
+        proof=proof,
         index=state.index,
         advice=advice(state),
         nodes=tuple(

@@ -16,6 +16,7 @@ __all__ = [
     "LogLine",
     "NetworkView",
     "NodeLine",
+    "ProofView",
     "QuorumMember",
     "QuorumView",
     "ResourceView",
@@ -90,6 +91,17 @@ class GroupView(_View, frozen=True, kw_only=True):
     changed: int
 
 
+class ProofView(_View, frozen=True, kw_only=True):
+    """What this node can prove to have ended when its lease is over, whatever hangs or freezes."""
+
+    address: bool
+    """The kernel's gate shuts virtual addresses by itself."""
+    process: bool
+    """A watchdog resets a node whose processes cannot be stopped."""
+    data: bool
+    """Writes to shared data are fenced."""
+
+
 class StoppedView(_View, frozen=True, kw_only=True):
     """What this node stopped without quorum: when (UTC ns) and why."""
 
@@ -113,6 +125,7 @@ class StatusView(_View, frozen=True, kw_only=True):
     index: int
     advice: str
     """One sentence about what is missing for safety, '' when nothing is."""
+    proof: ProofView | None = None
     nodes: tuple[NodeLine, ...] = ()
     networks: tuple[NetworkView, ...] = ()
     groups: tuple[GroupView, ...] = ()
