@@ -72,7 +72,24 @@ def token(context: Context, lifetime: int) -> None:
 @with_json
 def join(context: Context, token: str, node_name: str) -> None:
     """Join the cluster that gave out TOKEN."""
-    for item in context.client.join(JoinRequestView(token=token, node_name=node_name)):
+    _join(context, JoinRequestView(token=token, node_name=node_name))
+
+
+@click.command()
+@click.argument("token")
+@click.option("--node-name", default="", help="Name of this node (default: the host name).")
+@with_json
+def rejoin(context: Context, token: str, node_name: str) -> None:
+    """Come back with a new storage: the way out of a damaged or locked-out one.
+
+    First evict this node on another one and make a token there. What is here is kept in
+    quarantine.
+    """
+    _join(context, JoinRequestView(token=token, node_name=node_name, again=True))
+
+
+def _join(context: Context, request: JoinRequestView) -> None:
+    for item in context.client.join(request):
         if isinstance(item, str):
             context.progress(item)
         else:
@@ -182,4 +199,4 @@ def run(runtime: str | None, state: str | None, config: str | None) -> None:
     sys.exit(keep(settings))
 
 
-COMMANDS = (init, token, join, leave, destroy, network, change, rekey, run)
+COMMANDS = (init, token, join, rejoin, leave, destroy, network, change, rekey, run)

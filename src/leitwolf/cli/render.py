@@ -80,7 +80,8 @@ def _proof(proof: ProofView) -> str:
 def status(view: StatusView) -> str:
     """Return the whole cluster as a tree."""
     if not view.formed:
-        return f"{view.node}: not running in a cluster\n  -> {view.advice}"
+        state = "takes no part in its cluster" if view.fault else "not running in a cluster"
+        return f"{view.node}: {state}\n  -> {view.advice}"
     state = f"leader {view.leader}" if view.quorum else "NO QUORUM HERE"
     age = "" if view.fresh else "  (as this node knows it; may be old)"
     lines = [f"{view.cluster}  {state}  profile {view.profile}  entry {view.index}{age}"]

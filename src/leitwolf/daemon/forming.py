@@ -20,8 +20,8 @@ from leitwolf.core.lease.profile import (
 )
 from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
 from leitwolf.daemon.cluster import Cluster, state_folder
-from leitwolf.model.commands import MoveGroup, PauseNode, TransferLeader
-from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
+from leitwolf.model.commands import StopNode, TransferLeader
+from leitwolf.model.errors import InvalidConfig, StorageError
 from leitwolf.model.events import (
     Cause,
     Change,
@@ -31,7 +31,7 @@ from leitwolf.model.events import (
     NodeAdded,
     QuorumChanged,
 )
-from leitwolf.model.ids import NodeId
+from leitwolf.model.ids import GroupPhase, NodeId
 from leitwolf.model.log import CommitRecord, Entry, EntryRecord, PromisedRecord
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
 from leitwolf.peers.frames import JoinGrant, JoinRequest
@@ -50,6 +50,7 @@ __all__ = [
     "drain",
     "ensure_folders",
     "form",
+    "hand_over",
     "issue",
     "join",
     "verify_profile",
@@ -58,6 +59,8 @@ __all__ = [
 log = structlog.get_logger()
 
 _ROUND_TRIP_MS = 2
+_STAY_NS = 1_500 * MILLISECOND
+"""A group that has not begun to move by then has nowhere to go; it is stopped here."""
 _ELECTION_MS = {"fast": 20, "default": 40, "virtual": 150, "wan": 900}
 """E budgeted where nothing was measured: rank, pre-probe, prepare with its sync, round trips."""
 _FIRST = Ballot(0, 1, 1)
@@ -239,26 +242,26 @@ async def drain(cluster: Cluster, timeout_s: float) -> None:
     node = cluster.node
     deadline = raw_ns() + int(timeout_s * 1e9)
     others = [other for other in node.connected if other in node.state.nodes]
-    if not others or not node.leader:
+    if not others or not node.leader or not await cluster.tell(StopNode(node=node.me)):
         return
-    for group in list(node.state.groups.values()):
-        if group.owner == node.me and group.phase == "active":
-            await _try(cluster, MoveGroup(group=group.id, node=NodeId(0)))
+    still_since, index = raw_ns(), node.state.index
     while raw_ns() < deadline:
-        if not any(group.owner == node.me for group in node.state.groups.values()):
+        own = [group for group in node.state.groups.values() if group.owner == node.me]
+        if node.state.index != index:
+            still_since, index = raw_ns(), node.state.index
+        moving = any(group.phase is GroupPhase.CLOSING for group in own)
+        if not own or (not moving and raw_ns() - still_since > _STAY_NS):
             break
-        await cluster.timeline.wait_beyond(node.state.index, 0.2)
-    if node.leader == node.me:
-        await _try(cluster, TransferLeader())
-        while raw_ns() < deadline and node.leader == node.me:
-            await asyncio.sleep(0.005)
+        await cluster.timeline.wait_beyond(index, 0.2)
+    await hand_over(cluster, max(0.0, (deadline - raw_ns()) / 1e9))
 
 
-async def _try(cluster: Cluster, command: MoveGroup | PauseNode | TransferLeader) -> None:
-    try:
-        answer = await cluster.request(command, f"shutdown@{cluster.bootstrap.name}", 10)
-    except LeitwolfError as error:
-        log.warning("while stopping", error=error.text)
+async def hand_over(cluster: Cluster, timeout_s: float) -> None:
+    """Hand leadership to another node if this one has it and there is one; bounded."""
+    node = cluster.node
+    deadline = time.monotonic() + timeout_s
+    if node.leader != node.me or not node.connected:
         return
-    if answer.refusal is not None:
-        log.warning("while stopping", refused=answer.refusal.text)
+    if await cluster.tell(TransferLeader(), timeout_s):
+        while time.monotonic() < deadline and node.leader == node.me:
+            await asyncio.sleep(0.005)

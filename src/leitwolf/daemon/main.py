@@ -41,8 +41,16 @@ async def _run(settings: Settings) -> None:
     service = DaemonService(settings, progress)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    replaced = False
+
+    def replace() -> None:
+        nonlocal replaced
+        replaced = True
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, replace)
     # A failover must not wait for a collection of everything that was imported.
     gc.collect()
     gc.freeze()
@@ -52,8 +60,12 @@ async def _run(settings: Settings) -> None:
             tasks.create_task(serve_unix(service, settings.runtime / "api.sock")),
         ]
         await stopping.wait()
-        log.info("stopping: groups move away first")
-        await service.drain()
+        if replaced:
+            log.info("ending: another daemon takes over, the groups stay")
+            await service.hand_over()
+        else:
+            log.info("stopping: groups move away first")
+            await service.drain()
         for task in work:
             task.cancel()
 

@@ -7,6 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import msgspec
 import structlog
@@ -15,11 +16,22 @@ from leitwolf.core.lease.profile import PROFILES
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.policy import why
 from leitwolf.daemon import forming, views
+from leitwolf.daemon.admission import admit
 from leitwolf.daemon.bootstrap import Bootstrap, load_bootstrap, set_bootstrap_aside
 from leitwolf.daemon.cluster import Cluster, state_folder
+from leitwolf.daemon.departure import (
+    Departure,
+    Lockout,
+    forget_departure,
+    load_departure,
+    load_lockout,
+    save_departure,
+    save_lockout,
+    way_back,
+)
 from leitwolf.daemon.keys import rekey_command
 from leitwolf.daemon.networks import choose_networks, own_addresses
-from leitwolf.model.commands import AddNode, Answer, Command, IssueToken
+from leitwolf.model.commands import Answer, Command, IssueToken
 from leitwolf.model.errors import (
     Conflict,
     InvalidConfig,
@@ -41,7 +53,7 @@ from leitwolf.model.views import (
     StoppedView,
 )
 from leitwolf.peers import DEFAULT_PORT
-from leitwolf.peers.frames import Code, JoinedMember, JoinGrant, JoinRequest, Rejection
+from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
 from leitwolf.peers.identity import fingerprint_of_pem, load_identity
 from leitwolf.peers.token import JoinToken, digest, format_token, new_secret, parse_token
 from leitwolf.store import QuorumLog, StoreIdentity, quarantine
@@ -57,6 +69,19 @@ log = structlog.get_logger()
 
 _TOKEN_ADDRESSES_MAX = 16
 _STOP_S = 30.0
+_HAND_OVER_S = 2.0
+"""The keeper kills a daemon that is to be replaced after 5 s."""
+_STOP_EVERYTHING_S = 10.0
+_STOP_AGAIN_S = 0.3
+_REASON_CHARACTERS_MAX = 100
+_POLL_S = 0.005
+_RETRY_S = 2.0
+_PASSING = frozenset({"disk-full", "storage-io", "sync-failed", "log-busy", "storage"})
+"""Faults of the disk, not of the log: tried again until they are over."""
+_DAMAGED = frozenset(
+    {"log-corrupt", "no-log", "identity-damaged", "foreign-storage", "bootstrap-damaged"}
+)
+"""Faults after which this storage is of no use: the node comes back with another one."""
 _ADVICE_NOT_FORMED = "this node is in no cluster: leitwolf init, or leitwolf join TOKEN"
 
 
@@ -70,8 +95,10 @@ class DaemonService:
         self._cluster: Cluster | None = None
         self._changed = asyncio.Event()
         self._forming = asyncio.Lock()
-        self._token_seen: dict[str, float] = {}
+        self._bootstrap: Bootstrap | None = None
         self._leaving = ""
+        """Why the state is to be set aside, '': it is not."""
+        self._ending: asyncio.Future[None] | None = None
         self._fault: StorageError | None = None
 
     # --- running ---------------------------------------------------------------------------------
@@ -80,25 +107,38 @@ class DaemonService:
         """Run the cluster whenever there is one, until cancelled."""
         while True:
             self._changed.clear()
-            bootstrap = load_bootstrap(self._settings.state)
-            if bootstrap is None:
-                await self._wait_unformed()
-                continue
             try:
-                store = self._open(bootstrap)
-            except StorageError as error:
-                # The node must not vote; it stays up so that people learn why and what to do.
-                log.critical("no quorum log", error=error.text, code=error.code, hint=error.hint)
-                self._fault = error
-                await self._wait_unformed()
-                if self._leaving:
-                    self._set_aside(self._leaving)
-                    self._leaving = ""
-                self._fault = None
+                self._bootstrap = load_bootstrap(self._settings.state)
+                if self._bootstrap is None:
+                    await self._wait()
+                    continue
+                store = self._open(self._bootstrap)
+            except (StorageError, msgspec.DecodeError) as error:
+                await self._wait_faulty(error)
                 continue
-            await self._run_cluster(bootstrap, store)
+            await self._run_cluster(self._bootstrap, store)
+
+    async def _wait_faulty(self, error: StorageError | msgspec.DecodeError) -> None:
+        """Stay up without taking part, so that people learn why and what to do."""
+        name = self._bootstrap.name if self._bootstrap is not None else platform.node()
+        if isinstance(error, msgspec.DecodeError):
+            text = f"bootstrap.json in {self._settings.state} is damaged: {error}"
+            error = StorageError(text, code="bootstrap-damaged")
+        if error.code in _DAMAGED:
+            error.hint = way_back(name)
+        if self._fault is None or self._fault.text != error.text:
+            log.critical("no part taken", error=error.text, code=error.code, hint=error.hint)
+        self._fault = error
+        await self._wait(_RETRY_S if error.code in _PASSING else None)
+        if self._leaving:
+            self._set_aside(self._leaving)
+        if self._changed.is_set():
+            self._fault = None
 
     def _open(self, bootstrap: Bootstrap) -> QuorumLog:
+        locked = load_lockout(self._settings.state, bootstrap.storage)
+        if locked is not None:
+            raise locked.error(bootstrap.name)
         identity = StoreIdentity(
             cluster=bootstrap.cluster, node=bootstrap.node, storage=bootstrap.storage
         )
@@ -107,8 +147,10 @@ class DaemonService:
             log.warning("quorum log repaired", note=note)
         return store
 
-    async def _wait_unformed(self) -> None:
-        while not self._changed.is_set():
+    async def _wait(self, at_most_s: float | None = None) -> None:
+        """Wait until something is to be done."""
+        deadline = time.monotonic() + (at_most_s if at_most_s is not None else float("inf"))
+        while not self._changed.is_set() and time.monotonic() < deadline:
             self._progress.advance(raw_ns())
             try:
                 async with asyncio.timeout(0.1):
@@ -117,14 +159,22 @@ class DaemonService:
                 continue
 
     async def _run_cluster(self, bootstrap: Bootstrap, store: QuorumLog) -> None:
-        self._cluster = Cluster(
-            settings=self._settings,
-            bootstrap=bootstrap,
-            store=store,
-            progress=self._progress,
-            on_join=self._admit,
-            on_evicted=self._evicted,
-        )
+        try:
+            self._cluster = Cluster(
+                settings=self._settings,
+                bootstrap=bootstrap,
+                store=store,
+                progress=self._progress,
+                on_join=self._admit,
+                on_evicted=self._evicted,
+                on_locked_out=self._locked_out,
+            )
+        except LeitwolfError as error:
+            store.close()
+            await self._wait_faulty(StorageError(error.text, code=error.code, hint=error.hint))
+            return
+        self._fault = None
+        forget_departure(self._settings.state)
         running = asyncio.ensure_future(self._cluster.run())
         changed = asyncio.ensure_future(self._changed.wait())
         try:
@@ -138,29 +188,73 @@ class DaemonService:
             self._cluster = None
         if self._leaving:
             self._set_aside(self._leaving)
-            self._leaving = ""
 
     def _evicted(self, reason: str) -> None:
         """The cluster goes on without this node: stop everything, set the state aside."""
-        if self._cluster is not None and not self._leaving:
-            self._cluster.record(f"out of the cluster: {reason}")
-            self._cluster.guard.send(GUARD.encode(StopEverything("evicted")))
+        if self._cluster is not None and not self._ending:
             self._leaving = reason
-            asyncio.get_running_loop().call_later(1.0, self._changed.set)
+            self._end(f"out of the cluster: {reason}")
+
+    def _locked_out(self, code: str, text: str) -> None:
+        """Never vote again with this storage; what it holds stays for people to look at."""
+        cluster = self._cluster
+        if cluster is None or self._ending:
+            return
+        storage = cluster.bootstrap.storage
+        save_lockout(
+            self._settings.state,
+            Lockout(storage=storage, code=code, text=text, at_wall=time.time_ns()),
+        )
+        self._end(f"locked out: {text}")
+
+    def _end(self, line: str) -> None:
+        """Stop everything here, then take no part any more."""
+        if self._cluster is not None:
+            self._cluster.record(line)
+            self._ending = asyncio.ensure_future(self._stop_everything(self._cluster, line))
+
+    async def _stop_everything(self, cluster: Cluster, line: str) -> None:
+        """Have the guard stop all; it kills what does not end, so this takes a moment at most."""
+        deadline = time.monotonic() + _STOP_EVERYTHING_S
+        while time.monotonic() < deadline:
+            cluster.guard.send(GUARD.encode(StopEverything(line[:_REASON_CHARACTERS_MAX])))
+            await asyncio.sleep(_STOP_AGAIN_S)
+            page = cluster.page()
+            if page is None or not page.lease:
+                break
+        self._ending = None
+        self._changed.set()
 
     def _set_aside(self, reason: str) -> None:
-        folder = quarantine(state_folder(self._settings))
-        set_bootstrap_aside(self._settings.state, folder)
+        """Move log, identity and bootstrap file into quarantine; the bootstrap file goes last."""
+        state = self._settings.state
+        log_folder = state_folder(self._settings)
+        log_folder.mkdir(mode=0o700, exist_ok=True)
+        folder = quarantine(log_folder)
         pki = self._settings.config / "pki"
         if pki.exists():
             shutil.move(pki, folder / "pki")
+        name = self._bootstrap.cluster_name if self._bootstrap is not None else ""
+        save_departure(
+            state,
+            Departure(cluster=name, reason=reason, folder=str(folder), at_wall=time.time_ns()),
+        )
+        set_bootstrap_aside(state, folder)
+        self._leaving = ""
         log.warning("cluster state set aside", folder=str(folder), reason=reason)
 
     async def drain(self) -> None:
         """Move the groups away for an orderly stop; bounded."""
         cluster = self._cluster
         if cluster is not None:
+            cluster.stopping()
             await forming.drain(cluster, _STOP_S)
+
+    async def hand_over(self) -> None:
+        """Give up leadership before this daemon is replaced; the groups stay."""
+        cluster = self._cluster
+        if cluster is not None:
+            await forming.hand_over(cluster, _HAND_OVER_S)
 
     def _formed(self) -> Cluster:
         if self._fault is not None:
@@ -179,17 +273,19 @@ class DaemonService:
         """Return the cluster as this node sees it."""
         cluster = self._cluster
         if cluster is None:
+            known = self._bootstrap
             return StatusView(
                 formed=False,
-                cluster="",
-                uuid="",
-                node=platform.node(),
+                cluster=known.cluster_name if known is not None else "",
+                uuid=known.cluster if known is not None else "",
+                node=known.name if known is not None else platform.node(),
                 profile="",
                 leader="",
                 quorum=False,
                 fresh=False,
                 index=0,
-                advice=self._fault_advice() or _ADVICE_NOT_FORMED,
+                fault=self._fault.code if self._fault is not None else "",
+                advice=self._fault_advice() or self._unformed_advice(),
             )
         stopped = tuple(
             StoppedView(at_wall=line.at_wall_ns, text=line.text)
@@ -212,7 +308,17 @@ class DaemonService:
 
     def _fault_advice(self) -> str:
         fault = self._fault
-        return f"{fault.text} [{fault.code}] {fault.hint}" if fault is not None else ""
+        return f"{fault.text} [{fault.code}]\n  -> {fault.hint}" if fault is not None else ""
+
+    def _unformed_advice(self) -> str:
+        gone = load_departure(self._settings.state)
+        if gone is None:
+            return _ADVICE_NOT_FORMED
+        when = datetime.fromtimestamp(gone.at_wall / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return (
+            f"out of cluster {gone.cluster} since {when}: {gone.reason}; "
+            f"its state is kept in {gone.folder}\n  -> {_ADVICE_NOT_FORMED}"
+        )
 
     def _fresh(self, cluster: Cluster) -> bool:
         """Return whether the state was read at the leader, under its lease."""
@@ -314,7 +420,7 @@ class DaemonService:
     async def destroy(self) -> None:
         """Set the state of this node aside."""
         if self._fault is not None:
-            self._leaving = "destroyed by the operator: the quorum log was unusable"
+            self._leaving = f"destroyed by the operator: {self._fault.text}"
             self._changed.set()
             return
         cluster = self._formed()
@@ -374,6 +480,8 @@ class DaemonService:
         )
 
     def _refuse_second(self) -> None:
+        if self._fault is not None:
+            raise self._fault
         if self._cluster is not None or load_bootstrap(self._settings.state) is not None:
             raise Conflict(
                 "this node is in a cluster already",
@@ -395,8 +503,11 @@ class DaemonService:
     async def join(self, request: JoinRequestView) -> AsyncIterator[str | ClusterSetup]:
         """Join a cluster, telling progress."""
         async with self._forming:
-            self._refuse_second()
             token = parse_token(request.token)
+            if request.again and self._fault is not None:
+                yield f"setting aside what is here: {self._fault.text}"
+                await self._leave_faulty()
+            self._refuse_second()
             lines: asyncio.Queue[str | None] = asyncio.Queue()
             name = request.node_name or platform.node()
             joining = asyncio.ensure_future(
@@ -409,80 +520,12 @@ class DaemonService:
             yield "waiting for the log of the cluster"
             yield await self._started(bootstrap, grant.profile, grant.addresses)
 
-    async def _admit(self, request: JoinRequest, caller: str) -> JoinGrant | Rejection:
-        """Admit a joiner: check its token, commit it, issue its certificate."""
-        cluster = self._formed()
-        state = cluster.node.state
-        token = digest(request.secret)
-        refusal = self._token_refusal(cluster, token)
-        if refusal is not None:
-            return refusal
-        identity = load_identity(self._settings.config)
-        certificate = await asyncio.to_thread(forming.issue, identity, request)
-        networks = [(network.name, network.subnets) for network in state.networks.values()]
-        addresses = forming.addresses_on(networks, request.addresses)
-        if not any(name in addresses for name in interconnects(state)):
-            return Rejection(
-                code=Code.NOT_ADMITTED,
-                text=f"{request.name} has no address on an interconnect of {state.name}",
-                hint=", ".join(f"{name}: {' '.join(subnets)}" for name, subnets in networks),
-            )
-        command = AddNode(
-            name=request.name,
-            uuid=request.uuid,
-            storage=request.storage,
-            addresses=addresses,
-            fingerprint=fingerprint_of_pem(certificate),
-            token=token,
-        )
-        try:
-            answer = await self.command(command, f"join from {caller}", 9)
-        except LeitwolfError as error:
-            return Rejection(code=Code.NO_QUORUM, text=error.text, hint=error.hint)
-        if answer.refusal is not None:
-            refused = answer.refusal
-            code = Code.NO_QUORUM if refused.retryable else refused.code
-            return Rejection(code=code, text=refused.text, hint=refused.hint)
-        state = cluster.node.state
-        return JoinGrant(
-            node=int(answer.data["node"]),
-            cluster=state.uuid,
-            cluster_name=state.name,
-            port=state.port,
-            profile=state.profile,
-            certificate=certificate,
-            authority_certificate=identity.authority_certificate,
-            authority_key=identity.authority_key,
-            heartbeat_keys=identity.heartbeat_keys,
-            links=tuple(interconnects(state)),
-            addresses=addresses,
-            members=tuple(
-                JoinedMember(
-                    node=node.id,
-                    name=node.name,
-                    addresses=node.addresses,
-                    fingerprint=node.fingerprint,
-                )
-                for node in state.nodes.values()
-                if node.uuid != request.uuid
-            ),
-        )
+    async def _leave_faulty(self) -> None:
+        """Set an unusable state aside and wait until that is done."""
+        await self.destroy()
+        deadline = time.monotonic() + _STOP_EVERYTHING_S
+        while self._leaving and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
 
-    def _token_refusal(self, cluster: Cluster, token: str) -> Rejection | None:
-        """Check a token by the clock of this node alone: its life began when it was seen here."""
-        known = cluster.node.state.tokens.get(token)
-        if known is None:
-            return Rejection(
-                code=Code.TOKEN_USED,
-                text="the token was used already, withdrawn, or was never issued here",
-                hint="make a new one: leitwolf token",
-            )
-        change = cluster.timeline.lookup(known.issued)
-        age_ns = cluster.node.cluster_time(raw_ns()) - (change.time if change else 0)
-        if age_ns > known.lifetime_s * 1_000_000_000:
-            return Rejection(
-                code=Code.TOKEN_EXPIRED,
-                text=f"the token expired: it was good for {known.lifetime_s} s",
-                hint="make a new one: leitwolf token",
-            )
-        return None
+    async def _admit(self, request: JoinRequest, caller: str) -> JoinGrant | Rejection:
+        return await admit(self._formed(), request, caller, self.command)

@@ -126,6 +126,8 @@ class StatusView(_View, frozen=True, kw_only=True):
     advice: str
     """One sentence about what is missing for safety, '' when nothing is."""
     proof: ProofView | None = None
+    fault: str = ""
+    """Code of what keeps this node from taking part, '': nothing does."""
     nodes: tuple[NodeLine, ...] = ()
     networks: tuple[NetworkView, ...] = ()
     groups: tuple[GroupView, ...] = ()
@@ -213,6 +215,8 @@ class JoinRequestView(_View, frozen=True, kw_only=True):
 
     token: str
     node_name: str = ""
+    again: bool = False
+    """Set an unusable state aside first: the way back of a node whose storage is lost."""
 
 
 class ClusterSetup(_View, frozen=True, kw_only=True):

@@ -95,6 +95,11 @@ class Marks:
         if mark.refused >= _LOCK_AFTER:
             self._locked.add(hello.storage)
 
+    def promised(self, storage: str) -> Ballot:
+        """Return the highest ballot that a storage is known to have promised."""
+        mark = self._marks.get(storage)
+        return mark.promised if mark is not None else NO_BALLOT
+
     def forget(self, storages_kept: set[str]) -> None:
         """Forget all storages but these (those in the log)."""
         self._marks = {name: mark for name, mark in self._marks.items() if name in storages_kept}

@@ -1,0 +1,151 @@
+"""Admitting a joiner: its token, its addresses, its entry in the log, its certificate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from leitwolf.core.membership.roster import interconnects
+from leitwolf.daemon import forming
+from leitwolf.daemon.cluster import Cluster
+from leitwolf.daemon.timeline import Timeline
+from leitwolf.model.commands import AddNode, Answer, Command, Refusal
+from leitwolf.model.errors import LeitwolfError
+from leitwolf.model.events import Cause, TokenUsed
+from leitwolf.model.ids import NodeStatus
+from leitwolf.model.state import State
+from leitwolf.peers.frames import Code, JoinedMember, JoinGrant, JoinRequest, Rejection
+from leitwolf.peers.identity import fingerprint_of_pem, load_identity
+from leitwolf.peers.token import digest
+from leitwolf.system.clock import raw_ns
+
+__all__ = ["admit"]
+
+_COMMIT_S = 9.0
+"""The joiner waits 10 s."""
+_SEARCHED_MAX = 2_000
+"""Changes looked through for the end of a token; few callers get that far at a time."""
+_NEW_TOKEN = "make a new one: leitwolf token"  # noqa: S105  # a hint
+
+Commit = Callable[[Command, str, float], Awaitable[Answer]]
+
+
+async def admit(
+    cluster: Cluster, request: JoinRequest, caller: str, commit: Commit
+) -> JoinGrant | Rejection:
+    """Admit a joiner, or say why not. Whoever asks the same again is granted the same again.
+
+    Args:
+        cluster: this node.
+        request: what the joiner says; anybody can have sent it.
+        caller: its address.
+        commit: has a command done and applied here.
+    """
+    state = cluster.node.state
+    token = digest(request.secret)
+    refusal = _token_refusal(cluster, request, token)
+    if refusal is not None:
+        return refusal
+    identity = load_identity(cluster.settings.config)
+    networks = [(network.name, network.subnets) for network in state.networks.values()]
+    try:
+        certificate = await asyncio.to_thread(forming.issue, identity, request)
+        addresses = forming.addresses_on(networks, request.addresses)
+    except LeitwolfError as error:
+        return Rejection(code=error.code, text=error.text, hint=error.hint)
+    except ValueError as error:
+        return Rejection(code=Code.NOT_ADMITTED, text=f"an address of the joiner is none: {error}")
+    links = interconnects(state)
+    if not any(name in addresses for name in links):
+        return Rejection(
+            code=Code.NOT_ADMITTED,
+            text=f"{request.name} has no address on an interconnect of {state.name}",
+            hint="; ".join(
+                f"{name}: {' '.join(subnets)}" for name, subnets in networks if name in links
+            ),
+        )
+    command = AddNode(
+        name=request.name,
+        uuid=request.uuid,
+        storage=request.storage,
+        addresses=addresses,
+        fingerprint=fingerprint_of_pem(certificate),
+        token=token,
+    )
+    try:
+        answer = await commit(command, f"join from {caller}", _COMMIT_S)
+    except LeitwolfError as error:
+        return Rejection(code=Code.NO_QUORUM, text=error.text, hint=error.hint)
+    if answer.refusal is not None:
+        return _rejection(answer.refusal)
+    state = cluster.node.state
+    return JoinGrant(
+        node=int(answer.data["node"]),
+        cluster=state.uuid,
+        cluster_name=state.name,
+        port=state.port,
+        profile=state.profile,
+        certificate=certificate,
+        authority_certificate=identity.authority_certificate,
+        authority_key=identity.authority_key,
+        heartbeat_keys=identity.heartbeat_keys,
+        links=tuple(interconnects(state)),
+        addresses=addresses,
+        members=tuple(
+            JoinedMember(
+                node=node.id, name=node.name, addresses=node.addresses, fingerprint=node.fingerprint
+            )
+            for node in state.nodes.values()
+            if node.uuid != request.uuid
+        ),
+    )
+
+
+def _rejection(refusal: Refusal) -> Rejection:
+    """Say what policy refused in the words of a join."""
+    code = refusal.code
+    if refusal.retryable:
+        code = Code.NO_QUORUM
+    elif code == "node-exists":
+        code = {"name": Code.NAME_TAKEN, "addresses": Code.ADDRESS_TAKEN}.get(refusal.field, code)
+    elif code == "token-unknown":
+        code = Code.TOKEN_USED
+    return Rejection(code=code, text=refusal.text, hint=refusal.hint)
+
+
+def _granted_before(state: State, request: JoinRequest, token: str) -> bool:
+    return any(
+        node.uuid == request.uuid and node.token == token and node.status is NodeStatus.LEARNER
+        for node in state.nodes.values()
+    )
+
+
+def _token_refusal(cluster: Cluster, request: JoinRequest, token: str) -> Rejection | None:
+    """Check a token by cluster time, which no wall clock moves."""
+    state = cluster.node.state
+    known = state.tokens.get(token)
+    if known is None:
+        if _granted_before(state, request, token):
+            return None
+        ended = _end_of(cluster.timeline, token)
+        if ended is not None and ended.code == Code.TOKEN_EXPIRED:
+            return Rejection(code=Code.TOKEN_EXPIRED, text=ended.text, hint=_NEW_TOKEN)
+        text = f"the token was used already: {ended.text}" if ended else "the token is not known"
+        return Rejection(code=Code.TOKEN_USED, text=text, hint=_NEW_TOKEN)
+    age_ns = cluster.node.cluster_time(raw_ns()) - known.issued_at
+    if age_ns > known.lifetime_s * 1_000_000_000:
+        return Rejection(
+            code=Code.TOKEN_EXPIRED,
+            text=f"the token expired: it was good for {known.lifetime_s} s",
+            hint=_NEW_TOKEN,
+        )
+    return None
+
+
+def _end_of(timeline: Timeline, token: str) -> Cause | None:
+    """Return why a token is not valid any more, None when that is long ago or it never was."""
+    after = max(0, timeline.applied - _SEARCHED_MAX)
+    for _, change in reversed(timeline.lines(after, _SEARCHED_MAX)):
+        if TokenUsed(digest=token) in change.events:
+            return change.because
+    return None
