@@ -53,6 +53,8 @@ class Timing:
     retry_min: float = 0.02
     retry_max: float = 0.5
     retry_rejected: float = 2.0
+    knock: float = 1.0
+    """A node that should dial, but has not for so long, is called once in such a time."""
 
 
 @dataclass(slots=True)

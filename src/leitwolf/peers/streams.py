@@ -2,7 +2,8 @@
 
 Rules
 
-- The node with the lower id dials, one stream per link. Which stream is used for sending is decided
+- The node with the lower id dials, one stream per link. One that does not is knocked at now and
+  then: perhaps it does not know the caller any more, and then says so. Which stream is used for sending is decided
   here: the first that was up, as long as its link is not reported down; then at once another.
 - A change of the stream is reported as lost and up: what was under way may be lost or overtaken.
 - Only admitted nodes get past the handshake; callers without a certificate may only join.
@@ -296,9 +297,10 @@ class PeerNetwork:
             wanted["listen", 0, link, own, ""] = _bind(self._listen, link, own)
             for node, addresses in self._peers.items():
                 address = addresses[link] if link < len(addresses) else ""
-                if address and self.node < node:
+                if address:
                     name = ("dial", node, link, own, address)
-                    wanted[name] = _bind(self._dial, node, link, own, address)
+                    work = self._dial if self.node < node else self._knock
+                    wanted[name] = _bind(work, node, link, own, address)
         for name in [name for name in self._workers if name not in wanted]:
             self._workers.pop(name).cancel()
         for name, start in wanted.items():
@@ -336,6 +338,14 @@ class PeerNetwork:
                 pause = timing.retry_min
             await asyncio.sleep(timing.retry_rejected if ending is Ending.REJECTED else pause)
             pause = min(pause * 2, timing.retry_max)
+
+    async def _knock(self, node: int, link: int, own: str, address: str) -> None:
+        """Call a node that does not dial although it should."""
+        while True:
+            await asyncio.sleep(self.timing.knock)
+            begun = any(stream.node == node for stream in self._handshaking)
+            if not begun and link not in self._streams.get(node, {}):
+                await self._dial_once(node, link, own, address)
 
     async def _dial_once(self, node: int, link: int, own: str, address: str) -> Ending:
         loop = asyncio.get_running_loop()
