@@ -352,6 +352,8 @@ class World:
             self.trace.append(f"n{node} guard    {describe(command)}{answered}")
         if report is not None:
             guard.reports.append(report)
+        if isinstance(command, Follow) and node in self.cores:
+            self.tick(node)  # the daemon looks at the page again
 
     def hear_guard(self, node: int) -> None:
         report = self.guards[node].reports.pop(0)
@@ -577,6 +579,7 @@ def describe(message: object) -> str:
     values = [
         f"{key}={_short(getattr(message, key))}"
         for key in message.__struct_fields__
+        if key != "quiet" or message.quiet
         if key != "storage"
     ]
     return f"{name}({', '.join(values)})"

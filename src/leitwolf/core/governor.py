@@ -39,7 +39,7 @@ from leitwolf.model.events import (
 from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import ForwardAnswer, HostReport
-from leitwolf.model.quorum import QuorumConfig
+from leitwolf.model.quorum import AcceptorId, QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.state import encode_change, fold, fold_change
 from leitwolf.wire.ballot import Ballot, lease_id
@@ -125,6 +125,18 @@ class Governor:
     def plan_at(self) -> int:
         """Instant of the next planned decision, -1: none."""
         return self._leader.plan_at
+
+    @property
+    def waiting(self) -> bool:
+        """A change of members or keys is under way, which goes on as logs catch up."""
+        state, config = self._leader.ahead, self._quorum.config
+        if config.former is not None or len(state.keys) > 1 or not self._quorum.config_committed:
+            return True
+        voting = {acceptor.id for acceptor in config.acceptors}
+        return any(
+            node.status is not NodeStatus.MEMBER or AcceptorId(node.id, node.storage) not in voting
+            for node in state.nodes.values()
+        )
 
     def take_effects(self) -> list[Effect]:
         """Return what is to be done, and forget it."""

@@ -97,6 +97,8 @@ class Append(_Message, frozen=True, kw_only=True):
     previous: Key
     entries: tuple[Entry, ...]
     commit: int
+    quiet: bool = False
+    """No confirmation is needed: it tells only what is committed, on a stream that is in order."""
 
 
 class Appended(_Message, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ without two owners arising from it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import is_
 
 import msgspec
 
@@ -44,6 +45,7 @@ from leitwolf.core.effects import (
 from leitwolf.core.governor import Governor
 from leitwolf.core.lease.profile import MILLISECOND, PROFILES
 from leitwolf.core.membership import guard_configuration
+from leitwolf.core.messages import Appended
 from leitwolf.core.policy import Runner
 from leitwolf.core.quorum import (
     Behind,
@@ -142,6 +144,8 @@ class Node:
         """Nodes that refused this one as behind, with the index that they know (R2)."""
         self._effects: list[Effect] = []
         self._configured: Configure | None = None
+        self._configured_by: tuple[object, ...] = ()
+        """What the guard was configured from: tables are copied when they change."""
         self._runner = Runner()
         self._inventory: dict[ResourceId, ResourceReport] | None = None
         self._attested: dict[GroupId, int] = {}
@@ -187,7 +191,7 @@ class Node:
             case Request():
                 self._wall_base = event.wall - now
                 self._request(now, event)
-        self._settle(now)
+        self._settle(now, replicated=_only_replicated(event))
         effects, self._effects = self._effects, []
         return effects
 
@@ -337,9 +341,13 @@ class Node:
 
     # --- consequences ----------------------------------------------------------------------------
 
-    def _settle(self, now: int) -> None:
+    def _settle(self, now: int, *, replicated: bool) -> None:
+        signals = self.quorum.take_signals()
+        if replicated and not signals and not (self.governor and self.governor.waiting):
+            # Half of all events say only that one more disk has an entry: nothing follows of it.
+            self._collect(self.quorum.take_effects())
+            return
         while True:
-            signals = self.quorum.take_signals()
             for signal in signals:
                 self._signal(now, signal)
             if self.governor is not None:
@@ -347,6 +355,7 @@ class Node:
                 self._collect(self.governor.take_effects())
             if not signals:
                 break
+            signals = self.quorum.take_signals()
         self._configure_guard()
         self._run_local(now)
         self._collect(self.quorum.take_effects())
@@ -403,6 +412,18 @@ class Node:
     def _configure_guard(self) -> None:
         """Tell the guard who votes from the moment that a configuration is appended."""
         newest = self.foreseen
+        basis = (
+            newest.nodes,
+            newest.networks,
+            newest.port,
+            newest.profile,
+            self.state.nodes,
+            self.quorum.config,
+            self.governor is None,
+        )
+        if self._configured is not None and all(map(is_, basis, self._configured_by)):
+            return
+        self._configured_by = basis
         if self.governor is None:  # a removal counts when it is committed
             newest = msgspec.structs.replace(newest, nodes=self.acquainted)
         configuration = guard_configuration(newest, self.quorum.config, self.me)
@@ -482,6 +503,13 @@ class Node:
 
     def _wall(self, now: int) -> int:
         return now + self._wall_base
+
+
+def _only_replicated(event: Event) -> bool:
+    """Return whether an event says only how far the log reached a disk, here or elsewhere."""
+    return isinstance(event, Durable) or (
+        isinstance(event, FromPeer) and isinstance(event.message, Appended)
+    )
 
 
 def _newest_config(loaded: Loaded, state: State) -> QuorumConfig:

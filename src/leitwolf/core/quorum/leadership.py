@@ -220,14 +220,21 @@ class Leadership:
             )
             if not entries and known and not prompt:
                 return
-            self._send_append(node, progress, entries)
+            quiet = progress.stage == Stage.STREAM and not entries and not prompt
+            self._send_append(node, progress, entries, quiet=quiet)
             prompt = False
 
-    def _send_append(self, node: int, progress: Progress, entries: tuple[Entry, ...]) -> None:
+    def _send_append(
+        self, node: int, progress: Progress, entries: tuple[Entry, ...], *, quiet: bool
+    ) -> None:
         standing = self._standing
         previous = standing.log.key_at(progress.next - 1)
         message = Append(
-            ballot=self.ballot, previous=previous, entries=entries, commit=standing.commit
+            ballot=self.ballot,
+            previous=previous,
+            entries=entries,
+            commit=standing.commit,
+            quiet=quiet,
         )
         # The own promise is durable since before the election: nothing to wait for.
         standing.send(node, message)

@@ -84,6 +84,8 @@ class Replica:
             return
         self._merge(message)
         standing.advance(min(message.commit, end))
+        if message.quiet:
+            return
         # A leader holds every committed entry, so what is committed here is equal there.
         match = max(end, standing.commit)
         reply = Appended(ballot=message.ballot, match=match, storage=standing.me.storage)
