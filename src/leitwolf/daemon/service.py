@@ -29,6 +29,7 @@ from leitwolf.daemon.departure import (
     save_lockout,
     way_back,
 )
+from leitwolf.daemon.fresh import begin_anew, has_memories
 from leitwolf.daemon.keys import rekey_command
 from leitwolf.daemon.networks import choose_networks, own_addresses
 from leitwolf.model.commands import Answer, Command, IssueToken
@@ -78,9 +79,7 @@ _POLL_S = 0.005
 _RETRY_S = 2.0
 _PASSING = frozenset({"disk-full", "storage-io", "sync-failed", "log-busy", "storage"})
 """Faults of the disk, not of the log: tried again until they are over."""
-_DAMAGED = frozenset(
-    {"log-corrupt", "no-log", "identity-damaged", "foreign-storage", "bootstrap-damaged"}
-)
+_DAMAGED = frozenset({"log-corrupt", "no-log", "foreign-storage", "bootstrap-damaged"})
 """Faults after which this storage is of no use: the node comes back with another one."""
 _ADVICE_NOT_FORMED = "this node is in no cluster: leitwolf init, or leitwolf join TOKEN"
 
@@ -110,6 +109,9 @@ class DaemonService:
             try:
                 self._bootstrap = load_bootstrap(self._settings.state)
                 if self._bootstrap is None:
+                    if has_memories(self._settings):
+                        log.critical("the state of this node is gone: everything here is stopped")
+                        await asyncio.to_thread(begin_anew, self._settings, self._progress)
                     await self._wait()
                     continue
                 store = self._open(self._bootstrap)
@@ -124,14 +126,14 @@ class DaemonService:
         if isinstance(error, msgspec.DecodeError):
             text = f"bootstrap.json in {self._settings.state} is damaged: {error}"
             error = StorageError(text, code="bootstrap-damaged")
-        if error.code in _DAMAGED:
+        if error.code in _DAMAGED or error.code.startswith("identity-"):
             error.hint = way_back(name)
         if self._fault is None or self._fault.text != error.text:
             log.critical("no part taken", error=error.text, code=error.code, hint=error.hint)
         self._fault = error
         await self._wait(_RETRY_S if error.code in _PASSING else None)
         if self._leaving:
-            self._set_aside(self._leaving)
+            await self._set_aside(self._leaving)
         if self._changed.is_set():
             self._fault = None
 
@@ -187,7 +189,7 @@ class DaemonService:
             await asyncio.gather(running, changed, return_exceptions=True)
             self._cluster = None
         if self._leaving:
-            self._set_aside(self._leaving)
+            await self._set_aside(self._leaving)
 
     def _evicted(self, reason: str) -> None:
         """The cluster goes on without this node: stop everything, set the state aside."""
@@ -225,8 +227,13 @@ class DaemonService:
         self._ending = None
         self._changed.set()
 
-    def _set_aside(self, reason: str) -> None:
-        """Move log, identity and bootstrap file into quarantine; the bootstrap file goes last."""
+    async def _set_aside(self, reason: str) -> None:
+        """Stop everything; move log, identity and bootstrap file into quarantine, that one last."""
+        try:
+            await asyncio.to_thread(begin_anew, self._settings, self._progress)
+        except LeitwolfError as error:
+            log.critical("not out of the cluster yet", error=error.text, hint=error.hint)
+            raise
         state = self._settings.state
         log_folder = state_folder(self._settings)
         log_folder.mkdir(mode=0o700, exist_ok=True)
