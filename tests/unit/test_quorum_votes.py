@@ -46,6 +46,7 @@ class Acceptor:
 
     def __init__(self, loaded: Loaded | None = None, rules: Rules = ALL_RULES) -> None:
         self.page = LeasePage(heartbeat=50 * MS)
+        self.guard_answers = True
         self.core = QuorumCore(
             me=identity(1),
             loaded=loaded or Loaded(),
@@ -58,6 +59,17 @@ class Acceptor:
 
     def hear(self, node: int, message: QuorumMessage, now: int = NOW) -> list[Effect]:
         self.core.receive(now, node, message)
+        effects = self.core.take_effects()
+        if self.guard_answers:
+            for effect in list(effects):
+                if isinstance(effect, AskGuard) and isinstance(effect.command, Follow):
+                    effects += self.follows(effect.command.ballot, now)
+        return effects
+
+    def follows(self, floor: Ballot, now: int = NOW) -> list[Effect]:
+        """The guard took a floor, and the core looks at the page."""
+        self.page = replace(self.page, floor=floor)
+        self.core.tick(now)
         return self.core.take_effects()
 
     def guard(self, report: Fenced | FenceRefused) -> list[Effect]:
@@ -225,9 +237,47 @@ def test_accepting_promises_in_the_same_write() -> None:
     assert acceptor.core.leader == 3
     again = acceptor.hear(3, append(of, Key(of, 2), entry(3, of)))
     assert not any(isinstance(effect, AskGuard) for effect in again)
+    acceptor.page = LeasePage(heartbeat=50 * MS)
     acceptor.core.guard_lost(NOW)
     again = acceptor.hear(3, append(of, Key(of, 3)))
     assert AskGuard(command=Follow(of)) in again
+
+
+def test_nothing_is_promised_before_the_own_guard_knows() -> None:
+    """I13: an append of a higher ballot waits for the guard's floor, then it is taken in."""
+    acceptor = Acceptor()
+    acceptor.guard_answers = False
+    of = ballot(5, 3)
+    assert acceptor.hear(3, append(of, NO_KEY, entry(1, of))) == [AskGuard(command=Follow(of))]
+    acceptor.core.tick(NOW + MS)
+    assert acceptor.core.take_effects() == []
+    assert acceptor.core.deadline() <= NOW + 5 * MS
+    write, send = acceptor.follows(of, NOW + 2 * MS)
+    assert isinstance(write, Write)
+    assert isinstance(send, Send)
+    assert acceptor.core.promised == of
+    assert acceptor.core.deadline() > NOW + 5 * MS
+
+
+def test_without_a_guard_what_waits_is_given_up() -> None:
+    """A guard that does not come back within P: the append counts as lost, nothing was promised."""
+    acceptor = Acceptor()
+    acceptor.guard_answers = False
+    of = ballot(5, 3)
+    acceptor.hear(3, append(of, NO_KEY, entry(1, of)))
+    acceptor.core.tick(NOW + PROMISE)
+    acceptor.core.take_effects()
+    assert not any(isinstance(e, Write) for e in acceptor.follows(of, NOW + PROMISE + MS))
+    assert acceptor.core.promised == NO_BALLOT
+
+
+def test_without_the_rule_an_append_promises_what_no_guard_knows() -> None:
+    """The rule floor-before-accept is needed for that."""
+    acceptor = Acceptor(rules=Rules.without("floor-before-accept"))
+    acceptor.guard_answers = False
+    of = ballot(5, 3)
+    acceptor.hear(3, append(of, NO_KEY, entry(1, of)))
+    assert acceptor.core.promised == of
 
 
 def test_a_repeated_append_confirms_only_what_is_durable() -> None:

@@ -58,6 +58,13 @@ RULES: dict[str, str] = {
     "attest-after-stopped": "L7: a node attests the stop while its processes still run",
     "slept": "L1: leases go on after a suspend, during which the clock stood still",
     "rates": "A3: a holder with a slow clock outlasts those who wait with a fast one",
+    # --- driver of the guard, host ---------------------------------------------------------------
+    "arm-in-time": (
+        "L9: a guard frozen between computing and arming opens the gate beyond the lease"
+    ),
+    "host-permit": "L7: the host starts what was ordered under a lease that is over",
+    "attested-generation": "I11: a late order starts a generation that was attested as stopped",
+    "attest-when-empty": "L7: the host attests a group while something of it runs",
     # --- quorum core -----------------------------------------------------------------------------
     "promise-above": "R1: a node helps an older candidate after it promised a newer one",
     "up-to-date": "R2: a candidate that lacks committed entries becomes leader and overwrites them",
@@ -65,6 +72,9 @@ RULES: dict[str, str] = {
     "durable-before-reply": "R4: what was confirmed is forgotten in a crash",
     "fence-before-promise": (
         "L3: a node promises a candidate while its guard is bound to the leader, or without a guard"
+    ),
+    "floor-before-accept": (
+        "I13: a node promises a leader durably, by accepting from it, before its own guard knows"
     ),
     "candidate-own-promise": "L4: a candidate helps itself while its guard is bound to the leader",
     "noop-first": "a leader proposes before its first entry, knowing less than it decides on",
@@ -92,6 +102,11 @@ class Rules:
 
     def __repr__(self) -> str:
         return f"Rules(without {sorted(self._off)})" if self._off else "Rules(all)"
+
+    @property
+    def off(self) -> frozenset[str]:
+        """Names of the rules that are switched off."""
+        return self._off
 
     def holds(self, name: str) -> bool:
         """Return whether the rule is in force."""

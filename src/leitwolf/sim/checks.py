@@ -6,10 +6,14 @@ I1, I2    every applied entry equals what was first applied at its index; an ele
 I3        at any instant at most one leader lease is valid
 I4        at any instant a group is active on at most one node
 I5        past the end of a run-lease nothing of it is active on a node that is not frozen
-I8        the operator's wishes are those of the last answered commands (compared at the end)
-I9        once the faults stop a leader is elected and every group is online in time (liveness mode)
+I8        what was answered to an operator holds at the end, unless changed by a later entry
+I9        once the faults stop a leader is elected and every group is online in time
 I11       a closed lease id never opens again; an attested generation never starts again
+I12       a valid leader lease is covered by promises of a quorum of every configuration in force
+I13       a guard acknowledges no heartbeat below what its node promised durably
 ========  =========================================================================================
+
+I6, I7 and I10 are seen in directed runs (``tests/sim/test_scenarios.py``).
 
 An address is active while it is on the node and the kernel's gate is open, whatever is frozen; a
 process is active while it exists and is not frozen.
@@ -20,13 +24,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from leitwolf.core.quorum.view import QuorumView
 from leitwolf.model.errors import InvariantError
+from leitwolf.model.events import GroupWished, NodePaused, ResourceWished
 from leitwolf.model.log import Entry
+from leitwolf.model.quorum import Acceptor
+from leitwolf.model.state import State
 from leitwolf.sim.kernel import Cell
-from leitwolf.state import digest
+from leitwolf.state import decode_change, digest
+from leitwolf.wire.ballot import Ballot
 
 __all__ = ["Checker", "NodeLike", "Violation"]
 
+_LATE_NS = 15_000_000
+"""A stop that could not be confirmed ends in a reboot at the end of the lease, and what was killed
+by then is seen as dead a little later."""
 _DIGEST_EVERY = 16
 """State hashes are compared at every so many entries: they cost more than all else."""
 
@@ -43,8 +55,21 @@ class NodeLike(Protocol):
     def active_cells(self) -> list[Cell]:
         """Return what answers from there or runs there at this moment."""
 
+    @property
+    def run_end(self) -> int:
+        """True time at which its newest run-lease ends."""
+
     def leader_until(self) -> int:
         """Return the true time at which its leader lease ends, -1: it has none."""
+
+    def may_vote_from(self, leader: int) -> int:
+        """Return the earliest true time at which it may help another than ``leader``."""
+
+    def configurations(self) -> tuple[tuple[Acceptor, ...], ...]:
+        """Return the voters by which it decides, of each configuration in force."""
+
+    def promised(self) -> Ballot:
+        """Return the highest ballot that it promised durably."""
 
 
 class Checker:
@@ -54,7 +79,7 @@ class Checker:
         """``now`` is true time, ns."""
         self._now = now
         self._nodes: dict[int, NodeLike] = {}
-        self._entries: dict[int, tuple[object, bytes]] = {}
+        self._entries: dict[int, tuple[Ballot, bytes]] = {}
         self._digests: dict[int, str] = {}
         self._closed_leases: set[tuple[int, int, int]] = set()
         self._attested: dict[tuple[int, str], int] = {}
@@ -71,7 +96,7 @@ class Checker:
 
     # --- log -------------------------------------------------------------------------------------
 
-    def applied(self, node: int, entries: tuple[Entry, ...], state: object) -> None:
+    def applied(self, node: int, entries: tuple[Entry, ...], state: State) -> None:
         """A node folded committed entries (I1, I2)."""
         for entry in entries:
             mine = (entry.ballot, entry.payload)
@@ -82,14 +107,16 @@ class Checker:
                 )
             self.committed = max(self.committed, entry.index)
         last = entries[-1].index
-        if last % _DIGEST_EVERY == 0:
-            mine_digest = digest(state)  # type: ignore[arg-type]  # the State of the node
+        if last % _DIGEST_EVERY == 0 and state.index == last:  # one step may apply more than these
+            mine_digest = digest(state)
             if self._digests.setdefault(last, mine_digest) != mine_digest:
                 self._fail(f"I1: n{node} has another state at {last} than others")
 
-    def elected(self, node: int, log: dict[int, Entry], base: int) -> None:
-        """A node took office with this log (I1: leader completeness)."""
+    def elected(self, node: int, quorum: QuorumView) -> None:
+        """A node took office (I1: its log is complete)."""
         self.elections += 1
+        log = {entry.index: entry for entry in quorum.log}
+        base = min(log) - 1 if log else quorum.commit
         for index in range(base + 1, self.committed + 1):
             have = log.get(index)
             want = self._entries.get(index)
@@ -101,32 +128,65 @@ class Checker:
         if index > self.committed:
             self._fail(f"I2: answered with entry {index}, committed up to {self.committed}")
 
+    def wishes(self, state: State) -> None:
+        """The wishes of operators, folded here from what was committed, stand in the state (I8)."""
+        wished: dict[str, object] = {}
+        for index in range(1, state.index + 1):
+            known = self._entries.get(index)
+            for event in decode_change(known[1]).events if known else ():
+                if isinstance(event, GroupWished) and event.group in state.groups:
+                    wished[f"group {event.group}"] = event.wish
+                elif isinstance(event, ResourceWished) and event.resource in state.resources:
+                    wished[f"resource {event.resource}"] = event.wish
+                elif isinstance(event, NodePaused) and event.node in state.nodes:
+                    wished[f"node {event.node}"] = event.paused
+        have: dict[str, object] = {f"group {g.id}": g.wish for g in state.groups.values()}
+        have |= {f"resource {r.id}": r.wish for r in state.resources.values()}
+        have |= {f"node {n.id}": n.paused for n in state.nodes.values()}
+        for name, wish in wished.items():
+            if have[name] != wish:
+                self._fail(f"I8: {name} is {have[name]}, the operator wished {wish}")
+
     # --- leases ----------------------------------------------------------------------------------
 
-    def leases(self) -> None:
-        """At most one leader lease is valid now (I3)."""
-        now = self._now()
-        valid = [node.id for node in self._nodes.values() if node.leader_until() > now]
-        if len(valid) > 1:
-            self._fail(f"I3: leader leases of nodes {valid} are valid at once")
+    def leases(self, node: NodeLike) -> None:
+        """The leader lease of a node changed: it alone is valid (I3), and it is covered (I12)."""
+        now, until = self._now(), node.leader_until()
+        if until <= now:
+            return
+        for other in self._nodes.values():
+            if other is not node and other.leader_until() > now:
+                self._fail(f"I3: leader leases of n{node.id} and n{other.id} are valid at once")
+        for acceptors in node.configurations():
+            total = sum(acceptor.weight for acceptor in acceptors)
+            bound = 0
+            for acceptor in acceptors:
+                voter = self._nodes.get(acceptor.id.node)
+                if voter is None or voter.may_vote_from(node.id) >= until:
+                    bound += acceptor.weight
+            if 2 * bound <= total:
+                self._fail(f"I12: n{node.id} leads, but only {bound} of {total} votes are bound")
+
+    def acknowledged(self, node: NodeLike, ballot: Ballot) -> None:
+        """A guard acknowledges a heartbeat (I13)."""
+        if ballot < node.promised():
+            self._fail(f"I13: n{node.id} acknowledges {ballot}, but promised {node.promised()}")
 
     def active(self) -> None:
-        """No group is active on two nodes (I4)."""
+        """No group is active on two nodes (I4), nothing without a lease (I5)."""
         owners: dict[str, int] = {}
+        now = self._now()
         for node in self._nodes.values():
-            for cell in node.active_cells():
+            cells = node.active_cells()
+            if cells and now > node.run_end + _LATE_NS:
+                self._fail(f"I5: {cells[0].order.resource} is active on n{node.id} without a lease")
+            for cell in cells:
                 owner = owners.setdefault(cell.order.group, node.id)
                 if owner != node.id:
                     here = f"{cell.order.resource} generation {cell.order.generation}"
-                    self._fail(f"I4: {cell.order.group} is active on n{owner} and n{node.id}: {here}")
-
-    def lease_over(self, node: NodeLike, lease: int) -> None:
-        """A run-lease ended on a node that is not frozen: nothing of it may be active (I5)."""
-        for cell in node.active_cells():
-            if cell.order.lease <= lease:
-                self._fail(
-                    f"I5: {cell.order.resource} is active on n{node.id} past lease {lease:x}"
-                )
+                    self._fail(
+                        f"I4: {cell.order.group} is active on n{owner} and n{node.id}: {here}"
+                    )
 
     def lease_closed(self, node: int, boot: int, lease: int) -> None:
         """Note that a lease id is closed for ever."""

@@ -1,62 +1,129 @@
-"""Faults, drawn from the seed: what may go wrong on machines, disks and networks."""
+"""Faults, drawn from the seed: what may go wrong on machines, disks and networks.
+
+A *mix* says how often which kind is drawn; runs that look for one thing use a mix of their own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from leitwolf.model.commands import (
-    ChangeGroup,
-    Command,
-    MoveGroup,
-    PauseNode,
-    RecoverGroup,
-    WishGroup,
-    WishResource,
-)
-from leitwolf.model.ids import GroupId, NodeId, ResourceId, Wish
 from leitwolf.sim.network import MILLISECOND
 from leitwolf.sim.node import SimNode
+from leitwolf.sim.operators import Operators
 from leitwolf.sim.world import World
 
-__all__ = ["Faults"]
+__all__ = ["MIXES", "SECOND", "Faults"]
 
 SECOND = 1_000 * MILLISECOND
+
+_ALL = {
+    "power": 10,
+    "freeze": 10,
+    "suspend": 3,
+    "partition": 8,
+    "cut-one": 8,
+    "one-way": 6,
+    "noise": 6,
+    "kill-guard": 8,
+    "kill-guard-and-page": 3,
+    "kill-daemon": 8,
+    "kill-host": 6,
+    "stall-guard": 6,
+    "stall-daemon": 6,
+    "stall-host": 4,
+    "slow-disk": 5,
+    "failing-disk": 3,
+    "kill-resource": 6,
+    "slow-arming": 2,
+    "unkillable": 1,
+    "crashes": 3,
+    "operator": 20,
+    "members": 2,
+}
+MIXES: dict[str, dict[str, int]] = {
+    "all": _ALL,
+    "network": {"partition": 6, "cut-one": 4, "one-way": 6, "noise": 8, "operator": 6},
+    "machines": {"power": 6, "freeze": 6, "suspend": 2, "partition": 2, "operator": 6},
+    "guards": {
+        "kill-guard": 8,
+        "kill-guard-and-page": 8,
+        "stall-guard": 8,
+        "noise": 4,
+        "partition": 4,
+        "one-way": 4,
+        "operator": 4,
+    },
+    "daemons": {
+        "kill-daemon": 8,
+        "stall-daemon": 6,
+        "slow-disk": 6,
+        "failing-disk": 4,
+        "crashes": 4,
+        "partition": 4,
+        "one-way": 4,
+        "operator": 20,
+    },
+    "hosts": {
+        "kill-host": 6,
+        "stall-host": 6,
+        "kill-resource": 4,
+        "freeze": 4,
+        "slow-arming": 4,
+        "operator": 20,
+    },
+    "sleep": {"suspend": 6, "operator": 4},
+    "members": {
+        "members": 10,
+        "power": 4,
+        "partition": 6,
+        "one-way": 3,
+        "kill-guard": 3,
+        "kill-daemon": 5,
+        "operator": 4,
+    },
+    "none": {},
+}
+"""Weights of the kinds of faults, by the name of the mix."""
 
 
 class Faults:
     """Injects one fault after another until told to stop."""
 
-    def __init__(self, world: World) -> None:
-        """Draw from a stream of its own."""
+    def __init__(self, world: World, mix: str, spares: int) -> None:
+        """Draw from a stream of its own; ``spares``: machines that operators may let in."""
         self._world = world
         self._entropy = world.entropy.split()
+        self._operators = Operators(world, self._entropy.split(), spares)
         self._on = False
-        self._request = 0
-        self._kinds: tuple[tuple[int, Callable[[SimNode], None]], ...] = (
-            (10, self._power),
-            (10, self._freeze),
-            (8, self._partition),
-            (8, self._cut_one),
-            (6, self._isolate_oneway),
-            (6, self._noise),
-            (8, lambda node: node.kill_guard(page=False)),
-            (3, lambda node: node.kill_guard(page=True)),
-            (8, lambda node: node.kill_daemon()),
-            (6, lambda node: node.kill_host()),
-            (6, self._stall_guard),
-            (6, self._stall_daemon),
-            (4, self._stall_host),
-            (5, self._slow_disk),
-            (6, self._kill_resource),
-            (2, self._slow_arming),
-            (1, self._unkillable),
-            (3, self._crashy),
-            (20, self._operator),
-        )
+        self._kinds: dict[str, Callable[[SimNode], None]] = {
+            "power": self._power,
+            "freeze": self._freeze,
+            "suspend": self._suspend,
+            "partition": self._partition,
+            "cut-one": self._cut_one,
+            "one-way": self._isolate_oneway,
+            "noise": self._noise,
+            "kill-guard": lambda node: node.guard.perish(page=False),
+            "kill-guard-and-page": lambda node: node.guard.perish(page=True),
+            "kill-daemon": lambda node: node.daemon.perish(),
+            "kill-host": lambda node: node.host.perish(),
+            "stall-guard": lambda node: self._stall(node, "guard", 1_500),
+            "stall-daemon": lambda node: self._stall(node, "daemon", 3_000),
+            "stall-host": lambda node: self._stall(node, "host", 3_000),
+            "slow-disk": self._slow_disk,
+            "failing-disk": self._failing_disk,
+            "kill-resource": self._kill_resource,
+            "slow-arming": lambda _: self._world_wide("slow_arm_per_thousand", 100, 2_000),
+            "unkillable": lambda _: self._world_wide("slow_kill_per_thousand", 300, 3_000),
+            "crashes": lambda _: self._world_wide("crash_per_million", 2_000, 3_000),
+            "operator": self._operators.ask,
+            "members": self._operators.change_members,
+        }
+        self._mix = MIXES[mix]
 
     def start(self) -> None:
         """Begin."""
-        self._on = True
+        self._on = bool(self._mix)
         self._next()
 
     def stop(self) -> None:
@@ -67,9 +134,9 @@ class Faults:
         world.crash_per_million = 0
         world.slow_arm_per_thousand = world.slow_kill_per_thousand = 0
         world.network.heal()
-        for node in world.nodes.values():
+        for node in list(world.nodes.values()):
             node.thaw()
-            node.disk_slow_until = 0
+            node.disk_slow_until, node.disk_fails = 0, False
             node.power_on()
         world.refresh_streams()
 
@@ -84,22 +151,19 @@ class Faults:
     def _inject(self) -> None:
         if not self._on:
             return
-        total = sum(weight for weight, _ in self._kinds)
-        drawn = self._entropy.between(1, total)
-        for weight, fault in self._kinds:
+        drawn = self._entropy.between(1, sum(self._mix.values()))
+        for kind, weight in self._mix.items():
             drawn -= weight
             if drawn <= 0:
                 node = self._entropy.choice(list(self._world.nodes.values()))
-                fault(self._entropy.choice([node, self._important()]))
+                self._kinds[kind](self._entropy.choice([node, self._important()]))
                 break
         self._next()
 
     def _important(self) -> SimNode:
         """Return the leader, if there is one: faults there matter most."""
-        for node in self._world.nodes.values():
-            if node.core is not None and node.core.in_charge:
-                return node
-        return self._entropy.choice(list(self._world.nodes.values()))
+        leaders = self._world.leaders()
+        return leaders[0] if leaders else self._entropy.choice(list(self._world.nodes.values()))
 
     def _later(self, low_ms: int, high_ms: int, work: Callable[[], None]) -> None:
         self._world.later(self._entropy.between(low_ms, high_ms) * MILLISECOND, work)
@@ -112,40 +176,30 @@ class Faults:
 
     def _freeze(self, node: SimNode) -> None:
         node.freeze()
-        longest = self._entropy.choice([100, 600, 3_000])
-        self._later(20, longest, node.thaw)
+        self._later(20, self._entropy.choice([100, 600, 3_000]), node.thaw)
 
-    def _stall_guard(self, node: SimNode) -> None:
-        node.stall(node.guard, self._entropy.between(5, 1_500) * MILLISECOND)
+    def _suspend(self, node: SimNode) -> None:
+        node.suspend()
+        self._later(20, self._entropy.choice([100, 600, 3_000]), node.thaw)
 
-    def _stall_daemon(self, node: SimNode) -> None:
-        node.stall(node.daemon, self._entropy.between(5, 3_000) * MILLISECOND)
-
-    def _stall_host(self, node: SimNode) -> None:
-        node.stall(node.host, self._entropy.between(5, 3_000) * MILLISECOND)
+    def _stall(self, node: SimNode, name: str, longest_ms: int) -> None:
+        process = next(process for process in node.processes if process.name == name)
+        node.stall(process, self._entropy.between(5, longest_ms) * MILLISECOND)
 
     def _slow_disk(self, node: SimNode) -> None:
         node.disk_slow_until = self._world.now + self._entropy.between(100, 4_000) * MILLISECOND
 
+    def _failing_disk(self, node: SimNode) -> None:
+        node.disk_fails = True
+
     def _kill_resource(self, node: SimNode) -> None:
         cells = list(node.kernel.cells)
-        if cells and node.sim_host is not None and node.host.running:
-            node.sim_host.fail(self._entropy.choice(cells))
+        if cells and node.host.work is not None and node.host.running:
+            node.host.work.fail(self._entropy.choice(cells))
 
-    def _slow_arming(self, _: SimNode) -> None:
-        world = self._world
-        world.slow_arm_per_thousand = 100
-        self._later(100, 2_000, lambda: setattr(world, "slow_arm_per_thousand", 0))
-
-    def _unkillable(self, _: SimNode) -> None:
-        world = self._world
-        world.slow_kill_per_thousand = 300
-        self._later(100, 3_000, lambda: setattr(world, "slow_kill_per_thousand", 0))
-
-    def _crashy(self, _: SimNode) -> None:
-        world = self._world
-        world.crash_per_million = 2_000
-        self._later(100, 3_000, lambda: setattr(world, "crash_per_million", 0))
+    def _world_wide(self, setting: str, value: int, longest_ms: int) -> None:
+        setattr(self._world, setting, value)
+        self._later(100, longest_ms, lambda: setattr(self._world, setting, 0))
 
     # --- network ---------------------------------------------------------------------------------
 
@@ -194,28 +248,3 @@ class Faults:
         network.double_per_thousand = self._entropy.between(0, 200)
         network.slow_per_thousand = self._entropy.between(0, 200)
         self._heal_later()
-
-    # --- operators -------------------------------------------------------------------------------
-
-    def _command(self) -> Command:
-        entropy, world = self._entropy, self._world
-        states = [node.core.state for node in world.nodes.values() if node.core is not None]
-        groups = sorted(states[0].groups) if states else ["g1"]
-        group = GroupId(entropy.choice(groups))
-        node = NodeId(entropy.choice(list(world.nodes)))
-        wish = Wish.OFFLINE if entropy.chance(300) else Wish.ONLINE
-        commands: tuple[Command, ...] = (
-            MoveGroup(group=group, node=node),
-            MoveGroup(group=group, node=NodeId(0)),
-            WishGroup(group=group, wish=wish),
-            WishResource(resource=ResourceId(f"{group}-app"), wish=wish),
-            ChangeGroup(group=group, restart_threshold=entropy.between(0, 5)),
-            RecoverGroup(group=group),
-            PauseNode(node=node, paused=entropy.chance(300), drain=entropy.chance(500)),
-        )
-        return entropy.choice(commands)
-
-    def _operator(self, node: SimNode) -> None:
-        self._request += 1
-        number = self._request
-        self._world.ask(node.id, number, self._command())

@@ -50,18 +50,15 @@ def formed_log(*, nodes: int, groups: int, links: int, profile: str) -> Loaded:
     """Return the log of a cluster of ``nodes`` members with ``groups`` groups, all committed."""
     ballot = Ballot(0, 1, 1)
     acceptors = tuple(
-        Acceptor(id=AcceptorId(NodeId(number), f"disk{number}"))
-        for number in range(1, nodes + 1)
+        Acceptor(id=AcceptorId(NodeId(number), f"disk{number}")) for number in range(1, nodes + 1)
     )
     events: list[Event] = [
         ClusterFormed(uuid="sim", name="sim", profile=profile, port=6474, authority=b"")
     ]
-    for link in range(links):
-        events.append(
-            NetworkSet(
-                name=f"ic{link}", subnets=(f"10.{link}.0.0/24",), role=NetworkRole.INTERCONNECT
-            )
-        )
+    events.extend(
+        NetworkSet(name=f"ic{link}", subnets=(f"10.{link}.0.0/24",), role=NetworkRole.INTERCONNECT)
+        for link in range(links)
+    )
     events.append(NetworkSet(name="lan", subnets=("10.99.0.0/24",), role=NetworkRole.CLIENT))
     for number in range(1, nodes + 1):
         addresses = {f"ic{link}": f"10.{link}.0.{number}" for link in range(links)}

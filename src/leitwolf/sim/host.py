@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from leitwolf.core.effects import FromHost, HostLost
 from leitwolf.core.rules import Rules
 from leitwolf.model.ids import ResourceId, ResourceState
 from leitwolf.model.observations import (
@@ -18,11 +20,18 @@ from leitwolf.model.observations import (
 )
 from leitwolf.sim.entropy import Entropy
 from leitwolf.sim.kernel import Cell, Kernel
-from leitwolf.sim.network import MILLISECOND
+from leitwolf.sim.network import MICROSECOND, MILLISECOND
+from leitwolf.sim.process import Process
 from leitwolf.wire.page import LeasePage
 from leitwolf.wire.permit import may_start
 
-__all__ = ["SimHost"]
+if TYPE_CHECKING:
+    from leitwolf.sim.node import SimNode
+
+__all__ = ["HostProcess", "SimHost"]
+
+_BACK_NS = 200 * MILLISECOND
+_WATCH_NS = 50 * MILLISECOND
 
 Later = Callable[[int, Callable[[], None]], None]
 
@@ -89,9 +98,7 @@ class SimHost:
             return ""
         return may_start(self._page(), self._raw(), order.lease)
 
-    def _report(
-        self, order: StartResource, state: ResourceState, code: str
-    ) -> ResourceReport:
+    def _report(self, order: StartResource, state: ResourceState, code: str) -> ResourceReport:
         return ResourceReport(
             resource=order.resource,
             group=order.group,
@@ -174,9 +181,7 @@ class SimHost:
         self._tell(self._report(cell.order, ResourceState.OFFLINE, "stopped"))
 
     def _close(self, order: CloseGroup) -> None:
-        running = [
-            cell for cell in self._kernel.cells.values() if cell.order.group == order.group
-        ]
+        running = [cell for cell in self._kernel.cells.values() if cell.order.group == order.group]
         if running and self._rules.holds("attest-when-empty"):
             return
         known = self._kernel.closed.get(order.group, 0)
@@ -197,3 +202,80 @@ class SimHost:
             cell = self._kernel.cells.pop(resource)
             self._tell(self._report(cell.order, ResourceState.FAILED, "lease-over"))
         return 0
+
+
+class HostProcess(Process):
+    """The host process of one machine: its lives, and its connection to the daemon."""
+
+    def __init__(self, node: SimNode) -> None:
+        super().__init__("host", lambda: node.world.now)
+        self._node = node
+        self._world = node.world
+        self.work: SimHost | None = None
+
+    def begin(self) -> None:
+        """Start a host, which adopts what runs."""
+        node, world = self._node, self._world
+        if not node.powered or self.alive:
+            return
+        self.start()
+        life = self.life
+
+        def later(delay: int, work: Callable[[], None]) -> None:
+            world.later(delay, lambda: self.deliver(life, work))
+
+        self.work = SimHost(
+            kernel=node.kernel,
+            page=node.page_now,
+            raw=node.raw,
+            later=later,
+            tell=self._tell,
+            started=lambda cell: world.checker.started(node.id, cell),
+            entropy=node.entropy,
+            rules=world.rules,
+        )
+        self.greet()
+        later(_WATCH_NS, lambda: self._watch(life))
+
+    def forget(self) -> None:
+        """The process is gone with all that it knew."""
+        self.work = None
+
+    def greet(self) -> None:
+        """Tell the daemon what runs here, when both live."""
+        if self.work is not None:
+            report = self.work.inventory()
+            self._node.daemon.take_later(MILLISECOND, FromHost(report=report))
+
+    def perish(self) -> None:
+        """Die; what it runs goes on, and the keeper starts another."""
+        if not self.alive:
+            return
+        self._world.note(self._node.id, "host", "killed")
+        self.kill()
+        self.forget()
+        self._node.daemon.take_later(100 * MICROSECOND, HostLost())
+        self._world.later(_BACK_NS, self.begin)
+
+    def _watch(self, life: int) -> None:
+        if self.work is None or self.life != life:
+            return
+        over = self._node.true_time(self.work.watch()) + MICROSECOND
+        soon = self._world.now + _WATCH_NS
+        at = over if self._world.now < over < soon else soon
+        self._world.at(at, lambda: self.deliver(life, lambda: self._watch(life)))
+
+    def _tell(self, report: HostReport) -> None:
+        if isinstance(report, GroupAttested):
+            self._world.checker.attested(self._node.id, report.group, report.generation)
+        delay = self._node.entropy.between(20, 200) * MICROSECOND
+        self._node.daemon.take_later(delay, FromHost(report=report))
+
+    def order_later(self, order: HostOrder) -> None:
+        """The daemon orders something."""
+        life, work = self.life, self.work
+        if work is None:
+            return
+        delay = self._node.entropy.between(20, 200) * MICROSECOND
+        at = self._node.in_order("to-host", delay)
+        self._world.at(at, lambda: self.deliver(life, lambda: work.order(order)))

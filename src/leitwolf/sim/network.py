@@ -1,8 +1,8 @@
 """The simulated network: datagrams between guards, streams between daemons, cuts and heals.
 
 A cut is directed, so that asymmetric partitions exist. Datagrams are lost, doubled, delayed and
-reordered. Streams deliver in order while they live; a cut ends them after a while, with whatever was
-under way lost.
+reordered. Streams deliver in order while they live; a cut ends them after a while, with whatever
+was under way lost.
 """
 
 from __future__ import annotations

@@ -1,24 +1,47 @@
-"""One simulated run: a time of faults (safety), then healing and a demand for service (liveness)."""
+"""One simulated run: faults (safety), then healing and a demand for service (liveness)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leitwolf.core.lease.profile import PROFILES
 from leitwolf.core.policy import group_status
-from leitwolf.core.rules import ALL_RULES, Rules
+from leitwolf.core.rules import Rules
 from leitwolf.model.errors import LeitwolfError
-from leitwolf.model.ids import GroupStatus, NodeId, Wish
+from leitwolf.model.ids import GroupStatus, NodeId, NodeStatus, Wish
 from leitwolf.model.state import State
 from leitwolf.sim.checks import Violation
-from leitwolf.sim.faults import SECOND, Faults
+from leitwolf.sim.faults import MIXES, SECOND, Faults
 from leitwolf.sim.world import World
 
-__all__ = ["Outcome", "simulate"]
+__all__ = ["MIXES", "Outcome", "Setting", "demand_service", "simulate"]
 
 _SETTLE_S = 25
 """Seconds after the last fault within which everything must be well: machines boot for 3 s, streams
 are made anew, a resource that failed is restarted, an unstoppable node reboots first."""
+_SNAPSHOT_ENTRIES = 40
+"""Few enough that nodes which were away need a snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a run is like, beside its seed."""
+
+    nodes: int = 5
+    spares: int = 0
+    """Machines that may be let in, and out, while it runs."""
+    groups: int = 3
+    """Each with an address and a process."""
+    links: int = 2
+    profile: str = "default"
+    chaos_s: float = 30
+    """Simulated seconds of faults."""
+    mix: str = "all"
+    """Which faults, see :data:`leitwolf.sim.faults.MIXES`."""
+    without: frozenset[str] = field(default_factory=frozenset)
+    """Rules that are switched off, to see whether the checkers notice."""
+    liveness: bool = True
+    """Heal at the end and demand that everything works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +49,7 @@ class Outcome:
     """What became of a run."""
 
     seed: int
+    setting: Setting
     violation: str
     simulated_s: float
     steps: int
@@ -40,45 +64,30 @@ class Outcome:
         return not self.violation
 
 
-def simulate(
-    seed: int,
-    *,
-    nodes: int = 5,
-    groups: int = 3,
-    profile: str = "default",
-    chaos_s: float = 30,
-    rules: Rules = ALL_RULES,
-    liveness: bool = True,
-) -> Outcome:
-    """Run one world.
-
-    Args:
-        seed: decides everything.
-        nodes: machines.
-        groups: groups with an address and a process.
-        profile: timing profile.
-        chaos_s: simulated seconds of faults.
-        rules: switched off to see whether the checkers notice.
-        liveness: heal at the end and demand that everything works.
-    """
+def simulate(seed: int, setting: Setting | None = None) -> Outcome:
+    """Run one world; the seed and the setting decide everything."""
+    setting = setting or Setting()
     world = World(
-        seed=seed, nodes=nodes, groups=groups, profile=profile, rules=rules
+        seed=seed,
+        nodes=setting.nodes,
+        groups=setting.groups,
+        links=setting.links,
+        profile=setting.profile,
+        snapshot_entries=_SNAPSHOT_ENTRIES,
+        rules=Rules(setting.without),
     )
     violation = ""
     try:
-        _run(world, chaos_s=chaos_s, liveness=liveness, profile=profile)
+        _run(world, setting)
     except Violation as error:
         violation = str(error)
     except LeitwolfError as error:
         violation = f"{type(error).__name__}: {error}"
     except Exception as error:  # noqa: BLE001  # whatever a core raises is a finding of this seed
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "?"
-        violation = f"{type(error).__name__} at {place}: {error}"
+        violation = f"{type(error).__name__} at {_place(error)}: {error}"
     return Outcome(
         seed=seed,
+        setting=setting,
         violation=violation,
         simulated_s=world.now / 1e9,
         steps=world.steps,
@@ -89,38 +98,51 @@ def simulate(
     )
 
 
-def _run(world: World, *, chaos_s: float, liveness: bool, profile: str) -> None:
+def _place(error: Exception) -> str:
+    """Return where an error was raised."""
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    return f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "?"
+
+
+def _run(world: World, setting: Setting) -> None:
     for node in world.nodes.values():
-        delay = world.entropy.between(0, 300_000_000)
-        world.later(delay, node.power_on)
-    world.run_until(3 * SECOND)
-    _demand_service(world, "after the start")
-    faults = Faults(world)
+        world.later(world.entropy.between(0, 300_000_000), node.power_on)
+    profile = PROFILES[setting.profile]
+    world.run_until(3 * SECOND + 4 * profile.run)
+    demand_service(world, "after the start")
+    faults = Faults(world, setting.mix, setting.spares)
     faults.start()
-    world.run_until(world.now + int(chaos_s * SECOND))
+    world.run_until(world.now + int(setting.chaos_s * SECOND))
     faults.stop()
-    if not liveness:
+    if not setting.liveness:
         return
     start = world.now
-    budget = 10 * (PROFILES[profile].run + PROFILES[profile].promise) + 4 * SECOND
+    budget = 10 * (profile.run + profile.promise) + 4 * SECOND
     world.run_until(start + budget)
-    if not any(node.core is not None and node.core.in_charge for node in world.nodes.values()):
+    if not world.leaders():
         world.fail("I9: no leader within ten election times after the last fault")
     world.run_until(start + max(budget, _SETTLE_S * SECOND))
-    _demand_service(world, "after the last fault")
+    demand_service(world, "after the last fault")
 
 
 def _usable(state: State) -> list[NodeId]:
     return [node.id for node in state.nodes.values() if not node.paused]
 
 
-def _demand_service(world: World, when: str) -> None:
+def demand_service(world: World, when: str) -> None:
     """Every group that can be online is, and the nodes agree about it (I8, I9)."""
-    leaders = [n for n in world.nodes.values() if n.core is not None and n.core.in_charge]
-    if len(leaders) != 1 or leaders[0].core is None:
+    leaders = world.leaders()
+    core = leaders[0].daemon.core if leaders else None
+    if len(leaders) != 1 or core is None:
         world.fail(f"I9: {len(leaders)} leaders {when}")
         return
-    state = leaders[0].core.state
+    state = core.state
+    world.checker.wishes(state)
+    for node in state.nodes.values():
+        if node.status is not NodeStatus.MEMBER:
+            world.fail(f"I9: {node.name} is still {node.status} {when}")
     if not _usable(state):
         return
     for group in state.groups.values():

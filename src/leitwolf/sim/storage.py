@@ -1,7 +1,7 @@
 """The quorum log of a simulated node: what is written, what is durable, what a crash leaves.
 
-The real store has its own crash tests; here its contract is modelled: records written in order become
-durable in order, a crash keeps any prefix of what was not yet durable.
+The real store has its own crash tests; here its contract is modelled: records written in order
+become durable in order, a crash keeps any prefix of what was not yet durable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from leitwolf.model.log import (
     TruncateRecord,
 )
 from leitwolf.sim.entropy import Entropy
-from leitwolf.wire.ballot import NO_BALLOT
+from leitwolf.wire.ballot import NO_BALLOT, Ballot
 
 __all__ = ["Storage"]
 
@@ -37,6 +37,11 @@ class Storage:
             self._promised, self._snapshot = loaded.promised, loaded.snapshot
             self._entries = {entry.index: entry for entry in loaded.entries}
             self._commit = loaded.commit
+
+    @property
+    def promised(self) -> Ballot:
+        """Highest ballot that is promised durably."""
+        return self._promised
 
     def write(self, records: tuple[Record, ...]) -> None:
         """Hand records to the disk; they may or may not survive a crash from now on."""

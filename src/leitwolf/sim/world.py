@@ -12,16 +12,17 @@ from collections.abc import Callable
 
 from leitwolf.core.effects import Applied
 from leitwolf.core.effects import PeerMessage as DaemonMessage
+from leitwolf.core.lease import Heard
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import Answer, Command
+from leitwolf.model.limits import SNAPSHOT_ENTRIES
 from leitwolf.model.state import State
 from leitwolf.sim.checks import Checker, Violation
 from leitwolf.sim.entropy import Entropy
 from leitwolf.sim.forming import formed_log
 from leitwolf.sim.network import MILLISECOND, Network
-from leitwolf.sim.node import SimNode, heard
+from leitwolf.sim.node import SimNode
 from leitwolf.sim.storage import Storage
-from leitwolf.wire.ballot import Ballot
 from leitwolf.wire.heartbeat import PeerMessage as GuardMessage
 
 __all__ = ["World"]
@@ -41,6 +42,7 @@ class World:
         groups: int = 3,
         links: int = 2,
         profile: str = "default",
+        snapshot_entries: int = SNAPSHOT_ENTRIES,
         rules: Rules = ALL_RULES,
     ) -> None:
         """Build machines that are switched off, with a formed cluster on their disks.
@@ -51,32 +53,37 @@ class World:
             groups: groups with an address and a process each.
             links: interconnects.
             profile: timing profile.
+            snapshot_entries: after how many entries a daemon takes a snapshot.
             rules: switched off in tests.
         """
         self.seed = seed
         self.entropy = Entropy(seed)
         self.rules = rules
         self.now = 0
-        self.rate_ppm_max = 1_000
+        self.snapshot_entries = snapshot_entries
         self.crash_per_million = 0
         self.slow_arm_per_thousand = 0
         self.slow_kill_per_thousand = 0
-        self.seen_ballots: dict[int, Ballot] = {}
         self.answers: dict[int, Answer] = {}
         self.trace: deque[str] = deque(maxlen=_TRACE_MAX)
         self.steps = 0
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
         self._streams: dict[tuple[int, int], str] = {}
+        self._members: dict[int, tuple[int, ...]] = {}
         self.checker = Checker(lambda: self.now)
         self.network = Network(self.entropy.split(), links)
         self.nodes: dict[int, SimNode] = {}
         loaded = formed_log(nodes=nodes, groups=groups, links=links, profile=profile)
         for number in range(1, nodes + 1):
             storage = Storage(f"disk{number}", loaded)
-            self.nodes[number] = SimNode(self, number, storage)
-            self.checker.add(self.nodes[number])
+            self._build(number, storage)
         self.checker.applied(0, loaded.entries, State())
+
+    def _build(self, number: int, storage: Storage) -> SimNode:
+        self.nodes[number] = node = SimNode(self, number, storage)
+        self.checker.add(node)
+        return node
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -99,8 +106,9 @@ class World:
         Raises:
             Violation: an invariant broke; the trace is in :attr:`trace`.
         """
-        while self._queue and self._queue[0][0] <= instant:
-            self.now, _, work = heapq.heappop(self._queue)
+        queue, pop = self._queue, heapq.heappop
+        while queue and queue[0][0] <= instant:
+            self.now, _, work = pop(queue)
             self.steps += 1
             work()
         self.now = instant
@@ -116,14 +124,11 @@ class World:
 
     # --- faults of one node ----------------------------------------------------------------------
 
-    def crash_now(self, node: int, part: str) -> bool:
+    def crash_now(self) -> bool:
         """Tell whether a process dies at this very effect."""
         if not self.crash_per_million:
             return False
-        if self.entropy.bits() % 1_000_000 >= self.crash_per_million:
-            return False
-        self.note(node, part, "dies between two effects")
-        return True
+        return self.entropy.bits() % 1_000_000 < self.crash_per_million
 
     # --- guards ----------------------------------------------------------------------------------
 
@@ -139,7 +144,8 @@ class World:
     def _deliver_guard(
         self, receiver: SimNode, source: int, link: int, message: GuardMessage, delay: int
     ) -> None:
-        self.later(delay, lambda: heard(receiver, source, link, message))
+        guard, event = receiver.guard, Heard(source, link, message)
+        self.later(delay, lambda: guard.take(event))
 
     # --- daemons ---------------------------------------------------------------------------------
 
@@ -156,7 +162,7 @@ class World:
 
         def deliver() -> None:
             if receiver.daemon.life == life:
-                receiver.peer_message(source, message)
+                receiver.daemon.peer_message(source, message)
 
         self.at(arrival, deliver)
 
@@ -180,7 +186,7 @@ class World:
 
     def _wanted(self, pair: tuple[int, int]) -> bool:
         one, other = self.nodes[pair[0]], self.nodes[pair[1]]
-        return one.daemon.alive and other.daemon.alive and self.network.connected(*pair)
+        return _knows(one, other.id) and _knows(other, one.id) and self.network.connected(*pair)
 
     def _refresh(self, pair: tuple[int, int]) -> None:
         present = self._streams.get(pair)
@@ -197,8 +203,8 @@ class World:
             del self._streams[pair]
             return
         self._streams[pair] = "up"
-        self.nodes[pair[0]].peer_up(pair[1])
-        self.nodes[pair[1]].peer_up(pair[0])
+        self.nodes[pair[0]].daemon.peer_up(pair[1])
+        self.nodes[pair[1]].daemon.peer_up(pair[0])
 
     def _break(self, pair: tuple[int, int], delay: int) -> None:
         self._streams[pair] = "breaking"
@@ -208,8 +214,8 @@ class World:
                 return
             del self._streams[pair]
             self.network.stream_broke(*pair)
-            self.nodes[pair[0]].peer_lost(pair[1])
-            self.nodes[pair[1]].peer_lost(pair[0])
+            self.nodes[pair[0]].daemon.peer_lost(pair[1])
+            self.nodes[pair[1]].daemon.peer_lost(pair[0])
             self._refresh(pair)
 
         self.later(delay, broke)
@@ -218,16 +224,54 @@ class World:
 
     def applied(self, node: SimNode, effect: Applied) -> None:
         """A daemon published committed entries."""
-        if node.core is not None:
-            self.checker.applied(node.id, effect.entries, node.core.state)
+        core = node.daemon.core
+        if core is None:
+            return
+        self.checker.applied(node.id, effect.entries, core.state)
+        members = tuple(core.state.nodes)
+        if members != self._members.get(node.id):
+            self._members[node.id] = members
+            for member in core.state.nodes.values():
+                if member.id not in self.nodes:
+                    self._join(member.id, member.storage)
+            self.refresh_streams()
 
-    def replied(self, request: int, answer: Answer) -> None:
+    def _join(self, number: int, storage: str) -> None:
+        """Start the machine that was let in; its disk is empty."""
+        node = self._build(number, Storage(storage))
+        self.note(number, "power", "joins")
+        self.later(self.entropy.between(50, 2_000) * MILLISECOND, node.power_on)
+
+    def replied(self, node: int, request: int, answer: Answer) -> None:
         """A request was answered."""
         self.answers[request] = answer
+        said = f"entry {answer.index}" if answer.refusal is None else answer.refusal.code
+        self.note(node, "request", f"{request} answered: {said}")
         if answer.refusal is None and answer.index:
             self.checker.answered(answer.index)
 
     def ask(self, node: int, request: int, command: Command) -> None:
         """An operator asks a node."""
-        self.note(node, "request", f"{request}: {type(command).__name__}")
-        self.nodes[node].request(request, command)
+        self.note(node, "request", f"{request}: {command}")
+        self.nodes[node].daemon.request(request, command)
+
+    # --- what the world looks like ---------------------------------------------------------------
+
+    def leaders(self) -> list[SimNode]:
+        """Return the nodes whose daemon is in charge."""
+        return [
+            node
+            for node in self.nodes.values()
+            if node.daemon.core is not None and node.daemon.core.in_charge
+        ]
+
+    def state(self) -> State | None:
+        """Return the state as the leader applied it, or any daemon; None: no daemon lives."""
+        cores = [node.daemon.core for node in (*self.leaders(), *self.nodes.values())]
+        return next((core.state for core in cores if core is not None), None)
+
+
+def _knows(node: SimNode, other: int) -> bool:
+    """Return whether a daemon talks to ``other``: members do, one that has just joined to all."""
+    core = node.daemon.core
+    return core is not None and (not core.state.nodes or other in core.state.nodes)

@@ -58,6 +58,7 @@ from leitwolf.wire.ballot import Ballot
 from leitwolf.wire.guard import (
     Fenced,
     FenceRefused,
+    GuardHello,
     GuardReport,
     Office,
     OfficeLost,
@@ -131,8 +132,8 @@ class QuorumCore(QuorumView):
         """Return the instant at which :meth:`tick` is needed at the latest."""
         leadership = self._leadership
         if leadership is None:
-            return self._candidate.deadline()
-        at = leadership.deadline()
+            return min(self._candidate.deadline(), self._replica.deadline())
+        at = min(leadership.deadline(), self._replica.deadline())
         if self._transfer is not None:
             at = min(at, self._transfer.deadline)
         if self._guard_doubtful:
@@ -144,6 +145,7 @@ class QuorumCore(QuorumView):
     def tick(self, now: int) -> None:
         """Let time pass."""
         self._standing.now = now
+        self._release_held()
         leadership = self._leadership
         if leadership is None:
             self._candidate.tick()
@@ -185,12 +187,8 @@ class QuorumCore(QuorumView):
         if leadership is not None:
             leadership.heard(node)
         match message:
-            case Append():
-                if self._follow(node, message.ballot):
-                    self._replica.append(node, message)
-            case InstallSnapshot():
-                if self._follow(node, message.ballot):
-                    self._replica.install(node, message)
+            case Append() | InstallSnapshot():
+                self._from_leader(node, message)
             case PreProbe():
                 self._voter.probe(node, message, leading=leadership is not None)
                 if leadership is not None:
@@ -222,16 +220,28 @@ class QuorumCore(QuorumView):
                 leadership.installed(node, message)
         self._after_commit(leadership)
 
-    def _follow(self, node: int, ballot: Ballot) -> bool:
-        if not self._replica.admits(node, ballot):
-            return False
+    def _from_leader(self, node: int, message: Append | InstallSnapshot) -> None:
+        replica = self._replica
+        if not replica.admits(node, message.ballot) or replica.must_wait(node, message):
+            return
+        self._follow(message.ballot)
+        if isinstance(message, Append):
+            replica.append(node, message)
+        else:
+            replica.install(node, message)
+
+    def _release_held(self) -> None:
+        """Take in what waited for the own guard to know its ballot."""
+        for node, message in self._replica.released():
+            self._from_leader(node, message)
+
+    def _follow(self, ballot: Ballot) -> None:
         self._yield_to(ballot)
         if ballot != self._standing.leader:
             self._candidate.leader_seen()
         if self._candidate.campaign is not None and self.role == Role.FOLLOWER:
             self._candidate.campaign = None
         self._replica.follow(ballot)
-        return True
 
     def _refused(self, node: int, message: Refused) -> None:
         self._candidate.refused(node, message)
@@ -277,6 +287,8 @@ class QuorumCore(QuorumView):
                 self._office_lost(report.ballot, report.floor)
             case Released():
                 self._released(report.ballot)
+            case GuardHello():
+                self._replica.guard_lost()
             case _:
                 pass
 

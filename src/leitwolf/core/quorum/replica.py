@@ -4,7 +4,8 @@ Rules:
 
 - R3: nothing below the promised ballot (nor below the floor of the own guard) is accepted; what is
   accepted at a higher ballot promises it, in the same write.
-- The guard is told (``Follow``) before an append of a ballot above its floor is accepted.
+- I13: what is accepted at a higher ballot waits until the page shows that the own guard has it for
+  its floor (``Follow``). Without a guard nothing new is promised.
 - R4: a confirmation waits until everything written so far is durable.
 - Entries that contradict the leader's are dropped first; committed ones never (InvariantError).
 
@@ -14,9 +15,12 @@ What this does not guarantee: an acceptor that accepts is no proof that the lead
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from dataclasses import dataclass
 
 import msgspec
 
+from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.messages import (
     Append,
     Appended,
@@ -26,13 +30,25 @@ from leitwolf.core.messages import (
     SnapshotInstalled,
 )
 from leitwolf.core.quorum.signals import LeaderSeen
-from leitwolf.core.quorum.standing import Standing
+from leitwolf.core.quorum.standing import NEVER, Standing
 from leitwolf.model.errors import ProtocolError, check
 from leitwolf.model.log import Snapshot
 from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot, Key
 from leitwolf.wire.guard import Follow
 
 __all__ = ["Replica"]
+
+_HELD_MAX = 4
+"""A leader sends one message of a new ballot and waits; what is too much counts as lost."""
+_LOOK_AGAIN_NS = 2 * MILLISECOND
+"""Heartbeats raise the floor before the first append comes, so this is hardly ever needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    until: int
+    node: int
+    message: Append | InstallSnapshot
 
 
 class Replica:
@@ -41,6 +57,7 @@ class Replica:
     def __init__(self, standing: Standing) -> None:
         self._standing = standing
         self._followed = NO_BALLOT
+        self._held: deque[_Held] = deque(maxlen=_HELD_MAX)
         self._incoming: tuple[Ballot, Key] = (NO_BALLOT, NO_KEY)
         self._chunks = bytearray()
 
@@ -58,12 +75,41 @@ class Replica:
         standing.send(node, refusal, standing.outbox.position)
         return False
 
-    def follow(self, ballot: Ballot) -> None:
-        """Take ``ballot`` for elected: guard first, then the own promise, then everybody else."""
+    def must_wait(self, node: int, message: Append | InstallSnapshot) -> bool:
+        """Hold a message that would promise more than the own guard knows yet (I13)."""
+        standing, ballot = self._standing, message.ballot
+        self._tell_guard(ballot)
+        known = ballot <= max(standing.page().floor, standing.promised)
+        if known or not standing.rules.holds("floor-before-accept"):
+            return False
+        self._held.append(_Held(standing.now + standing.promise_ns, node, message))
+        return True
+
+    def released(self) -> list[tuple[int, Append | InstallSnapshot]]:
+        """Return what need not be held any more; what was held for P counts as lost."""
+        if not self._held:
+            return []
+        standing, floor = self._standing, self._standing.page().floor
+        ready = [(held.node, held.message) for held in self._held if held.message.ballot <= floor]
+        waiting = [held for held in self._held if held.message.ballot > floor]
+        self._held = deque((held for held in waiting if standing.now < held.until), _HELD_MAX)
+        for held in self._held:
+            self._tell_guard(held.message.ballot)
+        return ready
+
+    def _tell_guard(self, ballot: Ballot) -> None:
         standing = self._standing
         if ballot > max(standing.page().floor, self._followed):
             self._followed = ballot
             standing.outbox.ask(Follow(ballot))
+
+    def deadline(self) -> int:
+        """Return when to look at the page again."""
+        return self._standing.now + _LOOK_AGAIN_NS if self._held else NEVER
+
+    def follow(self, ballot: Ballot) -> None:
+        """Take ``ballot`` for elected: the own promise first, then everybody else."""
+        standing = self._standing
         if ballot > standing.promised:
             standing.promise(ballot)
         if ballot != standing.leader:

@@ -1,0 +1,246 @@
+"""The daemon of a simulated node: the real node core behind the real executor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leitwolf.core.effects import (
+    Applied,
+    Durable,
+    Event,
+    FromPeer,
+    PeerLost,
+    PeerMessage,
+    PeerUp,
+    Request,
+    Tick,
+)
+from leitwolf.core.executor import Batch, Executor
+from leitwolf.core.lease import Commanded
+from leitwolf.core.node import Node
+from leitwolf.model.commands import Answer, Command
+from leitwolf.model.ids import NodeId
+from leitwolf.model.log import Entry
+from leitwolf.model.observations import HostOrder
+from leitwolf.model.quorum import AcceptorId
+from leitwolf.sim.network import MICROSECOND, MILLISECOND
+from leitwolf.sim.process import Process
+from leitwolf.wire.ballot import NO_BALLOT
+from leitwolf.wire.guard import GuardCommand
+
+if TYPE_CHECKING:
+    from leitwolf.sim.node import SimNode
+
+__all__ = ["SimDaemon"]
+
+_BACK_NS = 250 * MILLISECOND
+_TICK_LATE_NS = 800 * MICROSECOND
+
+
+class SimDaemon(Process):
+    """The daemon process of one machine."""
+
+    def __init__(self, node: SimNode) -> None:
+        super().__init__("daemon", lambda: node.world.now)
+        self._node = node
+        self._world = node.world
+        self._entropy = node.entropy
+        self.core: Node | None = None
+        self.streams: set[int] = set()
+        self.held_at = 0
+        """RAW at which it stood still last."""
+        self._executor: Executor | None = None
+        self._unsynced_since = 0
+        self._alarm = -1
+        self._led = NO_BALLOT
+
+    def begin(self) -> None:
+        """Start a daemon from what its disk holds."""
+        node, world = self._node, self._world
+        if not node.powered or self.alive:
+            return
+        self.start()
+        self._unsynced_since, self._alarm, self._led = 0, -1, NO_BALLOT
+        self.streams.clear()
+        self.core = Node(
+            me=AcceptorId(NodeId(node.id), node.storage.name),
+            loaded=node.storage.load(),
+            page=lambda: node.kernel.page,
+            now=node.raw(),
+            snapshot_entries=world.snapshot_entries,
+            rules=world.rules,
+        )
+        self._executor = Executor(self)
+        world.note(node.id, "daemon", f"started at entry {self.core.state.index}")
+        node.guard.greet()
+        node.host.greet()
+        world.daemon_came(node.id)
+        self.take(Tick(wall=world.wall()))
+
+    def forget(self) -> None:
+        """The process is gone with all that it knew."""
+        self.core, self._executor = None, None
+
+    def perish(self, why: str = "killed") -> None:
+        """Die; the keeper starts another."""
+        node = self._node
+        if not self.alive:
+            return
+        self._world.note(node.id, "daemon", why)
+        self.kill()
+        self.forget()
+        node.storage.crash(self._entropy)
+        node.guard.daemon_gone()
+        self._world.daemon_died(node.id)
+        self._world.later(_BACK_NS, self.begin)
+
+    def progress(self) -> int:
+        """Return what the progress page shows of it: RAW ns, 0: it is dead."""
+        if not self.alive:
+            return 0
+        if self.holds:
+            return self.held_at
+        return self._unsynced_since or self._node.raw()
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def take(self, event: Event) -> None:
+        """Take an event now (or when this process runs again)."""
+        if self.running:
+            self._step(event)
+        else:
+            self.deliver(self.life, lambda: self._step(event))
+
+    def take_later(self, delay: int, event: Event) -> None:
+        """Take an event after a delay, if this life still goes on then; never overtaking."""
+        if self.core is None:
+            return
+        life = self.life
+        at = self._node.in_order(type(event).__name__, delay)
+        self._world.at(at, lambda: self.deliver(life, lambda: self._step(event)))
+
+    def _step(self, event: Event) -> None:
+        core, executor = self.core, self._executor
+        if core is None or executor is None:
+            return
+        effects = core.step(self._node.raw(), event)
+        self._note_office(core)
+        if self._world.crash_now():
+            self.perish("dies between two effects")
+            return
+        executor.submit(effects)
+        self._write_next()
+        self._schedule()
+
+    def _note_office(self, core: Node) -> None:
+        node, world = self._node, self._world
+        leads = core.governor.ballot if core.governor is not None else NO_BALLOT
+        if core.in_charge and leads != self._led:
+            self._led = leads
+            world.checker.elected(node.id, core.quorum)
+            world.note(node.id, "daemon", f"in charge by {leads}")
+        elif leads == NO_BALLOT and self._led != NO_BALLOT:
+            self._led = NO_BALLOT
+            world.note(node.id, "daemon", "out of office")
+
+    def _schedule(self) -> None:
+        """Wake up when the core wants to; a tick that is due before does it, too."""
+        node, world = self._node, self._world
+        if self.core is None:
+            return
+        at = max(node.true_time(self.core.deadline()), world.now + 500 * MICROSECOND)
+        if world.now <= self._alarm <= at + _TICK_LATE_NS:
+            return
+        at += self._entropy.between(10 * MICROSECOND, _TICK_LATE_NS)
+        self._alarm = at
+        life = self.life
+        world.at(at, lambda: self.deliver(life, lambda: self._ring(at)))
+
+    def _ring(self, at: int) -> None:
+        if at != self._alarm or self.core is None:
+            return
+        self._alarm = -1
+        if self._node.raw() < self.core.deadline():
+            self._schedule()
+        else:
+            self._step(Tick(wall=self._world.wall()))
+
+    # --- disk ------------------------------------------------------------------------------------
+
+    def _write_next(self) -> None:
+        node, world = self._node, self._world
+        batch = self._executor.next_batch() if self._executor else None
+        if batch is None:
+            return
+        node.storage.write(batch.records)
+        self._unsynced_since = node.raw()
+        takes = self._entropy.between(200, 2_000) * MICROSECOND
+        if world.now < node.disk_slow_until:
+            takes = self._entropy.between(20, 900) * MILLISECOND
+        life = self.life
+        world.later(takes, lambda: self.deliver(life, lambda: self._synced(batch)))
+
+    def _synced(self, batch: Batch) -> None:
+        node, executor = self._node, self._executor
+        if executor is None:
+            return
+        if node.disk_fails:
+            # Never retried: what of it reached the disk, only the next start will tell (A2).
+            node.disk_fails = False
+            executor.failed()
+            self.perish("ends: its disk failed a sync")
+            return
+        if batch.snapshot is not None:
+            node.storage.save_snapshot(batch.snapshot.snapshot, reset=batch.snapshot.reset)
+        node.storage.sync()
+        self._unsynced_since = 0
+        executor.synced(batch.position)
+        self._step(Durable(position=batch.position))
+
+    # --- peers, operators ------------------------------------------------------------------------
+
+    def peer_up(self, node: int) -> None:
+        """A stream to another daemon is up."""
+        self.streams.add(node)
+        self.take(PeerUp(node=node))
+
+    def peer_lost(self, node: int) -> None:
+        """The stream to another daemon is gone."""
+        if node in self.streams:
+            self.streams.discard(node)
+            self.take(PeerLost(node=node))
+
+    def peer_message(self, node: int, message: PeerMessage) -> None:
+        """A message of another daemon arrived."""
+        if node in self.streams:
+            self.take(FromPeer(node=node, message=message))
+
+    def request(self, number: int, command: Command) -> None:
+        """An operator asks this node for something."""
+        self.take(Request(id=number, command=command, by="operator", wall=self._world.wall()))
+
+    # --- what the executor lets go ---------------------------------------------------------------
+
+    def ask_guard(self, command: GuardCommand) -> None:
+        """Send a command to the own guard."""
+        node, guard = self._node, self._node.guard
+        life = guard.life
+        at = node.in_order("to-guard", self._entropy.between(20, 150) * MICROSECOND)
+        event = Commanded(command)
+        self._world.at(at, lambda: guard.deliver(life, lambda: guard.take(event)))
+
+    def send(self, node: int, message: PeerMessage) -> None:
+        """Send to another daemon."""
+        self._world.send_daemon(self._node.id, node, message)
+
+    def applied(self, entries: tuple[Entry, ...]) -> None:
+        """Publish what was committed."""
+        self._world.applied(self._node, Applied(entries=entries))
+
+    def order_host(self, order: HostOrder) -> None:
+        """Order the own host."""
+        self._node.host.order_later(order)
+
+    def reply(self, request: int, answer: Answer) -> None:
+        """Answer an operator."""
+        self._world.replied(self._node.id, request, answer)

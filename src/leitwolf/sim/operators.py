@@ -1,0 +1,91 @@
+"""What operators ask of a simulated cluster, at any node and at the worst of times."""
+
+from __future__ import annotations
+
+from leitwolf.model.commands import (
+    AddNode,
+    ChangeGroup,
+    Command,
+    EvictNode,
+    IssueToken,
+    MoveGroup,
+    PauseNode,
+    RecoverGroup,
+    TransferLeader,
+    WishGroup,
+    WishResource,
+)
+from leitwolf.model.ids import GroupId, NodeId, ResourceId, Wish
+from leitwolf.sim.entropy import Entropy
+from leitwolf.sim.network import MILLISECOND
+from leitwolf.sim.node import SimNode
+from leitwolf.sim.world import World
+
+__all__ = ["Operators"]
+
+_JOIN_AFTER_NS = 300 * MILLISECOND
+"""A token is used that much later than it was asked for."""
+
+
+class Operators:
+    """Asks for changes; nothing here knows whether an answer ever came."""
+
+    def __init__(self, world: World, entropy: Entropy, spares: int) -> None:
+        """Draw from ``entropy``; ``spares``: how many machines may be let in, and put out."""
+        self._world = world
+        self._entropy = entropy
+        self._joins = self._leaves = spares
+        self._request = 0
+        self._serial = 0
+
+    def _send(self, node: SimNode, command: Command) -> None:
+        self._request += 1
+        self._world.ask(node.id, self._request, command)
+
+    def ask(self, node: SimNode) -> None:
+        """Ask a node for a change of groups, resources or duties."""
+        entropy, world = self._entropy, self._world
+        state = world.state()
+        group = GroupId(entropy.choice(sorted(state.groups) if state is not None else ["g1"]))
+        other = NodeId(entropy.choice(list(world.nodes)))
+        wish = Wish.OFFLINE if entropy.chance(300) else Wish.ONLINE
+        commands: tuple[Command, ...] = (
+            MoveGroup(group=group, node=other),
+            MoveGroup(group=group, node=NodeId(0)),
+            WishGroup(group=group, wish=wish),
+            WishResource(resource=ResourceId(f"{group}-app"), wish=wish),
+            ChangeGroup(group=group, restart_threshold=entropy.between(0, 5)),
+            RecoverGroup(group=group),
+            PauseNode(node=other, paused=entropy.chance(300), drain=entropy.chance(500)),
+            TransferLeader(node=entropy.choice([other, NodeId(0)])),
+        )
+        self._send(node, entropy.choice(commands))
+
+    def change_members(self, node: SimNode) -> None:
+        """Let a machine in, or put one out."""
+        if self._joins and self._entropy.chance(600):
+            self._joins -= 1
+            self._join(node)
+        elif self._leaves:
+            self._leaves -= 1
+            target = NodeId(self._entropy.choice(list(self._world.nodes)))
+            self._send(node, EvictNode(node=target, leaving=self._entropy.chance(500)))
+
+    def _join(self, node: SimNode) -> None:
+        """As a join does: a token first, then the machine with its own storage."""
+        self._serial += 1
+        serial = self._serial
+        token = f"{serial:064x}"
+        self._send(node, IssueToken(digest=token, lifetime_s=600))
+        command = AddNode(
+            name=f"s{serial}",
+            uuid=f"spare{serial}",
+            storage=f"spare-disk{serial}",
+            addresses={
+                f"ic{link}": f"10.{link}.0.{100 + serial}"
+                for link in range(self._world.network.links)
+            },
+            fingerprint=f"{1_000 + serial:064x}",
+            token=token,
+        )
+        self._world.later(_JOIN_AFTER_NS, lambda: self._send(node, command))
