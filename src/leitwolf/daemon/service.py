@@ -302,10 +302,16 @@ class DaemonService:
             cluster.node,
             links=cluster.links,
             fresh=self._fresh(cluster),
+            leased=self._leased(cluster),
             proof=self._proof(),
             stopped=stopped,
         )
         return view if not view.quorum else msgspec.structs.replace(view, stopped=())
+
+    def _leased(self, cluster: Cluster) -> bool:
+        """Return whether the run-lease of this node lasts: it hears a leader, and is heard."""
+        page = cluster.page()
+        return page is not None and page.lease != 0 and raw_ns() < page.lease_end
 
     def _proof(self) -> ProofView:
         flags = self._progress.slot(Role.GUARD).flags

@@ -155,6 +155,7 @@ def status_view(
     *,
     links: Mapping[tuple[int, int], LinkState],
     fresh: bool,
+    leased: bool,
     proof: ProofView,
     stopped: tuple[StoppedView, ...],
 ) -> StatusView:
@@ -164,12 +165,13 @@ def status_view(
         node: the core.
         links: newest link reports of the guard, by node and link number.
         fresh: the state was read under the leader lease.
+        leased: the run-lease of this node lasts: a connection outlives a cut cable by far.
         proof: what this node can prove to have ended.
         stopped: what this node stopped without quorum.
     """
     state = node.state
     leader = node.leader
-    reachable = leader == node.me or leader in node.connected
+    reachable = leased and (leader == node.me or leader in node.connected)
     names = interconnects(state)
 
     def network_up(name: str) -> bool:
