@@ -15,6 +15,7 @@ from leitwolf.api import serve_unix
 from leitwolf.daemon.forming import ensure_folders
 from leitwolf.daemon.service import DaemonService
 from leitwolf.model.errors import LeitwolfError
+from leitwolf.system import realtime
 from leitwolf.system.progress import Progress, Role
 from leitwolf.system.settings import Settings, SettingsError
 
@@ -78,6 +79,8 @@ def main() -> int:
     except SettingsError as error:
         log.critical("wrong settings", error=str(error))
         return 2
+    if settings.realtime == "auto":
+        realtime.take_precedence(heirs=True)
     try:
         ensure_folders(settings)
         asyncio.run(_run(settings))

@@ -22,7 +22,7 @@ from leitwolf.host.tasks import TaskTree
 from leitwolf.host.watch import watch_lease
 from leitwolf.model.observations import HostReport
 from leitwolf.resources import Machine, Network, load_types
-from leitwolf.system import clock, containment
+from leitwolf.system import clock, containment, realtime
 from leitwolf.system.gate import Gate
 from leitwolf.system.page import PageReader
 from leitwolf.system.progress import Progress, Role
@@ -93,7 +93,10 @@ async def _main() -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(Settings.load(os.environ), stop)
+    settings = Settings.load(os.environ)
+    if settings.realtime == "auto":
+        realtime.take_precedence(heirs=False)
+    await serve(settings, stop)
 
 
 def main() -> int:
