@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from leitwolf.core.lease.profile import (
@@ -20,6 +21,7 @@ from leitwolf.core.lease.profile import (
 )
 from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
 from leitwolf.daemon.cluster import Cluster, state_folder
+from leitwolf.daemon.departure import write_durably
 from leitwolf.model.commands import StopNode, TransferLeader
 from leitwolf.model.errors import InvalidConfig, StorageError
 from leitwolf.model.events import (
@@ -36,9 +38,9 @@ from leitwolf.model.log import CommitRecord, Entry, EntryRecord, PromisedRecord
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
 from leitwolf.peers.frames import JoinGrant, JoinRequest
 from leitwolf.peers.identity import Identity, fingerprint_of_pem, save_identity
-from leitwolf.peers.token import JoinToken
+from leitwolf.peers.token import JoinToken, digest
 from leitwolf.state import encode_change
-from leitwolf.store import QuorumLog, StoreIdentity
+from leitwolf.store import QuorumLog, StoreIdentity, quarantine
 from leitwolf.system.clock import raw_ns
 from leitwolf.system.interfaces import interface_addresses
 from leitwolf.system.progress import Flag, Slot
@@ -63,6 +65,7 @@ _STAY_NS = 1_500 * MILLISECOND
 """A group that has not begun to move by then has nowhere to go; it is stopped here."""
 _ELECTION_MS = {"fast": 20, "default": 40, "virtual": 150, "wan": 900}
 """E budgeted where nothing was measured: rank, pre-probe, prepare with its sync, round trips."""
+_JOINING = "joining.json"
 _FIRST = Ballot(0, 1, 1)
 
 
@@ -152,6 +155,7 @@ def form(
         config=QuorumConfig(acceptors=(Acceptor(id=me),)),
     )
     save_identity(settings.config, identity)
+    _remove_unfinished(settings)
     store = QuorumLog.create(
         state_folder(settings), StoreIdentity(cluster=cluster, node=1, storage=storage)
     )
@@ -187,20 +191,66 @@ async def join(
     from leitwolf.peers.join import Joiner, identity_of, request_join  # noqa: PLC0415 — as above
 
     ensure_folders(settings)
-    node, storage = str(uuid.uuid4()), str(uuid.uuid4())
-    key = await asyncio.to_thread(new_node_key, node)
+    trial = _begun(settings.state, token, name)
+    if trial is None:
+        node = str(uuid.uuid4())
+        key = await asyncio.to_thread(new_node_key, node)
+        trial = _Trial(
+            token=digest(token.secret),
+            name=name,
+            uuid=node,
+            storage=str(uuid.uuid4()),
+            key=key.key,
+            request=key.request,
+        )
+        # Asked again after a lost answer, this node must be the same one.
+        write_durably(settings.state / _JOINING, msgspec.json.encode(trial))
     addresses = {item.subnet: item.address for item in interface_addresses()}
-    joiner = Joiner(name=name, uuid=node, storage=storage, request=key.request, addresses=addresses)
+    joiner = Joiner(
+        name=name,
+        uuid=trial.uuid,
+        storage=trial.storage,
+        request=trial.request,
+        addresses=addresses,
+    )
     grant = await request_join(token, joiner, progress)
-    save_identity(settings.config, identity_of(grant, key.key))
+    save_identity(settings.config, identity_of(grant, trial.key))
+    _remove_unfinished(settings)
     store = QuorumLog.create(
         state_folder(settings),
-        StoreIdentity(cluster=grant.cluster, node=grant.node, storage=storage),
+        StoreIdentity(cluster=grant.cluster, node=grant.node, storage=trial.storage),
     )
     store.close()
-    bootstrap = Bootstrap.of_grant(grant, name=name, uuid=node, storage=storage)
+    bootstrap = Bootstrap.of_grant(grant, name=name, uuid=trial.uuid, storage=trial.storage)
     save_bootstrap(settings.state, bootstrap)
+    (settings.state / _JOINING).unlink(missing_ok=True)
     return bootstrap, grant
+
+
+class _Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As whom this node asked to join, kept until it is in."""
+
+    token: str
+    name: str
+    uuid: str
+    storage: str
+    key: bytes
+    request: bytes
+
+
+def _begun(state: Path, token: JoinToken, name: str) -> _Trial | None:
+    """Return as whom this node asked with the same token before, if it did."""
+    try:
+        found = msgspec.json.decode((state / _JOINING).read_bytes(), type=_Trial)
+    except (OSError, msgspec.MsgspecError):  # never asked, or cut off before it did
+        return None
+    return found if (found.token, found.name) == (digest(token.secret), name) else None
+
+
+def _remove_unfinished(settings: Settings) -> None:
+    """Set aside a log that stands without a bootstrap file: of a join that was cut off."""
+    if state_folder(settings).exists():
+        quarantine(state_folder(settings))
 
 
 def issue(identity: Identity, request: JoinRequest) -> bytes:

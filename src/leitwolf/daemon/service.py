@@ -35,6 +35,7 @@ from leitwolf.daemon.networks import choose_networks, own_addresses
 from leitwolf.model.commands import Answer, Command, IssueToken
 from leitwolf.model.errors import (
     Conflict,
+    DiskFull,
     InvalidConfig,
     LeitwolfError,
     NotFound,
@@ -145,6 +146,12 @@ class DaemonService:
             cluster=bootstrap.cluster, node=bootstrap.node, storage=bootstrap.storage
         )
         store = QuorumLog.open(state_folder(self._settings), identity)
+        if store.short_of_space:
+            store.close()
+            raise DiskFull(
+                f"no space for the quorum log in {self._settings.state}",
+                hint="free space there; this node takes part again by itself",
+            )
         for note in store.notes:
             log.warning("quorum log repaired", note=note)
         return store

@@ -252,6 +252,11 @@ class QuorumLog:
         """Number of the last record written; grows by one per record for the life of the log."""
         return self._head.position
 
+    @property
+    def short_of_space(self) -> bool:
+        """Whether no further segment could be made: soon no entry can be written any more."""
+        return self._spare_size == 0
+
     def remembers(self, position: int, chain: bytes) -> bool | None:
         """Return whether this log held ``chain`` at ``position``, as a peer saw it acknowledged.
 
