@@ -270,6 +270,7 @@ ROUTES: dict[str, tuple[str, str]] = {
         'lines of {"progress": text}, then {"joined": ClusterSetup} or a problem',
     ),
     "/v1/token": ("Makes a join token; `lifetime_s`.", '{"token": text}'),
+    "/v1/rekey": ("Replaces the heartbeat key of all guards.", "Answer"),
     "/v1/destroy": ("Sets the state of this node aside.", '{"destroyed": true}'),
 }
 """Path -> what it does, what it answers. A path without a line here stands in the page anyway."""
