@@ -125,6 +125,16 @@ def _group(status: StatusView, name: str) -> GroupView:
     raise NotFound(f"there is no group {name!r}")
 
 
+def _failure(group: GroupView) -> Conflict:
+    """Return why a group failed: in the words of the resource that did."""
+    hint = f"leitwolf why {group.id}; then: leitwolf group recover {group.id}"
+    for item in group.resources:
+        if item.state == "failed":
+            text = f"group {group.id} failed: {item.reason}"
+            return Conflict(text, code=item.code, hint=hint)
+    return Conflict(f"group {group.id} failed: {group.reason}", code="group-failed", hint=hint)
+
+
 def wait_for_group(
     context: Context,
     name: str,
@@ -154,7 +164,7 @@ def wait_for_group(
             if done(group):
                 return group
             if group.status == "failed":
-                raise Conflict(f"group {name} failed: {group.reason}", code="group-failed")
+                raise _failure(group)
         line = f"{name}: {group.status} on {group.owner or 'no node'} ({group.reason})"
         if line != said:
             said = line

@@ -70,6 +70,8 @@ class ResourceView(_View, frozen=True, kw_only=True):
     type: str
     state: str
     wish: str
+    code: str
+    """Of the reason, stable, for programs."""
     reason: str
     parameters: dict[str, str]
     depends: tuple[str, ...]

@@ -1,0 +1,43 @@
+"""Which reports of the host become lines of the log although no state changes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from leitwolf.daemon.notes import Notes
+from leitwolf.model.ids import GroupId, ResourceId, ResourceState
+from leitwolf.model.observations import ResourceReport
+
+ONLINE = ResourceReport(
+    resource=ResourceId("web-ip"),
+    group=GroupId("web"),
+    lease=1,
+    generation=3,
+    attempt=0,
+    state=ResourceState.ONLINE,
+    code="started",
+    text="",
+)
+CONFLICT = msgspec.structs.replace(ONLINE, code="address-conflict", text="192.0.2.9 is claimed")
+
+
+def test_a_conflict_under_way_is_told_once() -> None:
+    """The state stays online: no entry would ever tell; a repetition tells nothing new."""
+    notes = Notes()
+    assert notes.news(ONLINE) == ""
+    assert notes.news(CONFLICT) == "web-ip: 192.0.2.9 is claimed [address-conflict]"
+    assert notes.news(CONFLICT) == ""
+
+
+def test_a_change_of_state_is_told_by_its_own_entry() -> None:
+    """Also when its code is new."""
+    notes = Notes()
+    notes.news(ONLINE)
+    failed = msgspec.structs.replace(ONLINE, state=ResourceState.FAILED, code="exited")
+    assert notes.news(failed) == ""
+    assert notes.news(msgspec.structs.replace(ONLINE, attempt=1, code="adopted")) == ""
+
+
+def test_the_first_report_of_a_resource_is_no_news() -> None:
+    """A daemon that starts hears what has long been known."""
+    assert Notes().news(CONFLICT) == ""
