@@ -167,14 +167,15 @@ def _ping(sender: socket.socket, address: str) -> bool:
     return _await(sender, lambda data: data[start] == reply and data[start + 4 :] == body)
 
 
-def _arp(own: bytes, operation: int, sender: str, target: str) -> bytes:
+def arp_frame(own: bytes, operation: int, sender: str, target: str) -> bytes:
+    """Return a broadcast ARP frame."""
     frame = b"\xff" * 6 + own + b"\x08\x06" + struct.pack(">HHBBH", 1, 0x800, 6, 4, operation)
     return frame + own + socket.inet_aton(sender) + bytes(6) + socket.inet_aton(target)
 
 
 def _ask(sender: socket.socket, address: str) -> bool:
     wanted = socket.inet_aton(address)
-    sender.send(_arp(sender.getsockname()[4], 1, CLIENT4, address))
+    sender.send(arp_frame(sender.getsockname()[4], 1, CLIENT4, address))
     return _await(sender, lambda data: data[20:22] == b"\0\2" and data[28:32] == wanted)
 
 
@@ -193,7 +194,7 @@ def _send_arp(net: World, operation: int, sender: str, target: str) -> None:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as packets,
     ):
         packets.bind(("eth0", 0x0806))
-        packets.send(_arp(packets.getsockname()[4], operation, sender, target))
+        packets.send(arp_frame(packets.getsockname()[4], operation, sender, target))
 
 
 def announce_by_arp(net: World, address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -158,6 +159,74 @@ def test_a_shut_address_is_not_reached_by_translation_either(
             sender.sendto(b"shut", (VIRTUAL4, 7))
         gate.arm(LONG_MS, renewal=False)
         sender.sendto(b"armed", (VIRTUAL4, 7))
+
+
+def announced(net: World) -> bool:
+    """Announce the virtual address on a packet socket of the node; tell whether it got out."""
+    with inside(net.client):
+        ears = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+    with inside(net.node):
+        mouth = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    with ears, mouth:
+        ears.settimeout(support.PATIENCE_SECONDS)
+        mouth.bind(("eth0", 0x0806))
+        own = mouth.getsockname()[4]
+        with contextlib.suppress(OSError):  # ENOBUFS: dropped on its way out
+            mouth.send(support.arp_frame(own, 1, VIRTUAL4, VIRTUAL4))
+        mouth.send(support.arp_frame(own, 1, OWN4, OWN4))  # passes, and is behind the other
+        wanted, marker = socket.inet_aton(VIRTUAL4), socket.inet_aton(OWN4)
+        heard = b""
+        while heard[28:32] != marker:
+            heard = ears.recv(2048)
+            if heard[28:32] == wanted and heard[6:12] == own:
+                return True
+    return False
+
+
+def test_announcements_by_packet_sockets_pass_the_gate(gate: Gate, net: World) -> None:
+    """A host that was frozen before its system call announces nothing when it thaws too late."""
+    gate.install()
+    gate.manage([VIRTUAL4])
+    with inside(net.node):
+        index = socket.if_nametoindex("eth0")
+    assert announced(net), "the interface is not covered yet: this is what would get out"
+    assert gate.cover(index, "eth0")
+    assert gate.cover(index, "eth0"), "again is no error"
+    assert not announced(net)
+    gate.hold([VIRTUAL4])
+    assert not announced(net)
+    gate.arm(LONG_MS, renewal=False)
+    assert announced(net)
+    gate.disarm()
+    assert not announced(net)
+    assert gate.intact()
+    gate.manage(remove=[VIRTUAL4])
+    assert announced(net)
+
+
+def test_rebuilding_covers_the_interfaces_again(gate: Gate, net: World) -> None:
+    """After somebody flushed everything, announcements are gated as before."""
+    gate.install()
+    in_node(net, "nft", "flush", "ruleset")
+    assert announced(net)
+    with inside(net.node):
+        gate.install([VIRTUAL4])
+    assert not announced(net)
+    gate.arm(LONG_MS, renewal=False)
+    assert announced(net)
+
+
+def test_covers_an_interface_that_came_back(gate: Gate, net: World) -> None:
+    """An interface that was removed took its chain along; its successor is covered anew."""
+    gate.install()
+    gate.manage([VIRTUAL4])
+    with inside(net.node):
+        support.ip("-n", net.node, "link", "add", "name", "spare", "type", "veth")
+        assert gate.cover(socket.if_nametoindex("spare"), "spare")
+        support.ip("-n", net.node, "link", "delete", "dev", "spare")
+        assert gate.intact()
+        assert gate.cover(socket.if_nametoindex("eth0"), "eth0")
+    assert not announced(net)
 
 
 @pytest.mark.parametrize(

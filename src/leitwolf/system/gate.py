@@ -12,20 +12,23 @@ Rules:
 - Everything changes in transactions: there is no instant without the rules, except after somebody
   else deletes them; :meth:`Gate.watch` tells of that and :meth:`Gate.install` repairs it.
 
-Theory of operation. Three tables (``ip``, ``ip6``, ``arp``) of one name hold the same three sets
-and a chain ``gate`` that looks each address of a packet up in ``managed`` and leaves it alone when
-it is not there; the cost does not grow with the number of addresses. The hooks lie outside of
+Theory of operation. Tables of one name (``ip``, ``ip6``, ``arp``, ``netdev``) hold the same three
+sets and a chain ``gate`` that looks each address of a packet up in ``managed`` and leaves it alone
+when it is not there; the cost does not grow with the number of addresses. The hooks lie outside of
 address translation, so that a packet is seen with the address that it has on the wire: before
-everything on the way in, after source translation on the way out. ``run`` is looked up by the
-packet's family, a key that every packet has and ``nft list ruleset`` can show.
+everything on the way in, after source translation on the way out. ARP on a packet socket, as
+announcements are, passes by ``arp``; the table ``netdev`` sees it where it leaves an interface that
+was given to :meth:`Gate.cover`. ``run`` is looked up by the packet's family, a key that every
+packet has and ``nft list ruleset`` can show.
 
 ``managed`` must name only addresses that this node has or is about to add: while an address is
 another node's, a managed one could not be reached from here. So the order is: manage, add the
 address, hold; and let go, remove the address, no longer manage.
 
-What this does not guarantee: packets that pass by netfilter are not seen (AF_PACKET sockets, XDP,
-forwarded flows in a flowtable, ARP on links with addresses other than 6 or 20 bytes). The kernel
-counts in jiffies, up to 10 ms, and does not count while the machine is suspended.
+What this does not guarantee: packets that pass by netfilter are not seen (AF_PACKET sockets, but
+for ARP from Linux 5.16 on; XDP; forwarded flows in a flowtable; ARP on links with addresses other
+than 6 or 20 bytes). The kernel counts in jiffies, up to 10 ms, and does not count while the machine
+is suspended.
 
 Standard library only: the guard imports this. Needs CAP_NET_ADMIN over the network namespace.
 """
@@ -49,6 +52,7 @@ from leitwolf.system.rawnetlink import (
     decode_messages,
     text,
 )
+from leitwolf.system.rtnetlink import marked_addresses
 
 __all__ = ["ARM_MAXIMUM_MS", "ARM_MINIMUM_MS", "Gate"]
 
@@ -61,11 +65,14 @@ _COMMENT = "Leitwolf: virtual addresses answer only while this node holds its le
 _BEFORE_ALL, _AFTER_ALL = -310, 310
 _RUN_DEFAULT_MS = 1000
 """An element that somebody adds by hand must run out as well."""
-_META_FAMILY, _META_TRANSPORT = 15, 16
+_META_PROTOCOL, _META_FAMILY, _META_TRANSPORT = 1, 15, 16
 _NETWORK, _TRANSPORT = 1, 2
 _ICMPV6 = 58
 _NFT_TYPE_FAMILY, _NFT_TYPE_IPV4, _NFT_TYPE_IPV6 = 2, 7, 8
-_IP, _ARP, _IP6 = 2, 3, 10
+_IP, _ARP, _DEVICE, _IP6 = 2, 3, 5, 10
+_EGRESS = "egress-"
+"""Chains of covered interfaces are named by this and the interface's index."""
+_EGRESS_HOOK = 1
 _WATCH_BUFFER_BYTES = 64 << 10
 """Small on purpose: a burst of foreign changes overflows it, which counts as "look"."""
 _RECEIVE_BYTES = 65536
@@ -107,6 +114,12 @@ def _resolution(name: str, hardware_bytes: int, offset: int) -> _Field:
     return _Field(name, nft.load_payload(_NETWORK, offset, 4), condition)
 
 
+def _resolution_on_wire(name: str, hardware_bytes: int, offset: int) -> _Field:
+    field = _resolution(name, hardware_bytes, offset)
+    is_arp = (nft.load_meta(_META_PROTOCOL), nft.compare(b"\x08\x06"))
+    return field._replace(condition=is_arp + field.condition)
+
+
 _IP_HOOKS = (
     ("prerouting", 0, _BEFORE_ALL),
     ("output", 3, _BEFORE_ALL),
@@ -145,6 +158,16 @@ _FAMILIES = (
             _resolution("target", 6, 24),
             _resolution("sender-infiniband", 20, 28),
             _resolution("target-infiniband", 20, 52),
+        ),
+    ),
+    _Family(
+        _DEVICE,
+        _NFT_TYPE_IPV4,
+        4,
+        (),  # one for each interface: see Gate.cover
+        (
+            _resolution_on_wire("sender", 6, 14),
+            _resolution_on_wire("sender-infiniband", 20, 28),
         ),
     ),
 )
@@ -253,7 +276,7 @@ class Gate:
         Args:
             addresses: managed and held from the first instant: what this node has already (see
                 :func:`leitwolf.system.rtnetlink.marked_addresses`). Others that were managed or
-                held before are forgotten.
+                held before are forgotten. The interfaces that carry them are covered next.
 
         Raises:
             ValueError: something is no address.
@@ -272,6 +295,60 @@ class Gate:
             for name in ("managed", "held"):
                 batch += nft.add_elements(kind, self.name, name, keys[family.key_bytes])
         nft.transact(self._control, batch)
+        self._cover_again(set(addresses))
+
+    def _cover_again(self, addresses: set[str]) -> None:
+        """Cover the interfaces that carry these addresses; one that vanishes needs no cover."""
+        if not addresses:
+            return
+        carrying = {
+            one.interface for one in marked_addresses(also=addresses) if one.address in addresses
+        }
+        for index in sorted(carrying):
+            try:
+                self.cover(index, socket.if_indextoname(index))
+            except OSError as error:
+                if error.errno not in (errno.ENODEV, errno.ENXIO, errno.ENOENT):
+                    raise
+
+    def cover(self, index: int, interface: str) -> bool:
+        """Have announcements by packet sockets pass the gate on an interface; once is enough.
+
+        Args:
+            index: of the interface.
+            interface: its name.
+
+        Returns:
+            False when this kernel cannot (before Linux 5.16, or built without the egress hook).
+        """
+        chain = f"{_EGRESS}{index}"
+        try:
+            self._control.request(
+                nft.subsystem_kind(nft.Kind.GET_CHAIN),
+                0,
+                nft.generic(_DEVICE) + nft.add_chain(_DEVICE, self.name, chain).body,
+            )
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        else:
+            return True
+        hooked = nft.add_base_chain(
+            _DEVICE,
+            self.name,
+            chain,
+            hook=_EGRESS_HOOK,
+            priority=_AFTER_ALL,
+            device=interface,
+        )
+        through = nft.add_rule(_DEVICE, self.name, chain, nft.verdict(nft.JUMP, "gate"))
+        try:
+            nft.transact(self._control, [hooked, through])
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            return False
+        return True
 
     def uninstall(self) -> None:
         """Delete the gate with its rules (the node leaves the cluster); nothing when not there."""
@@ -323,7 +400,9 @@ class Gate:
         found: dict[str, list[bytes]] = {}
         for reply in self._dump(nft.Kind.GET_RULE, family, text(1, self.name)):
             body = reply.body[nft.GENERIC_HEADER_BYTES :]
-            found.setdefault(_string(dict(decode_attributes(body))[2]), []).append(body)
+            chain = _string(dict(decode_attributes(body))[2])
+            if not chain.startswith(_EGRESS):
+                found.setdefault(chain, []).append(body)
         return rules.keys() == found.keys() and all(
             len(bodies) == len(found[chain]) and all(map(contains, found[chain], bodies))
             for chain, bodies in rules.items()
@@ -336,7 +415,7 @@ class Gate:
     # --- addresses ---
 
     def manage(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
-        """Put addresses under the gate, and take others away from it.
+        """Put addresses under the gate, and take others away from it: they are not held either.
 
         An address in both stays managed. One that is there already, or not, is no error.
 
@@ -344,7 +423,8 @@ class Gate:
             ValueError: something is no address.
             OSError: see the class.
         """
-        self._change("managed", [(False, remove), (True, add)])
+        gone = list(remove)  # in one transaction: a second one would cost time at every move
+        self._change([("held", False, gone), ("managed", False, gone), ("managed", True, add)])
 
     def hold(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         """Say which managed addresses this node may use while its lease is alive.
@@ -355,11 +435,11 @@ class Gate:
             ValueError: something is no address.
             OSError: see the class.
         """
-        self._change("held", [(True, add), (False, remove)])
+        self._change([("held", True, add), ("held", False, remove)])
 
-    def _change(self, name: str, steps: list[tuple[bool, Iterable[str]]]) -> None:
+    def _change(self, steps: list[tuple[str, bool, Iterable[str]]]) -> None:
         batch: nft.Batch = []
-        for adding, addresses in steps:
+        for name, adding, addresses in steps:
             keys = _by_length(addresses)
             for family in _FAMILIES:
                 some = keys[family.key_bytes]
@@ -372,24 +452,23 @@ class Gate:
 
     def managed(self) -> set[str]:
         """Return the addresses under the gate, as the kernel has them, in every table."""
-        packets, resolution = self._addresses("managed")
-        return {one for one in packets if ":" in one or one in resolution}
+        tables = self._addresses("managed")
+        resolved = set.intersection(*(tables[kind] for kind in (_IP, _ARP, _DEVICE)))
+        return resolved | tables[_IP6]
 
     def held(self) -> set[str]:
         """Return the addresses that this node may use, as the kernel has them, in any table."""
-        packets, resolution = self._addresses("held")
-        return packets | resolution
+        return set().union(*self._addresses("held").values())
 
-    def _addresses(self, name: str) -> tuple[set[str], set[str]]:
-        """Return the addresses in the sets for packets, and for address resolution."""
-        packets: set[str] = set()
-        resolution: set[str] = set()
+    def _addresses(self, name: str) -> dict[int, set[str]]:
+        """Return the addresses in a set, by the family of its table."""
+        tables: dict[int, set[str]] = {}
         for family in _FAMILIES:
             selection = text(1, self.name) + text(2, name)
+            found = tables[family.protocol] = set()
             for reply in self._dump(nft.Kind.GET_ELEMENT, family, selection):
-                found = resolution if family.protocol == _ARP else packets
                 found.update(map(_address, nft.element_keys(reply.body)))
-        return packets, resolution
+        return tables
 
     # --- the lease ---
 

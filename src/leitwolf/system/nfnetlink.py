@@ -153,12 +153,15 @@ def delete_table(family: int, table: str) -> Request:
     return Request(Kind.DELETE_TABLE, family, 0, text(1, table))
 
 
-def add_base_chain(family: int, table: str, chain: str, *, hook: int, priority: int) -> Request:
-    """Add a filter chain that the kernel calls at ``hook``; its policy is to accept."""
+def add_base_chain(
+    family: int, table: str, chain: str, *, hook: int, priority: int, device: str = ""
+) -> Request:
+    """Add a filter chain that the kernel calls at ``hook`` (of ``device``); it accepts."""
+    where = attribute(1, struct.pack(">I", hook)) + attribute(2, struct.pack(">i", priority))
     body = (
         text(1, table)
         + text(3, chain)
-        + nest(4, attribute(1, struct.pack(">I", hook)), attribute(2, struct.pack(">i", priority)))
+        + nest(4, where, text(3, device) if device else b"")
         + attribute(5, struct.pack(">I", 1))
         + text(7, "filter")
     )
@@ -279,7 +282,7 @@ def load_payload(base: int, offset: int, length: int) -> bytes:
 
 
 def load_meta(key: int) -> bytes:
-    """Load a property of the packet (15: family, 16: transport protocol)."""
+    """Load a property of the packet (1: Ethernet type, 15: family, 16: transport protocol)."""
     return _expression("meta", _number(2, key), _number(1, _REGISTER))
 
 
