@@ -46,6 +46,7 @@ from leitwolf.core.node import Node
 from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.departure import way_back
 from leitwolf.daemon.keys import KeyFile, rekey_command
+from leitwolf.daemon.notes import Notes
 from leitwolf.daemon.packets import PacketLink
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.daemon.writer import LogWriter
@@ -55,7 +56,7 @@ from leitwolf.model.events import NodeRemoved
 from leitwolf.model.ids import NodeId
 from leitwolf.model.limits import RECORD_LINES_MAX
 from leitwolf.model.log import Entry
-from leitwolf.model.observations import HostOrder, HostReport
+from leitwolf.model.observations import HostOrder, HostReport, ResourceReport
 from leitwolf.model.quorum import AcceptorId
 from leitwolf.peers.admission import OnJoin
 from leitwolf.peers.frames import Code, Hello, Rejection
@@ -147,6 +148,7 @@ class Cluster:
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._submitted = 0
         self._stopping = False
+        self._notes = Notes()
         self._untold = True
         """Lines of the recorder may wait to be told."""
         self._shown = _Shown.of(self.node, store)
@@ -161,7 +163,7 @@ class Cluster:
         self.host = PacketLink(
             settings.runtime / "host.sock",
             on_up=lambda: None,
-            on_packet=lambda packet: self.feed(FromHost(report=_REPORTS.decode(packet))),
+            on_packet=self._from_host,
             on_lost=lambda: self.feed(HostLost()),
         )
         self.marks = Marks()
@@ -275,6 +277,12 @@ class Cluster:
                 self.feed(FromGuard(report=report))
             case _:
                 self.feed(FromGuard(report=report))
+
+    def _from_host(self, packet: bytes) -> None:
+        report = _REPORTS.decode(packet)
+        if isinstance(report, ResourceReport) and (news := self._notes.news(report)):
+            self.record(news)
+        self.feed(FromHost(report=report))
 
     def _links(self, report: LinkReport) -> None:
         for link in report.links:

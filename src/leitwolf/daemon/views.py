@@ -124,6 +124,7 @@ def _resource_view(resource: Resource) -> ResourceView:
         type=resource.type,
         state=resource.state.value,
         wish=resource.wish.value,
+        code=resource.cause.code,
         reason=resource.cause.text,
         parameters=resource.parameters,
         depends=resource.depends,
