@@ -60,7 +60,7 @@ from leitwolf.core.quorum import (
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import Answer, Refusal
 from leitwolf.model.errors import check
-from leitwolf.model.ids import GroupId, NodeId, ResourceId
+from leitwolf.model.ids import GroupId, GroupPhase, NodeId, ResourceId, ResourceState
 from leitwolf.model.limits import REQUESTS_PENDING_MAX, SNAPSHOT_ENTRIES
 from leitwolf.model.log import Entry, Loaded, Snapshot
 from leitwolf.model.observations import (
@@ -89,6 +89,8 @@ __all__ = ["Node"]
 
 _REPEAT_NS = 500 * MILLISECOND
 """Reports that the log does not show yet are told again at this interval."""
+_GATHER_NS = 20 * MILLISECOND
+"""A state that passes is told after this time, or with what follows it."""
 
 
 class Node:
@@ -174,7 +176,7 @@ class Node:
                 self._configured = None
                 self.quorum.guard_lost(now)
             case FromHost():
-                self._from_host(event.report)
+                self._from_host(now, event.report)
             case HostLost():
                 self._inventory = None
                 self._runner = Runner()
@@ -259,7 +261,7 @@ class Node:
             self.governor.guard(now, report)
         self.quorum.guard(now, report)
 
-    def _from_host(self, report: HostReport) -> None:
+    def _from_host(self, now: int, report: HostReport) -> None:
         if isinstance(report, Inventory):
             self._inventory = {item.resource: item for item in report.resources}
             self._attested = dict(report.closed)
@@ -269,7 +271,20 @@ class Node:
             self._runner.reported(report)
         elif isinstance(report, GroupAttested):
             self._attested[report.group] = report.generation
-        self._tell_at = 0
+        self._tell_at = min(self._tell_at, now + _GATHER_NS) if self._passes(report) else 0
+
+    def _passes(self, report: HostReport) -> bool:
+        """Return whether something more follows soon that says the same and more.
+
+        An entry for every step would keep the disks busy just when the one that matters comes.
+        """
+        if not isinstance(report, ResourceReport):
+            return False
+        if report.state in (ResourceState.ONLINE_PENDING, ResourceState.OFFLINE_PENDING):
+            return True
+        group = self.state.groups.get(report.group)
+        closing = group is not None and group.phase is GroupPhase.CLOSING
+        return closing and report.state is ResourceState.OFFLINE
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -347,6 +362,8 @@ class Node:
             # Half of all events say only that one more disk has an entry: nothing follows of it.
             self._collect(self.quorum.take_effects())
             return
+        if self.governor is not None and now >= self._tell_at:
+            self._observe_self()
         while True:
             for signal in signals:
                 self._signal(now, signal)
@@ -451,9 +468,7 @@ class Node:
                 self._attested,
             ):
                 self._effects.append(OrderHost(order=order))
-        if self.governor is not None:
-            self._observe_self()
-        elif now >= self._tell_at or self._told_to != self.leader:
+        if self.governor is None and (now >= self._tell_at or self._told_to != self.leader):
             self._tell_leader(now)
         if now >= self._tell_at:
             self._tell_at = now + _REPEAT_NS
