@@ -163,8 +163,8 @@ class Governor:
                 own = leader.standing(me)
                 own.leased, own.lease = False, 0
             case Attest():
+                # NodeBack follows when the guard can take an OPEN; two OPENs would end the first.
                 leader.node_away(NodeAway(leader.ballot, me, report.lease, attested=True))
-                leader.standing(me).waiting = True
             case _:
                 pass
         leader.plan_at = now
