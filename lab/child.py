@@ -29,7 +29,11 @@ class MeasuringProcess:
     def __enter__(self) -> Self:
         """Start, and wait until it measures."""
         self._process = subprocess.Popen(
-            self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            self._argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for who measures
         )
         self.report()
         return self

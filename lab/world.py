@@ -162,6 +162,7 @@ class World:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the world
         )
         self.start(CLIENT)
 
