@@ -189,6 +189,7 @@ class Incumbent:
     def _free(self) -> None:
         ledger = self._ledger
         self._released = self._ballot
+        self._progress = ledger.raw  # without the rule below, not again before 2 P
         self._released_until = ledger.raw + ledger.awaited(ledger.page.promise)
         if ledger.rules.holds("release-stops-counting"):
             self._leave()
@@ -338,10 +339,17 @@ class Incumbent:
                 self._grant_at_once(other)
 
     def outbid(self, sender: int, message: Outbid) -> None:
-        """A node promised a higher ballot: this office cannot last."""
+        """A node promised a higher ballot: this office cannot last.
+
+        ``refused`` instead of ``outbid``: the leader lease is valid, so nobody else can be in
+        office, and the daemon may go above that floor at once (L13).
+        """
         known = sender in self._roster.members
+        ledger = self._ledger
+        if not self._led and ledger.raw < self._since + ledger.page.heartbeat:
+            return  # acks to the first heartbeat are under way; the second one is refused again
         if known and message.ballot == self._ballot < message.floor:
-            self.end("outbid", message.floor)
+            self.end("refused" if self.leading else "outbid", message.floor)
 
     def configure(self) -> None:
         """Follow a new configuration."""

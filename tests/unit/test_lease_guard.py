@@ -273,7 +273,7 @@ def test_outbid_ends_office_and_names_the_higher_floor() -> None:
     bench.order(bench[2], Follow(Ballot(1, 50, 3)))
     bench.run(60)
     (lost,) = bench[1].told(OfficeLost)
-    assert (lost.reason, lost.floor) == ("outbid", Ballot(1, 50, 3))
+    assert (lost.reason, lost.floor) == ("refused", Ballot(1, 50, 3))
     assert page_of(bench, 1).office == Ballot(0, 0, 0)
     assert page_of(bench, 1).leader_end == 0
 
