@@ -225,7 +225,8 @@ def codes() -> str:
         ),
         "## Causes\n\nOf entries in the log (`leitwolf log`, `leitwolf why`).",
         _table(("code", "meaning"), [(f"`{k}`", v) for k, v in CAUSES.items()]),
-        "## Refused commands\n\nExit code 4, or 6 where trying again may help.",
+        "## Refused commands\n\nExit code 2 (a value is wrong), 3 (no such thing), 4 (not in the "
+        "present state), or 6 where trying again may help.",
         _table(("code", "meaning"), [(f"`{k}`", v) for k, v in REFUSALS.items()]),
         "## Why a node was not chosen",
         _table(("code", "meaning"), [(f"`{k}`", v) for k, v in NOT_CHOSEN.items()]),

@@ -12,7 +12,14 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from leitwolf.model.commands import Answer, Command
-from leitwolf.model.errors import InvalidConfig, LeitwolfError, NotPermitted
+from leitwolf.model.errors import (
+    Conflict,
+    InvalidConfig,
+    LeitwolfError,
+    NotFound,
+    NotPermitted,
+    UnavailableError,
+)
 from leitwolf.model.types import TYPES
 from leitwolf.model.views import InitRequest, JoinRequestView
 from leitwolf.ports.service import Service
@@ -26,6 +33,22 @@ _LOG_LINES_MAX = 10_000
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
+
+_NOT_FOUND = frozenset({"unknown-group", "unknown-network", "unknown-node", "unknown-resource"})
+_INVALID = frozenset(
+    {
+        "address-outside",
+        "dependency-cycle",
+        "dependency-depth",
+        "dependency-unknown",
+        "missing-parameter",
+        "out-of-range",
+        "unknown-parameter",
+        "unknown-profile",
+        "unknown-type",
+    }
+)
+"""Codes of refusals that are about a value, whatever the state; other ones are conflicts."""
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +84,17 @@ def _answer(answer: Answer) -> Response:
     refusal = answer.refusal
     if refusal is None:
         return _json(answer)
-    error = LeitwolfError(refusal.text, code=refusal.code, hint=refusal.hint, field=refusal.field)
+    kind = UnavailableError if refusal.retryable else _refusal_kind(refusal.code)
+    error = kind(refusal.text, code=refusal.code, hint=refusal.hint, field=refusal.field)
     error.retryable = refusal.retryable
-    error.http_status, error.exit_code = (503, 6) if refusal.retryable else (409, 4)
     return _problem(error)
+
+
+def _refusal_kind(code: str) -> type[LeitwolfError]:
+    """Return what is wrong: the named thing is not there, a value, or else the present state."""
+    if code in _NOT_FOUND:
+        return NotFound
+    return InvalidConfig if code in _INVALID or code.startswith("invalid-") else Conflict
 
 
 async def _body(request: Request, kind: Any) -> Any:
