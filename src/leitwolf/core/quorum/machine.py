@@ -15,8 +15,9 @@ Messages may be lost, repeated or come late; guard and peers may vanish at any t
 What this does not guarantee: that the leader still leads (a read needs its lease, which the guard
 keeps), nor any timeliness. Safety of the log does not depend on time.
 
-L13: a leader that is refused by a minority because of a higher promise there prepares a round above
-it without waiting if its lease is valid. To its own node that is a short step down (reason
+L13: a leader that is refused by a minority because of a higher promise there (its daemon says so, or
+its guard: ``OfficeLost``, reason ``refused``) prepares a round above it without waiting if its lease
+is valid. To its own node that is a short step down (reason
 ``raised``) followed by ``MayLead`` in the higher round; guards refuse no higher round of the owner
 whom they are bound to, so lease and roster go on. Without a valid lease it steps down.
 """
@@ -284,7 +285,7 @@ class QuorumCore(QuorumView):
             case Office():
                 self._office(report.ballot)
             case OfficeLost():
-                self._office_lost(report.ballot, report.floor)
+                self._office_lost(report)
             case Released():
                 self._released(report.ballot)
             case GuardHello():
@@ -324,10 +325,15 @@ class QuorumCore(QuorumView):
         self._guard_doubtful = False
         standing.signals.append(Elected(ballot=ballot))
 
-    def _office_lost(self, ballot: Ballot, floor: Ballot) -> None:
-        self._candidate.note(floor)
+    def _office_lost(self, report: OfficeLost) -> None:
+        ballot = report.ballot
+        self._candidate.note(report.floor)
         campaign = self._candidate.campaign
         if self._leadership is not None and self._leadership.ballot == ballot:
+            if report.reason == "refused":
+                self._step_down("raised")
+                self._candidate.start(at_once=True, raised=ballot)
+                return
             self._step_down("office-lost")
         elif campaign is not None and campaign.ballot == ballot:
             self._candidate.abandon("office-lost")
