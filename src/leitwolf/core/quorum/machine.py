@@ -15,11 +15,11 @@ Messages may be lost, repeated or come late; guard and peers may vanish at any t
 What this does not guarantee: that the leader still leads (a read needs its lease, which the guard
 keeps), nor any timeliness. Safety of the log does not depend on time.
 
-L13: a leader that is refused by a minority because of a higher promise there (its daemon says so, or
-its guard: ``OfficeLost``, reason ``refused``) prepares a round above it without waiting if its lease
-is valid. To its own node that is a short step down (reason
-``raised``) followed by ``MayLead`` in the higher round; guards refuse no higher round of the owner
-whom they are bound to, so lease and roster go on. Without a valid lease it steps down.
+L13: a leader that is refused by a minority because of a higher promise there (its daemon says so,
+or its guard: ``OfficeLost``, reason ``refused``) prepares a round above it without waiting if its
+lease is valid. To its own node that is a short step down (reason ``raised``) followed by
+``MayLead`` in the higher round; guards refuse no higher round of the owner whom they are bound to,
+so lease and roster go on. Without a valid lease it steps down.
 """
 
 from __future__ import annotations
