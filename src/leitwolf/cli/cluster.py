@@ -112,7 +112,7 @@ def leave(context: Context, timeout_s: float) -> None:
     number = find_node(view, view.node)
     answer = client.command(EvictNode(node=number, leaving=True))
     deadline = time.monotonic() + timeout_s
-    while client.status().formed:
+    while (now := client.status()).formed or now.fault == "leaving":
         context.progress("waiting until the cluster goes on without this node")
         if time.monotonic() > deadline:
             raise RequestTimeout(f"not done after {timeout_s:g} s; it goes on")

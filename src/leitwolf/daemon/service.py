@@ -287,7 +287,7 @@ class DaemonService:
         """Return the cluster as this node sees it."""
         cluster = self._cluster
         if cluster is None:
-            known = self._bootstrap
+            known, leaving = self._bootstrap, "leaving" if self._leaving else ""
             return StatusView(
                 formed=False,
                 cluster=known.cluster_name if known is not None else "",
@@ -298,7 +298,7 @@ class DaemonService:
                 quorum=False,
                 fresh=False,
                 index=0,
-                fault=self._fault.code if self._fault is not None else "",
+                fault=self._fault.code if self._fault is not None else leaving,
                 advice=self._fault_advice() or self._unformed_advice(),
             )
         stopped = tuple(
@@ -331,6 +331,8 @@ class DaemonService:
         return f"{fault.text} [{fault.code}]\n  -> {fault.hint}" if fault is not None else ""
 
     def _unformed_advice(self) -> str:
+        if self._leaving:
+            return f"everything here is being stopped: {self._leaving}"
         gone = load_departure(self._settings.state)
         if gone is None:
             return _ADVICE_NOT_FORMED
