@@ -1,0 +1,246 @@
+"""Outages at the client: power loss, freeze, partition, moves, killed processes, first start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.rows import Row, median
+from benchmarks.stage import GROUP, OTHER, Stage, say
+from leitwolf.core.lease.profile import PROFILES
+from leitwolf.model.commands import AddGroup, NewResource
+from leitwolf.model.ids import GroupId, ResourceId
+from leitwolf.system.progress import Role
+
+__all__ = [
+    "cold_start",
+    "freezes",
+    "killed_parts",
+    "killed_process",
+    "partitions",
+    "planned_moves",
+    "power_losses",
+]
+
+_BACK_S = 20.0
+_AFTER_HEAL_S = 3.0
+"""How long is looked for a second outage."""
+_SHORT_S = 0.4
+"""A move and its echoes are over by then."""
+
+
+class _Round:
+    """What one injection did to both groups."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.outage_ms = _longest(stage, GROUP)
+        self.other_ms = _longest(stage, OTHER)
+        self.two_owners_ms = stage.observer.two_owners_ms()
+
+
+def _longest(stage: Stage, group: str) -> float:
+    """Return the longest outage since the last look; one that lasts counts as endless."""
+    outages = stage.probers[group].outages()
+    if any(not outage.end for outage in outages):
+        return float("inf")
+    return max((outage.milliseconds for outage in outages), default=0.0)
+
+
+def _inject(stage: Stage, fault: Callable[[], object]) -> _Round:
+    """Break something and wait until the group answers again."""
+    stage.calm()
+    time.sleep(0.3)  # heartbeats fall at any phase of their interval
+    stage.forget()
+    fault()
+    stage.probers[GROUP].wait_for_answers(count=100, timeout_s=_BACK_S)
+    return _Round(stage)
+
+
+def power_losses(stage: Stage, rounds: int, *, leader: bool) -> list[Row]:
+    """Cut the power of an owner that leads, or does not."""
+    profile = PROFILES[stage.cluster.profile]
+    goal = profile.promise_ms + 40 if leader else profile.run_ms + 30
+    who = "leader" if leader else "non-leader"
+    outages, others, doubles = [], [], []
+    for number in range(rounds):
+        owner = stage.place(on_leader=leader)
+        done = _inject(stage, lambda owner=owner: stage.world.power_off(owner))  # type: ignore[misc]
+        say(f"  power loss of a {who} owner {number + 1}/{rounds}: {done.outage_ms:.0f} ms")
+        outages.append(done.outage_ms)
+        others.append(done.other_ms)
+        doubles.append(done.two_owners_ms)
+        stage.boot(owner)
+        stage.calm()
+    name = f"power loss of a {who} owner, {profile.name}"
+    worst = f"worst {max(outages):.0f}"
+    return [
+        Row(f"{name}: outage", median(outages), "ms", goal, note=worst),
+        Row(f"{name}: outage of another group, worst", max(others), "ms", 0),
+        Row(f"{name}: two owners, worst", max(doubles), "ms", 0),
+    ]
+
+
+def _isolation(
+    stage: Stage,
+    rounds: int,
+    what: str,
+    fault: Callable[[str], object],
+    heal: Callable[[str], object],
+) -> list[Row]:
+    """Take an owner out without its knowledge, let it back, and look for what should not be."""
+    profile = PROFILES[stage.cluster.profile]
+    outages, doubles, second = [], [], []
+    for number in range(rounds):
+        owner = stage.place(on_leader=bool(number % 2))
+        done = _inject(stage, lambda owner=owner: fault(owner))  # type: ignore[misc]
+        heal(owner)
+        time.sleep(_AFTER_HEAL_S)
+        after = _Round(stage)
+        outages.append(done.outage_ms)
+        doubles.append(done.two_owners_ms + after.two_owners_ms)
+        second.append(after.outage_ms)
+        say(f"  {what} {number + 1}/{rounds}: {done.outage_ms:.0f} ms")
+        stage.calm()
+    goal = profile.run_ms + 30
+    note = f"worst {max(outages):.0f}; every other owner leads"
+    return [
+        Row(f"{what} of the owner, {profile.name}: outage", median(outages), "ms", goal, note=note),
+        Row(f"{what} of the owner, {profile.name}: two owners, worst", max(doubles), "ms", 0),
+        Row(f"{what} of the owner, {profile.name}: second outage, worst", max(second), "ms", 0),
+    ]
+
+
+def freezes(stage: Stage, rounds: int) -> list[Row]:
+    """Stop every process of the owner (SIGSTOP), and thaw it."""
+    return _isolation(stage, rounds, "freeze", stage.world.freeze, stage.world.thaw)
+
+
+def partitions(stage: Stage, rounds: int) -> list[Row]:
+    """Cut the interconnect of the owner, which keeps the network of its clients, and heal it."""
+    return _isolation(
+        stage,
+        rounds,
+        "partition",
+        lambda owner: stage.world.cut(owner, ["ic0"]),
+        lambda owner: stage.world.heal(owner, ["ic0"]),
+    )
+
+
+def planned_moves(stage: Stage, rounds: int) -> list[Row]:
+    """Move a group that has only an address from node to node."""
+    outages = []
+    nodes = stage.world.nodes
+    stage.calm()
+    for _ in range(rounds):
+        owner = stage.owner(GROUP)
+        stage.forget()
+        stage.move(GROUP, nodes[(nodes.index(owner) + 1) % len(nodes)])
+        time.sleep(_SHORT_S)
+        outages.append(_longest(stage, GROUP))
+    say(f"  planned moves: {', '.join(f'{outage:.0f}' for outage in outages)} ms")
+    note = f"worst {max(outages):.0f}"
+    return [Row("planned move of an address: outage", median(outages), "ms", 10, note=note)]
+
+
+def cold_start(stage: Stage, rounds: int) -> list[Row]:
+    """Start Leitwolf on three formed nodes at once, until the address answers."""
+    took = []
+    for number in range(rounds):
+        stage.calm()
+        for node in stage.world.nodes:
+            stage.world.power_off(node)
+        for node in stage.world.nodes:
+            stage.world.start(node)
+            stage.echo(node)
+        stage.probers[GROUP].outages()
+        begun = time.monotonic_ns()
+        for node in stage.world.nodes:
+            stage.cluster.run(node)
+        stage.probers[GROUP].wait_for_answers(count=20, timeout_s=_BACK_S)
+        ended = [outage.end for outage in stage.probers[GROUP].outages() if outage.end > begun]
+        took.append((min(ended) - begun) / 1e9 if ended else float("inf"))
+        say(f"  start of three nodes {number + 1}/{rounds}: {took[-1]:.2f} s")
+    name = "three formed nodes started until the address answers"
+    return [Row(name, median(took), "s", 2, note=f"worst {max(took):.2f}")]
+
+
+# --- killed processes ----------------------------------------------------------------------------
+
+_APP = "app"
+
+
+def _add_process(stage: Stage) -> Path:
+    """Add a process that notes when it begins; return its diary."""
+    diary = stage.world.folder / "begun"
+    script = stage.world.folder / "app.sh"
+    script.write_text(
+        f"#!/bin/sh\necho $$ $(cut -d' ' -f1 /proc/uptime) $(date +%s%N) >> {diary}\n"
+    )
+    with script.open("a") as output:
+        output.write("exec sleep 100000\n")
+    script.chmod(0o755)
+    resource = NewResource(
+        resource=ResourceId(_APP), type="process", parameters={"command": str(script)}
+    )
+    group = AddGroup(group=GroupId(_APP), resources=(resource,), restart_threshold=1000)
+    stage.command(group)
+    stage.calm()
+    return diary
+
+
+def _births(diary: Path) -> list[int]:
+    """Return when the process began, wall clock ns."""
+    return [int(line.split()[2]) for line in diary.read_text().splitlines()]
+
+
+def killed_parts(stage: Stage, rounds: int) -> list[Row]:
+    """Kill each of the four processes of an owner; nothing may notice."""
+    diary = _add_process(stage)
+    owner = stage.owner(_APP)
+    stage.move(GROUP, owner)
+    rows = []
+    for role in Role:
+        outages, restarts = [], 0
+        for _ in range(rounds):
+            stage.calm()
+            stage.forget()
+            before = len(_births(diary))
+            os.kill(stage.pid(owner, role), signal.SIGKILL)
+            time.sleep(2.0)
+            if role is Role.KEEPER and not stage.slot(owner, role).process:
+                raise RuntimeError("no keeper came back")
+            outages.append(_longest(stage, GROUP))
+            restarts += len(_births(diary)) - before
+        name = f"{role.name.lower()} killed"
+        say(f"  {name}: {max(outages):.0f} ms, {restarts} restarts")
+        rows.append(Row(f"{name}: outage, worst", max(outages), "ms", 0))
+        rows.append(Row(f"{name}: managed processes restarted", restarts, "", 0))
+    return rows
+
+
+def killed_process(stage: Stage, rounds: int) -> list[Row]:
+    """Kill a managed process; it is begun again. Needs what :func:`killed_parts` added."""
+    from lab.processes import argv_of, members_of
+
+    diary = stage.world.folder / "begun"
+    owner = stage.owner(_APP)
+    took = []
+    for _ in range(rounds):
+        stage.calm()
+        found = [
+            pid
+            for pid in members_of(stage.world.pid(owner))
+            if argv_of(pid)[:2] == ["sleep", "100000"]
+        ]
+        killed = time.time_ns()
+        os.kill(found[0], signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while (born := _births(diary)[-1]) < killed and time.monotonic() < deadline:
+            time.sleep(0.005)
+        took.append((born - killed) / 1e6 if born > killed else float("inf"))
+    say(f"  killed process: {', '.join(f'{one:.0f}' for one in took)} ms")
+    note = f"worst {max(took):.0f}"
+    return [Row("managed process killed: restart begun", median(took), "ms", 50, note=note)]
