@@ -179,7 +179,7 @@ class World:
 
     def _close(self) -> None:
         for machine in self._machines.values():
-            if machine.pid:
+            if machine.pid or machine.holder is not None:
                 _kill(machine, self._spawned)
         while self._spawned:
             process = self._spawned.pop()  # its machine is gone
