@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -98,13 +99,30 @@ def _refusal_kind(code: str) -> type[LeitwolfError]:
 
 
 async def _body(request: Request, kind: Any) -> Any:
-    data = await request.body()
-    if len(data) > _BODY_BYTES_MAX:
-        raise InvalidConfig(f"body of {len(data)} bytes, at most {_BODY_BYTES_MAX}")
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > _BODY_BYTES_MAX:
+            raise InvalidConfig(
+                f"the request body has more than {_BODY_BYTES_MAX} bytes", code="body-too-large"
+            )
     try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+        value = msgspec.json.decode(data, type=kind)
+        # What cannot be told to another node (a number of 100 digits) is not valid either.
+        msgspec.msgpack.encode(value)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidConfig(f"the request body is not valid: {error}") from error
+    return value
+
+
+def _no_route(request: Request, error: Exception) -> Response:
+    """Answer a path or method that is none, as a problem like all others."""
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    problem = NotFound(
+        f"there is no {request.method} {request.url.path} in this API", code="no-such-route"
+    )
+    problem.http_status = status
+    return _problem(problem)
 
 
 def _number(request: Request, name: str, default: float, maximum: float) -> float:
@@ -230,5 +248,6 @@ def application(service: Service, caller: Callable[[Request], Caller]) -> Starle
             change("/v1/token", api.token),
             change("/v1/rekey", api.rekey),
             change("/v1/destroy", api.destroy),
-        ]
+        ],
+        exception_handlers={HTTPException: _no_route},
     )

@@ -51,7 +51,7 @@ from leitwolf.daemon.packets import PacketLink
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.daemon.writer import LogWriter
 from leitwolf.model.commands import Answer, Command, StopNode, TellRecord
-from leitwolf.model.errors import RequestTimeout
+from leitwolf.model.errors import ProtocolError, RequestTimeout
 from leitwolf.model.events import NodeRemoved
 from leitwolf.model.ids import NodeId
 from leitwolf.model.limits import RECORD_LINES_MAX
@@ -142,6 +142,7 @@ class Cluster:
         self.executor = Executor(_Outlets(self))
         self.writer = LogWriter(store, self._durable)
         self._events: deque[Event] = deque()
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._serial = 0
@@ -193,6 +194,7 @@ class Cluster:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._configure_peers()
+                tasks.create_task(self._until_broken())
                 tasks.create_task(self.peers.run())
                 tasks.create_task(self.guard.run())
                 tasks.create_task(self.host.run())
@@ -206,6 +208,14 @@ class Cluster:
             self.writer.stop()
             self.store.close()
             self.recorder.close()
+
+    async def _until_broken(self) -> None:
+        """Raise what broke the core, wherever it was noticed."""
+        await self._broken
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._broken.done():
+            self._broken.set_exception(error)
 
     async def _show_progress(self) -> None:
         while True:
@@ -221,6 +231,12 @@ class Cluster:
         try:
             while self._events:
                 self._step(self._events.popleft())
+        except ProtocolError:  # of a peer: its stream ends by it, nothing else does
+            raise
+        except BaseException as error:
+            # Whoever fed this event might live on with the error; this node must not.
+            self._fail(error)
+            raise
         finally:
             self._busy = False
         self._schedule()

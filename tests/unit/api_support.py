@@ -1,0 +1,222 @@
+"""A daemon that is none, and a caller of the API without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from leitwolf.api.app import Caller, application
+from leitwolf.model.commands import Answer, Command
+from leitwolf.model.errors import LeitwolfError, NotFound
+from leitwolf.model.ids import NodeId
+from leitwolf.model.views import (
+    ClusterSetup,
+    ExplanationView,
+    GroupView,
+    InitRequest,
+    JoinRequestView,
+    LogLine,
+    NodeLine,
+    QuorumView,
+    StatusView,
+    StoppedView,
+)
+
+__all__ = ["ROOT", "FakeService", "Reply", "ask", "node_line", "status_view"]
+
+ROOT = Caller(name="root", may_read=True, may_change=True)
+
+
+def node_line(number: int, **changes: Any) -> NodeLine:
+    """A node that is well."""
+    line = NodeLine(
+        id=NodeId(number),
+        name=f"n{number}",
+        standing="member",
+        up=True,
+        paused=False,
+        leader=number == 1,
+        here=number == 1,
+        connected=True,
+        reason="",
+    )
+    return msgspec.structs.replace(line, **changes)
+
+
+def status_view(**changes: Any) -> StatusView:
+    """A cluster of three that is well and owns one group."""
+    view = StatusView(
+        formed=True,
+        cluster="lab",
+        uuid="u",
+        node="n1",
+        profile="default",
+        leader="n1",
+        quorum=True,
+        fresh=True,
+        index=7,
+        advice="",
+        nodes=(node_line(1), node_line(2), node_line(3)),
+        groups=(
+            GroupView(
+                id="web",
+                status="online",
+                wish="online",
+                phase="active",
+                owner="n2",
+                reason="started",
+                generation=1,
+                preferred=(),
+                resources=(),
+                changed=5,
+            ),
+        ),
+    )
+    return msgspec.structs.replace(view, **changes)
+
+
+STOPPED = (StoppedView(at_wall=1_700_000_000_000_000_000, text="run-lease over (lease-over)"),)
+
+
+@dataclass
+class FakeService:
+    """Answers what a test wants to hear, and remembers what it was asked."""
+
+    view: StatusView = field(default_factory=status_view)
+    answer: Answer = field(default_factory=lambda: Answer(index=8))
+    error: LeitwolfError | None = None
+    commands: list[tuple[Command, str]] = field(default_factory=list)
+    lines: list[LogLine] = field(default_factory=list)
+    joined: list[JoinRequestView] = field(default_factory=list)
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def status(self) -> StatusView:
+        return self.view
+
+    def quorum(self) -> QuorumView:
+        self._check()
+        raise NotFound("not played here")
+
+    def why(self, group: str) -> ExplanationView:
+        self._check()
+        if group != "web":
+            raise NotFound(f"there is no group {group!r}; groups are: web")
+        return ExplanationView(group=group, summary="fine", lines=(), waits_for="", causes=())
+
+    def log(self, after: int, limit: int) -> list[LogLine]:
+        self._check()
+        return [line for line in self.lines if line.index > after][:limit]
+
+    async def wait_beyond(self, index: int, timeout_s: float) -> int:
+        await asyncio.sleep(0)
+        return max(index, self.view.index) if timeout_s >= 0 else index
+
+    async def command(self, command: Command, by: str, timeout_s: float) -> Answer:
+        self._check()
+        assert timeout_s > 0
+        self.commands.append((command, by))
+        msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=Command)
+        return self.answer
+
+    async def form(self, request: InitRequest) -> ClusterSetup:
+        self._check()
+        return self._setup(request.name or "leitwolf")
+
+    async def join(self, request: JoinRequestView) -> AsyncIterator[str | ClusterSetup]:
+        self.joined.append(request)
+        yield "calling"
+        self._check()
+        yield self._setup("lab")
+
+    @staticmethod
+    def _setup(name: str) -> ClusterSetup:
+        return ClusterSetup(
+            cluster=name, uuid="u", node="n1", node_id=1, profile="default", networks={}, advice=""
+        )
+
+    async def token(self, lifetime_s: int, by: str) -> str:
+        self._check()
+        return f"leitwolf1-{lifetime_s}-{by}"
+
+    async def rekey(self, by: str) -> Answer:
+        self._check()
+        assert by
+        return self.answer
+
+    async def destroy(self) -> None:
+        self._check()
+        self.view = status_view(formed=False)
+
+
+@dataclass
+class Reply:
+    """What came back."""
+
+    status: int
+    kind: str
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body."""
+        return msgspec.json.decode(self.body)
+
+
+def ask(
+    service: FakeService,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    caller: Caller = ROOT,
+    query: str = "",
+    parts: int = 1,
+) -> Reply:
+    """Ask the application as a server would, the body in some parts."""
+    size = -(-len(body) // parts) or 1
+    chunks = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
+    sent: list[dict[str, Any]] = []
+    pulled = iter(range(len(chunks)))
+
+    async def receive() -> dict[str, Any]:
+        at = next(pulled, None)
+        if at is None:
+            await asyncio.sleep(3600)
+            return {"type": "http.disconnect"}
+        return {
+            "type": "http.request",
+            "body": chunks[at],
+            "more_body": at + 1 < len(chunks),
+        }
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "scheme": "http",
+        "headers": [(b"host", b"leitwolf")],
+        "client": ("0", 0),
+        "server": None,
+    }
+    asyncio.run(application(service, lambda _: caller)(scope, receive, send))  # type: ignore[arg-type]
+    headers = dict(sent[0]["headers"])
+    return Reply(
+        status=sent[0]["status"],
+        kind=headers.get(b"content-type", b"").decode(),
+        body=b"".join(message.get("body", b"") for message in sent[1:]),
+    )
