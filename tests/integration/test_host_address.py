@@ -163,7 +163,7 @@ def test_duplicate_is_refused_at_the_first_start_only(lan: Lan, address: str, pr
     order = start_order("vip", "ip_address", address=f"{address}/{prefix}", first=True)
     daemon.send(order)
     report = daemon.state("vip", "failed")
-    assert report.code == "address-duplicate"
+    assert report.code == "address-conflict"
     assert lan.mac(lan.outside).hex(":") in report.text
     assert not lan.has(address)
     daemon.send(start_order("vip", "ip_address", address=f"{address}/{prefix}", attempt=2))

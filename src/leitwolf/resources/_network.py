@@ -74,6 +74,8 @@ class Network:
         self._changed: list[Callable[[Picture], None]] = []
         self._ears: dict[ipaddress.IPv4Address | ipaddress.IPv6Address, _Ears] = {}
         self._settling: asyncio.TimerHandle | None = None
+        self._picture: Picture | None = None
+        """What the kernel has, None: events have come since."""
         kinds = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | kinds, rtnetlink.ROUTE)
         self._events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_BUFFER_BYTES)
@@ -113,9 +115,19 @@ class Network:
     def look(self) -> Picture:
         """Return interfaces and addresses as the kernel has them now.
 
+        The kernel queues an event before a change of them returns to whoever makes it: without one
+        the last picture is still true.
+
         Raises:
             OSError: the kernel refused.
         """
+        if self._drain():
+            self._settle()
+        if self._picture is None:
+            self._picture = self._dump()
+        return self._picture
+
+    def _dump(self) -> Picture:
         links = {link.index: link for link in rtnetlink.links(self._channel)}
         assigned = rtnetlink.addresses(self._channel)
         ordered = sorted(assigned, key=lambda one: one.ours)
@@ -151,15 +163,28 @@ class Network:
         return lambda: self._changed.remove(listener)
 
     def _on_event(self) -> None:
+        if self._drain():
+            self._settle()
+
+    def _drain(self) -> bool:
+        """Take the events that came; with one the last picture is worth nothing."""
+        came = False
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
                     self._events.recv(_PACKET_BYTES_MAX)
+                    came = True
                 except BlockingIOError:
                     raise
                 except OSError:
+                    came = True
                     break  # ENOBUFS: events were lost, which is an event
-        if self._settling is None and self._changed:
+        if came:
+            self._picture = None
+        return came
+
+    def _settle(self) -> None:
+        if self._settling is None:
             self._settling = self._loop.call_later(_SETTLE_S, self._settled)
 
     def _settled(self) -> None:
@@ -173,8 +198,8 @@ class Network:
     def announce(self, link: Link, address: Address) -> None:
         """Tell all neighbours on ``link`` that ``address`` is here.
 
-        ARP goes out on a packet socket, which the gate does not see: the caller has read its
-        permission just before. Advertisements go through the gate.
+        Both go through the gate. Where the kernel cannot do that with ARP, which goes out on a
+        packet socket, the permission that the caller has read just before must do.
 
         Raises:
             OSError: the interface is down or gone.
@@ -184,7 +209,12 @@ class Network:
         if isinstance(address.ip, ipaddress.IPv4Address):
             destination = (link.name, neighbour.ARP, 0, link.hardware_type, link.broadcast)
             for packet in neighbour.arp_announcement(link.hardware_type, link.hardware, address.ip):
-                self._arp.sendto(packet, destination)
+                try:
+                    self._arp.sendto(packet, destination)
+                except OSError as error:
+                    # the gate is shut, or the queue is full: told again soon, if still permitted
+                    if error.errno != errno.ENOBUFS:
+                        raise
             return
         if self._icmp is None:
             raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
@@ -261,7 +291,7 @@ class Network:
     def _hear(self, claim: Claim | None) -> None:
         if claim is None or claim.address not in self._ears:
             return
-        own = {link.hardware for link in rtnetlink.links(self._channel)}
+        own = {link.hardware for link in self.look().links.values()}
         if claim.hardware in own:
             return
         for listener in list(self._ears[claim.address].listeners):

@@ -3,7 +3,7 @@
 Rules
 
 - The gate manages the address before it is added, and holds it afterwards: there is no instant at
-  which it answers without the lease. It is let go before it is removed.
+  which it answers without the lease. It is removed before it is let go.
 - Only the operator's first online waits for the duplicate probe (200 ms). At a move or failover the
   former owner is known to be silent; waiting would be outage.
 - Neighbours are told at once, again within seconds (packets get lost, switches learn late), and
@@ -11,9 +11,10 @@ Rules
 - Somebody else who claims the address is reported; the address stays. One announcement answers it,
   at most every 10 s (RFC 5227 2.4 (b)), so that a stale packet does not divert clients for long.
 
-What this does not guarantee: an announcement by ARP passes by the gate (packet sockets do). Only a
-host that is frozen between reading its permission and the system call behind it could send one
-too late; the new owner's answer to it (above) then repairs the neighbours.
+What this does not guarantee: before Linux 5.16 an announcement by ARP passes by the gate (packet
+sockets do; it is reported as ``announcements-ungated``). There a host that is frozen between
+reading its permission and the system call behind it could send one too late; the new owner's
+answer to it (above) then repairs the neighbours.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class IpAddress:
 
         Raises:
             ResourceError: ``interface-missing``, ``interface-down``, ``address-in-use`` (this node
-                has it by other hands), ``address-duplicate`` (another has it).
+                has it by other hands), ``address-conflict`` (another has it).
             OSError: the kernel refused.
         """
         order, gate = self._surroundings.order, self._surroundings.machine.gate
@@ -126,6 +127,7 @@ class IpAddress:
                 raise ResourceError(reason, code=NOT_PERMITTED)
         self._keep_others(link)
         gate.manage([ip])
+        self._cover(link)
         self._network.add(link.index, address)
         gate.hold([ip])
         self._link = link
@@ -176,6 +178,8 @@ class IpAddress:
         self._link = self._network.look().holder(self._address)
         ip = str(self._address.ip)
         self._surroundings.machine.gate.manage([ip])
+        if self._link is not None:
+            self._cover(self._link)
         self._surroundings.machine.gate.hold([ip])
         return True
 
@@ -191,13 +195,14 @@ class IpAddress:
         """Let the address go and remove it."""
         gate, ip = self._surroundings.machine.gate, [str(self._address.ip)]
         try:
-            with contextlib.suppress(FileNotFoundError):  # no gate: somebody flushed nftables
-                gate.hold(remove=ip)
-        finally:
             self._network.remove(self._address)
-            self._link = None
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                gate.hold(remove=ip)  # what cannot be removed shall not answer at least
+            raise
+        self._link = None
         # another node has it next: managed here, it could not be reached from this node
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # no gate: somebody flushed nftables
             gate.manage(remove=ip)
 
     async def stopped(self) -> bool:
@@ -210,7 +215,7 @@ class IpAddress:
         """Ask the neighbours for 200 ms whether anybody has the address.
 
         Raises:
-            ResourceError: ``address-duplicate``.
+            ResourceError: ``address-conflict``.
         """
         heard: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
 
@@ -227,10 +232,19 @@ class IpAddress:
                     raise ResourceError(
                         f"{self._address.ip} is in use on {link.name} by "
                         f"{heard.result().hardware.hex(':')}",
-                        code="address-duplicate",
+                        code="address-conflict",
                     )
         finally:
             end()
+
+    def _cover(self, link: Link) -> None:
+        """Have announcements pass the gate as well; those of IPv6 do so anyway."""
+        if not isinstance(self._address, ipaddress.IPv4Interface) or not link.resolves:
+            return
+        if not self._surroundings.machine.gate.cover(link.index, link.name):
+            self._surroundings.note(
+                "announcements-ungated", f"{link.name}: needs Linux 5.16 with NETFILTER_EGRESS"
+            )
 
     def _keep_others(self, link: Link) -> None:
         """Have the kernel keep the other addresses of a subnet when its first one is removed.
