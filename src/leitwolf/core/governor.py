@@ -7,7 +7,9 @@ Rules:
   promised. Not if one of the quorum was freed by a release or has no memory, and only after the
   guard confirmed that it will not admit the node.
 - No policy, and no answer to a read, before the own first entry is applied.
-- OPEN comes after the own first entry committed; F is the index of the last entry appended (L5).
+- OPEN comes after the own first entry committed; F is the index of the last entry appended when
+  it was decided (L5), and is committed before OPEN: else a later leader's log might never reach it,
+  so that the node starts nothing, and never gives out a higher id, so that it takes no other.
 - Every decision is made on ``ahead``, so a plan is never made twice.
 
 Theory of operation: :meth:`govern` runs after every event. It appends what the plan says, opens
@@ -311,8 +313,12 @@ class Governor:
                 continue
             owns = any(group.owner == node.id for group in leader.ahead.groups.values())
             if node.up and (owns or standing.leased):
+                standing.decided = 0
                 continue  # its end must be in the log before it begins anew
-            index = leader.ahead.index
+            standing.decided = standing.decided or leader.ahead.index
+            index = standing.decided
+            if self._quorum.commit < index:
+                continue  # looked at again after every commit
             leader.serial += 1
             lease = lease_id(leader.ballot.epoch, index, leader.serial % 2048)
             standing.asked = index

@@ -42,6 +42,8 @@ class Standing:
     attested: bool = False
     waiting: bool = False
     """It acknowledges heartbeats but holds no lease: it needs an OPEN."""
+    decided: int = 0
+    """Last entry when it was decided to open a lease for it (F), 0: not decided."""
     asked: int = 0
     """Index at which its lease was opened last; a second OPEN waits for an answer."""
 
@@ -92,7 +94,8 @@ class Leader:
     def node_away(self, report: NodeAway) -> None:
         """The own guard struck a node off its roster for certain."""
         standing = self.standing(NodeId(report.node))
-        standing.leased, standing.lease, standing.asked = False, 0, 0
+        standing.leased, standing.lease = False, 0
+        standing.decided = standing.asked = 0
         standing.away, standing.attested = True, report.attested
 
     def node_back(self, report: NodeBack) -> None:
@@ -102,7 +105,8 @@ class Leader:
             standing.leased, standing.lease = True, report.lease
             standing.away, standing.attested, standing.waiting = False, False, False
         else:
-            standing.waiting, standing.asked = True, 0
+            standing.waiting = True
+            standing.decided = standing.asked = 0
 
     def observe(self, node: NodeId, reports: Iterable[HostReport]) -> None:
         """Take in what the host of ``node`` reported."""
