@@ -83,7 +83,8 @@ __all__ = ["Cluster", "state_folder"]
 
 log = structlog.get_logger()
 
-_PROGRESS_S = 0.02
+_PROGRESS_S = 0.05
+"""Shown this often; a daemon without progress for 2 P (300 ms at least) loses its office (L12)."""
 _HOUSE_S = 0.5
 _LAGGING_S = 5.0
 """How long peers may not know a node that they granted: their logs reach them within moments."""

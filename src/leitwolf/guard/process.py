@@ -231,7 +231,7 @@ class GuardProcess:
             self._step(Heard(sender, link, message))
         for descriptor, mask in events:
             self._serve(descriptor, mask)
-        self._collect()
+        self._collect({descriptor for descriptor, _ in events})
         if clock.raw_ns() >= self._machine.deadline():
             self._tick()
         if self._term and self._machine.page.gate:
@@ -264,15 +264,15 @@ class GuardProcess:
         elif self._keeper is not None and descriptor == self._keeper.descriptor:
             self._lose_keeper()
 
-    def _collect(self) -> None:
+    def _collect(self, ready: set[int]) -> None:
         """Take what the threads have to say."""
-        for stopped in self._stopper.results():
+        for stopped in self._stopper.results() if self._stopper.descriptor in ready else ():
             if isinstance(stopped, Recorded):
                 self._tell(stopped)
             else:
                 self._stopping = False
                 self._step(stopped)
-        if self._arming is None:
+        if self._arming is None or self._arming.descriptor not in ready:
             return
         for armed in self._arming.results():
             if isinstance(armed, Armed):
