@@ -118,21 +118,34 @@ class Demo:
     def _other(self, owner: str) -> str:
         return next(node for node in self.world.nodes if node != owner)
 
+    def _once_taken_over(self, owner: str, mend: Callable[[], object]) -> Callable[[], object]:
+        """Return a repair that waits for the takeover: mended earlier, there would be none."""
+
+        def late() -> object:
+            others = [node for node in self.world.nodes if node != owner]
+            deadline = time.monotonic() + _CALM_S
+            while self.cluster.owner(GROUP, others) == owner and time.monotonic() < deadline:
+                time.sleep(0.05)
+            self.prober.wait_for_answers(count=50, timeout_s=_CALM_S)
+            return mend()
+
+        return late
+
     def _move(self, owner: str) -> Callable[[], object]:
         self.cluster.ask(owner, "group", "move", GROUP)
         return lambda: None
 
     def _power_loss(self, owner: str) -> Callable[[], object]:
         self.world.power_off(owner)
-        return lambda: self.cluster.boot(owner)
+        return self._once_taken_over(owner, lambda: self.cluster.boot(owner))
 
     def _freeze(self, owner: str) -> Callable[[], object]:
         self.world.freeze(owner)
-        return lambda: self.world.thaw(owner)
+        return self._once_taken_over(owner, lambda: self.world.thaw(owner))
 
     def _split(self, owner: str) -> Callable[[], object]:
         self.world.cut(owner, ["ic0"])
-        return lambda: self.world.heal(owner, ["ic0"])
+        return self._once_taken_over(owner, lambda: self.world.heal(owner, ["ic0"]))
 
     def _kill(self, owner: str, module: str) -> None:
         pattern = f"pkill -9 -f '{module}'"

@@ -1,0 +1,221 @@
+"""Three real nodes that are a cluster, and a fourth that joins, leaves, breaks and comes back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.cluster import RUNTIME, LabCluster
+from lab.processes import members_of
+from lab.world import World
+
+from leitwolf.client import Client
+from leitwolf.model.errors import LeitwolfError
+from leitwolf.model.views import ClusterSetup, InitRequest, JoinRequestView, NodeLine, StatusView
+
+__all__ = ["GUEST", "MEMBERS", "PORT", "VIP", "Members"]
+
+MEMBERS, GUEST = ("n1", "n2", "n3"), "n4"
+VIP, PORT = "10.77.2.200", 7000
+_LAB = Path(__file__).parents[2] / "lab"
+_WAIT_S = 20.0
+
+
+class Members:
+    """The cluster of this test file, asked through its API.
+
+    Args:
+        world: of four nodes.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.lab = LabCluster(world)
+
+    # --- forming ---------------------------------------------------------------------------------
+
+    def form(self) -> None:
+        """Make n1, n2 and n3 a cluster; n4 runs in none."""
+        for node in (*MEMBERS, GUEST):
+            self.lab.boot(node)
+        for node in (*MEMBERS, GUEST):
+            self.until(node, lambda view: not view.formed, "the daemon")
+        self.client("n1").form(InitRequest(name="lab", interconnect=("ic0",), client=("client0",)))
+        for node in MEMBERS[1:]:
+            self.join(node)
+        self.settle()
+
+    def settle(self) -> StatusView:
+        """Wait until all three members are up, vote, and nobody else is there."""
+
+        def good(view: StatusView) -> bool:
+            members = [node for node in view.nodes if node.standing == "member" and node.up]
+            return view.quorum and len(members) == len(view.nodes) == len(MEMBERS)
+
+        return self.until("n1", good, "three members")
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    def client(self, node: str) -> Client:
+        """Return a client of a node's daemon, which sees the caller as root."""
+        return Client(Path(f"/proc/{self.world.pid(node)}/root{RUNTIME}"), timeout_s=30)
+
+    def status(self, node: str = "n1") -> StatusView:
+        """Return the cluster as a node sees it."""
+        return self.client(node).status()
+
+    def until(
+        self,
+        node: str,
+        wanted: Callable[[StatusView], bool],
+        what: str,
+        timeout_s: float = _WAIT_S,
+    ) -> StatusView:
+        """Wait until a node's status is as wanted."""
+        deadline, view = time.monotonic() + timeout_s, None
+        while time.monotonic() < deadline:
+            try:
+                view = self.status(node)
+            except LeitwolfError:
+                time.sleep(0.05)
+                continue
+            if wanted(view):
+                return view
+            time.sleep(0.03)
+        raise AssertionError(
+            f"{what} on {node}: {view}\n{self.lab.log_of(node).read_text()[-3000:]}"
+        )
+
+    def member(self, name: str, asked: str = "n1") -> NodeLine | None:
+        """Return a node as another sees it."""
+        return next((item for item in self.status(asked).nodes if item.name == name), None)
+
+    def leader(self) -> str:
+        """Return who leads."""
+        return self.until("n1", lambda view: view.quorum, "a leader").leader
+
+    def owner(self, asked: str = "n1") -> str:
+        """Return the owner of the group."""
+        return next(item.owner for item in self.status(asked).groups if item.id == "web")
+
+    def log_text(self, node: str = "n1", last: int = 400) -> str:
+        """Return the newest lines of the timeline as text."""
+        index = self.status(node).index
+        lines = self.client(node).log(max(0, index - last))
+        return "\n".join(f"{item.by} {item.code} {item.because} {item.events}" for item in lines)
+
+    # --- coming and going ------------------------------------------------------------------------
+
+    def join(self, node: str, *, again: bool = False, name: str = "", token: str = "") -> list[str]:
+        """Let a node join; return what it said meanwhile."""
+        token = token or self.client("n1").token(60)
+        said = []
+        request = JoinRequestView(token=token, node_name=name, again=again)
+        for item in self.client(node).join(request):
+            if isinstance(item, ClusterSetup):
+                self.until(node, lambda view: view.quorum, "the leader")
+            else:
+                said.append(item)
+        return said
+
+    def until_member(self, node: str = GUEST) -> None:
+        """Wait until a node is a full member and up."""
+
+        def good(view: StatusView) -> bool:
+            return any(
+                item.name == node and item.standing == "member" and item.up and item.connected
+                for item in view.nodes
+            )
+
+        self.until("n1", good, f"{node} to be a member")
+
+    def welcome(self) -> None:
+        """Have the fourth node in the cluster, whatever it was."""
+        if self.member(GUEST) is None or not self.status(GUEST).formed:
+            self.dismiss()
+            self.join(GUEST)
+        self.until_member()
+
+    def dismiss(self) -> None:
+        """Have the fourth node outside, running, in no cluster, and unknown to the others."""
+        self.evict(GUEST)
+        if not self.world.pid(GUEST):
+            self.lab.boot(GUEST)
+        elif not self.alive(GUEST):
+            self.lab.run(GUEST)
+        deadline = time.monotonic() + _WAIT_S
+        while time.monotonic() < deadline:
+            try:
+                view = self.status(GUEST)
+                if not view.formed and not view.fault:
+                    return
+                if view.fault:
+                    self.client(GUEST).destroy()
+            except LeitwolfError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"{GUEST} does not leave: {self.status(GUEST)}")
+
+    def evict(self, node: str) -> None:
+        """Evict a node and wait until it is gone; nothing happens when it is no member."""
+        known = self.member(node)
+        if known is None:
+            return
+        done = self.lab.command("n1", "node", "evict", node, "--timeout", "20")
+        assert done.returncode == 0, done.stderr
+
+    # --- processes -------------------------------------------------------------------------------
+
+    def keepers(self, node: str) -> list[int]:
+        """Return the pids of a node's keeper and guard, which share a command line."""
+        found = []
+        for pid in members_of(self.world.pid(node)):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if (b"leitwolf.cli" in words and b"run" in words) or b"leitwolf.keeper.main" in words:
+                found.append(pid)
+        return sorted(found)
+
+    def alive(self, node: str) -> bool:
+        """Return whether Leitwolf runs on a node."""
+        return bool(self.world.pid(node) and self.keepers(node))
+
+    def signal(self, node: str, number: int) -> None:
+        """Send a signal to a node's keeper."""
+        os.kill(self.keepers(node)[0], number)
+
+    def stop(self, node: str, timeout_s: float = 40) -> None:
+        """Stop Leitwolf in order on a node."""
+        self.signal(node, signal.SIGTERM)
+        deadline = time.monotonic() + timeout_s
+        while self.alive(node):
+            assert time.monotonic() < deadline, self.lab.log_of(node).read_text()[-3000:]
+            time.sleep(0.03)
+
+    def state(self, node: str) -> Path:
+        """Return a node's state directory."""
+        return self.world.folder / node / "state"
+
+    def serve(self) -> None:
+        """Have a group online that answers on the virtual address."""
+        command = f"{sys.executable} -S -E {_LAB / 'echo.py'} {PORT} web"
+        done = self.lab.command(
+            "n1", "group", "add", "web", "--address", f"{VIP}/24", "--run", command
+        )
+        assert done.returncode == 0, done.stderr
+
+    def copy_state(self, node: str, target: Path) -> None:
+        """Copy a state directory as a backup would."""
+        shutil.copytree(self.state(node), target)
+
+    def restore_state(self, node: str, source: Path) -> None:
+        """Put a copy back."""
+        shutil.rmtree(self.state(node))
+        shutil.copytree(source, self.state(node))

@@ -1,0 +1,458 @@
+"""Who belongs to the cluster: joining, leaving, eviction, lost and copied state, minorities.
+
+Three nodes are a cluster for the whole file; the fourth joins it, leaves it and breaks in every
+test anew. ``dismiss`` brings it back to: running, in no cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from lab.prober import Prober
+from lab.world import CLIENT, World
+from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Members
+
+from leitwolf.model.commands import AddGroup, AddNode, ChangeCluster, EvictNode, RemoveGroup
+from leitwolf.model.errors import LeitwolfError
+from leitwolf.model.ids import GroupId, NodeId, Wish
+from leitwolf.model.views import InitRequest, JoinRequestView
+from leitwolf.peers.token import digest, format_token, new_secret, parse_token
+
+pytestmark = pytest.mark.netns
+
+
+@pytest.fixture(scope="module")
+def members() -> Iterator[Members]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with World(4) as world:
+        cluster = Members(world)
+        try:
+            cluster.form()
+            cluster.serve()
+            yield cluster
+        finally:
+            cluster.lab.close()
+
+
+def refused(members: Members, token: str, *, name: str = "", again: bool = False) -> str:
+    """The code with which the fourth node is refused."""
+    with pytest.raises(LeitwolfError) as caught:
+        members.join(GUEST, token=token, name=name, again=again)
+    assert caught.value.hint, f"{caught.value} does not say what to do"
+    assert not members.status(GUEST).formed
+    return caught.value.code
+
+
+# --- joining -------------------------------------------------------------------------------------
+
+
+def test_three_nodes_vote_and_say_so(members: Members) -> None:
+    """After forming and two joins there are three votes, one of which may go."""
+    members.settle()
+    view = members.client("n2").quorum()
+    assert (view.votes, view.needed) == (3, 2)
+    assert {member.node for member in view.members if member.voting} == set(MEMBERS)
+    assert "may fail" in view.survives, view.survives
+    assert members.status("n2").advice == ""
+
+
+def test_damaged_and_foreign_tokens_are_told_apart(members: Members) -> None:
+    """A truncated token never leaves the machine; one of another cluster is refused by both."""
+    members.dismiss()
+    token = members.client("n1").token(60)
+    assert refused(members, token[:-3]) == "token-malformed"
+    parsed = parse_token(token)
+    other = msgspec.structs.replace(parsed, cluster="00000000-0000-4000-8000-000000000000")
+    assert refused(members, format_token(other)) == "token-foreign"
+    forged = msgspec.structs.replace(parsed, authority="0" * 64)
+    assert refused(members, format_token(forged)) == "token-foreign"
+    unknown = msgspec.structs.replace(parsed, secret=new_secret())
+    assert refused(members, format_token(unknown)) == "token-used"
+
+
+def test_expired_token_says_that_it_expired(members: Members) -> None:
+    """Its life runs on the clock of the cluster, and the refusal names it."""
+    members.dismiss()
+    token = members.client("n1").token(1)
+    time.sleep(1.2)
+    assert refused(members, token) == "token-expired"
+
+
+def test_used_token_and_taken_name_are_refused(members: Members) -> None:
+    """A token pays once; two nodes never have one name."""
+    members.dismiss()
+    token = members.client("n1").token(60)
+    assert refused(members, token, name="n2") == "name-taken"
+    members.join(GUEST, token=token)
+    members.until_member()
+    with pytest.raises(LeitwolfError) as caught:
+        members.join(GUEST, token=token)
+    assert caught.value.code == "already-in-a-cluster"
+    members.dismiss()
+    assert refused(members, token) == "token-used"
+
+
+def test_taken_address_is_refused(members: Members) -> None:
+    """A joiner with the address of a member is named, with whose address it is."""
+    command = AddNode(
+        name="other",
+        uuid="u",
+        storage="s",
+        addresses={"interconnect": members.world.address("n2", "ic0")},
+        fingerprint="a" * 64,
+        token=digest(parse_token(members.client("n1").token(60)).secret),
+    )
+    with pytest.raises(LeitwolfError) as caught:
+        members.client("n1").command(command)
+    assert caught.value.code == "node-exists"
+    assert "n2" in caught.value.text
+
+
+def test_lost_answer_is_granted_again(members: Members) -> None:
+    """Who asks with the same token as the same node gets the same number; nobody else does."""
+    command = AddNode(
+        name="lost",
+        uuid="u-lost",
+        storage="s-lost",
+        addresses={"interconnect": "10.77.1.99"},
+        fingerprint="a" * 64,
+        token=digest(parse_token(members.client("n1").token(60)).secret),
+    )
+    first = members.client("n1").command(command)
+    again = members.client("n2").command(msgspec.structs.replace(command, fingerprint="b" * 64))
+    assert first.data == again.data
+    with pytest.raises(LeitwolfError) as caught:
+        members.client("n1").command(msgspec.structs.replace(command, uuid="u-thief"))
+    assert caught.value.code == "token-unknown"
+    members.evict("lost")
+    members.settle()
+
+
+# --- leaving -------------------------------------------------------------------------------------
+
+
+def test_leave_moves_groups_away_first(members: Members) -> None:
+    """A node that leaves gives its group away in order and says afterwards why it is out."""
+    members.welcome()
+    moved = members.lab.command("n1", "group", "move", "web", GUEST)
+    assert moved.returncode == 0, moved.stderr
+    left = members.lab.command(GUEST, "leave")
+    assert left.returncode == 0, left.stderr
+    assert members.owner() in MEMBERS
+    assert "'drained'" not in left.stderr
+    assert "drained" in members.log_text()
+    view = members.status(GUEST)
+    assert not view.formed
+    assert "quarantine" in view.advice
+    members.settle()
+
+
+def test_evicted_live_node_learns_it_and_can_join_again(members: Members) -> None:
+    """It stops everything, sets its state aside, shows why; then it joins under its old name."""
+    members.welcome()
+    members.evict(GUEST)
+    view = members.until(GUEST, lambda view: not view.formed, "the eviction")
+    assert "removed from the cluster" in view.advice
+    assert "lab" in view.advice
+    assert members.lab.command(GUEST, "status").returncode == 6
+    assert not (members.state(GUEST) / "bootstrap.json").exists()
+    assert (members.state(GUEST) / "quarantine" / "quorum.1" / "bootstrap.json").exists()
+    members.join(GUEST)
+    members.until_member()
+    assert members.status(GUEST).advice == ""
+
+
+def test_evicted_dead_node_learns_it_when_it_is_back(members: Members) -> None:
+    """A node that was evicted while its power was off is refused by all and steps aside."""
+    members.welcome()
+    members.world.power_off(GUEST)
+    members.evict(GUEST)
+    members.lab.boot(GUEST)
+    view = members.until(
+        GUEST, lambda view: not view.formed and "removed" in view.advice, "the eviction"
+    )
+    assert "removed from the cluster" in view.advice
+    members.settle()
+
+
+def test_eviction_that_would_break_the_quorum_is_refused(members: Members) -> None:
+    """With one of three voters dead the evicted one must not be a living one; the hint says so."""
+    members.dismiss()
+    victim = next(node for node in MEMBERS if node != members.leader())
+    asked = next(node for node in MEMBERS if node != victim)
+    members.world.power_off(victim)
+    members.until(
+        asked,
+        lambda view: view.quorum and not next(n for n in view.nodes if n.name == victim).connected,
+        "the loss",
+    )
+    other = next(node for node in MEMBERS if node not in (victim, asked))
+    number = next(node.id for node in members.status(asked).nodes if node.name == other)
+    with pytest.raises(LeitwolfError) as caught:
+        members.client(asked).command(EvictNode(node=number))
+    assert caught.value.code == "not-enough-voters"
+    assert victim in caught.value.hint
+    members.lab.boot(victim)
+    members.settle()
+
+
+# --- lost and copied state -----------------------------------------------------------------------
+
+
+def test_restored_copy_is_locked_out(members: Members, tmp_path: Path) -> None:
+    """A state directory from a backup never votes again; `rejoin` is the way back."""
+    members.welcome()
+    members.stop(GUEST)
+    copy = tmp_path / "backup"
+    members.copy_state(GUEST, copy)
+    members.lab.run(GUEST)
+    members.until_member()
+    for serial in range(3):
+        group = GroupId(f"empty{serial}")
+        members.client("n1").command(AddGroup(group=group, wish=Wish.OFFLINE))
+        members.client("n1").command(RemoveGroup(group=group))
+    members.until(GUEST, lambda view: view.index >= members.status().index, "the log")
+    members.stop(GUEST)
+    members.restore_state(GUEST, copy)
+    members.lab.run(GUEST)
+    view = members.until(GUEST, lambda view: bool(view.fault), "the lock-out")
+    assert view.fault == "state-rolled-back"
+    assert "rejoin" in view.advice
+    assert "evict" in view.advice
+    shown = members.lab.command(GUEST, "status")
+    assert shown.returncode == 6
+    assert "state-rolled-back" in shown.stdout
+    members.stop(GUEST)
+    members.lab.run(GUEST)
+    view = members.until(GUEST, lambda view: bool(view.fault), "the lock-out after a restart")
+    assert view.fault == "state-rolled-back"
+    members.evict(GUEST)
+    members.join(GUEST, again=True)
+    members.until_member()
+
+
+def test_wiped_node_is_in_no_cluster_and_comes_back_after_evict(members: Members) -> None:
+    """Without its state a node is nobody; its name is free again only after the eviction."""
+    members.welcome()
+    members.stop(GUEST)
+    for path in sorted(members.state(GUEST).rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    members.lab.run(GUEST)
+    members.until(GUEST, lambda view: not view.formed and not view.fault, "no cluster")
+    assert refused(members, members.client("n1").token(60)) == "name-taken"
+    members.evict(GUEST)
+    members.join(GUEST)
+    members.until_member()
+
+
+def test_state_wiped_under_a_living_guard_stops_everything(members: Members) -> None:
+    """When only the daemon dies and finds nothing, the guard forgets the cluster, too."""
+    members.welcome()
+    for path in sorted(members.state(GUEST).rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    members.world.run(GUEST, ["pkill", "-KILL", "-f", "leitwolf.daemon.main"])
+    members.until(GUEST, lambda view: not view.formed and not view.fault, "no cluster")
+    members.until(
+        "n1", lambda view: not next(n for n in view.nodes if n.name == GUEST).up, "its end"
+    )
+    members.evict(GUEST)
+    members.join(GUEST)
+    members.until_member()
+
+
+def test_corrupt_log_names_the_record_and_the_way_back(members: Members) -> None:
+    """A flipped bit in what was durable keeps the node from voting; status says what and how."""
+    members.welcome()
+    members.stop(GUEST)
+    segment = min((members.state(GUEST) / "quorum").glob("segment-*"), default=None) or min(
+        path
+        for path in (members.state(GUEST) / "quorum").iterdir()
+        if path.stat().st_size > 1 << 20
+    )
+    with segment.open("r+b") as file:
+        content = file.read()
+        at = content.index(b"NodeAdded")
+        file.seek(at)
+        file.write(bytes([content[at] ^ 0x10]))
+    members.lab.run(GUEST)
+    view = members.until(GUEST, lambda view: bool(view.fault), "the fault")
+    assert view.fault == "log-corrupt"
+    assert segment.name in view.advice
+    assert "rejoin" in view.advice
+    with pytest.raises(LeitwolfError) as caught:
+        members.client(GUEST).token(60)
+    assert caught.value.code == "log-corrupt"
+    assert members.lab.command(GUEST, "join", members.client("n1").token(60)).returncode == 8
+    members.evict(GUEST)
+    done = members.lab.command(GUEST, "rejoin", members.client("n1").token(60))
+    assert done.returncode == 0, done.stderr
+    members.until_member()
+
+
+def test_full_state_disk_takes_the_node_out_until_there_is_space(members: Members) -> None:
+    """The others go on; the node says what is wrong and comes back by itself."""
+    members.dismiss()
+    members.stop(GUEST)
+    state = members.state(GUEST)
+    members.world.run(GUEST, ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(state)])
+    members.lab.run(GUEST)
+    members.until(GUEST, lambda view: not view.formed, "the daemon")
+    members.join(GUEST)
+    members.until_member()
+    ballast = str(state / "ballast")
+    members.world.run(GUEST, ["dd", "if=/dev/zero", f"of={ballast}", "bs=64k"], check=False)
+    fill = AddGroup(group=GroupId("fill"), wish=Wish.OFFLINE)
+    members.client("n1").command(fill)
+    deadline = time.monotonic() + 15
+    while (
+        not (view := members.status(GUEST) if answers(members, GUEST) else None) or not view.fault
+    ):
+        assert time.monotonic() < deadline, view
+        write_much(members)
+    assert view.fault == "disk-full"
+    assert "free space" in view.advice
+    assert members.settle_without(GUEST)
+    members.world.run(GUEST, ["rm", ballast])
+    members.until_member()
+    members.client("n1").command(RemoveGroup(group=GroupId("fill"), force=True))
+    members.dismiss()
+
+
+def answers(members: Members, node: str) -> bool:
+    """Whether a daemon answers now."""
+    try:
+        members.status(node)
+    except LeitwolfError:
+        return False
+    return True
+
+
+def write_much(members: Members) -> None:
+    """Let the log grow by about a megabyte."""
+    client = members.client("n1")
+    for serial in range(20):
+        name = f"{serial}" + "x" * 40
+        client.command(ChangeCluster(name=name))
+    client.command(ChangeCluster(name="lab"))
+
+
+# --- minorities, stops, reloads ------------------------------------------------------------------
+
+
+def test_minority_stops_says_so_and_tells_its_side_later(members: Members) -> None:
+    """Reads answer, commands are refused with what to do, and the timeline hears of it all."""
+    members.dismiss()
+    victim = members.owner()
+    rest = next(node for node in MEMBERS if node != victim)
+    members.world.cut(victim, ["ic0"])
+    view = members.until(victim, lambda view: not view.quorum and bool(view.stopped), "the loss")
+    assert any("run-lease over" in item.text for item in view.stopped)
+    shown = members.lab.command(victim, "status")
+    assert shown.returncode == 6
+    assert "NO QUORUM" in shown.stdout
+    refusal = members.lab.command(victim, "group", "offline", "web")
+    assert refusal.returncode == 6
+    assert "no-quorum" in refusal.stderr
+    assert rest in refusal.stderr
+    assert members.client(victim).log()
+    assert "web" in members.client(victim).why("web").summary
+    members.until(rest, lambda view: view.quorum, "a leader")
+    members.world.heal(victim, ["ic0"])
+    members.settle()
+    deadline = time.monotonic() + 10
+    while "run-lease over" not in members.log_text(victim):
+        assert time.monotonic() < deadline, members.log_text(victim)
+        time.sleep(0.1)
+    assert not members.status(victim).stopped
+
+
+def test_reload_replaces_all_processes_without_outage(members: Members) -> None:
+    """SIGHUP to every keeper in turn: new processes, the same group, no probe lost for long."""
+    members.dismiss()
+    members.until("n1", lambda view: all(g.status == "online" for g in view.groups), "the group")
+    with Prober(members.world, CLIENT, VIP, PORT) as prober:
+        assert prober.wait_for_answers()
+        prober.outages()
+        generation = next(item.generation for item in members.status().groups)
+        for node in MEMBERS:
+            before = members.lab.log_of(node).read_text().count("host replaced")
+            members.signal(node, signal.SIGHUP)
+            deadline = time.monotonic() + 20
+            while members.lab.log_of(node).read_text().count("host replaced") == before:
+                assert time.monotonic() < deadline, members.lab.log_of(node).read_text()[-2000:]
+                time.sleep(0.05)
+            members.settle()
+        assert prober.outages() == []
+    assert next(item.generation for item in members.status().groups) == generation
+
+
+def test_orderly_stop_moves_groups_first_and_none_comes_back(members: Members) -> None:
+    """The stop of the owner that leads is a planned move: short, announced, and no failover."""
+    members.dismiss()
+    members.until("n1", lambda view: all(g.status == "online" for g in view.groups), "the group")
+    victim = members.owner()
+    members.lab.command("n1", "node", "lead", victim)
+    members.until("n1", lambda view: view.leader == victim, "its lead")
+    rest = next(node for node in MEMBERS if node != victim)
+    with Prober(members.world, CLIENT, VIP, PORT) as prober:
+        assert prober.wait_for_answers()
+        prober.outages()
+        members.stop(victim)
+        assert prober.wait_for_answers()
+        outages = prober.outages()
+    text = members.log_text(rest)
+    assert "NodeStopping" in text
+    assert "is about to stop" in text
+    assert sum(outage.milliseconds for outage in outages) < 1_500
+    assert members.owner(rest) != victim
+    members.lab.run(victim)
+    members.settle()
+    members.until(
+        victim,
+        lambda view: not any(item.reason.endswith("about to stop") for item in view.nodes),
+        "the end of the stop",
+    )
+
+
+def test_second_cluster_on_the_same_interconnect_disturbs_nobody(members: Members) -> None:
+    """Other keys, another uuid: both lead, neither hears the other, nobody joins by mistake."""
+    members.dismiss()
+    before = members.status()
+    members.client(GUEST).form(InitRequest(name="other", interconnect=("ic0",)))
+    view = members.until(GUEST, lambda view: view.quorum, "the other cluster")
+    assert view.cluster == "other"
+    assert view.uuid != before.uuid
+    time.sleep(1)
+    after = members.status()
+    assert (after.leader, after.quorum) == (before.leader, True)
+    with pytest.raises(LeitwolfError) as caught:
+        list(members.client(GUEST).join(JoinRequestView(token=members.client("n1").token(60))))
+    assert caught.value.code == "already-in-a-cluster"
+    members.client(GUEST).destroy()
+    members.until(GUEST, lambda view: not view.formed, "its end")
+
+
+def test_profile_changes_online(members: Members) -> None:
+    """Every node takes the new profile over, nothing stops, and the leader still leads."""
+    members.dismiss()
+    former = members.status().profile
+    other = "virtual" if former == "default" else "wan"
+    generation = next(item.generation for item in members.status().groups)
+    for profile in (other, former):
+        members.client("n1").command(ChangeCluster(profile=profile))
+        for node in MEMBERS:
+            members.until(node, lambda view: view.profile == profile, "the profile")  # noqa: B023
+            assert members.client(node).quorum().profile == profile
+        time.sleep(1.0)
+        members.settle()
+    assert next(item.generation for item in members.status().groups) == generation
+
+
+_ = NodeId
