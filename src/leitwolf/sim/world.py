@@ -274,4 +274,4 @@ class World:
 def _knows(node: SimNode, other: int) -> bool:
     """Return whether a daemon talks to ``other``: members do, one that has just joined to all."""
     core = node.daemon.core
-    return core is not None and (not core.state.nodes or other in core.state.nodes)
+    return core is not None and (not core.state.nodes or other in core.acquainted)

@@ -1,0 +1,65 @@
+"""Random worlds: no invariant breaks while faults rage, and afterwards everything works again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from lab.simulate import describe, main
+from lab.soak import Job, sweep, varied
+
+from leitwolf.sim.scenario import Setting, simulate
+
+LONG_RUNS = 2_000
+LONG_CHAOS_S = 20.0
+"""With start and settling a run lasts at least 45 simulated seconds."""
+FAILURES_SHOWN_MAX = 5
+
+
+def demand_all_well(jobs: Iterable[Job]) -> None:
+    """Run jobs on all cores; show the first failures, each with the command that replays it."""
+    failed: list[str] = []
+    runs = 0
+    for outcome in sweep(jobs):
+        runs += 1
+        assert outcome.simulated_s >= 30 or not outcome.ok
+        if not outcome.ok:
+            failed.append(describe(outcome))
+            if len(failed) >= FAILURES_SHOWN_MAX:
+                break
+    assert not failed, f"{len(failed)} of {runs} runs:\n\n" + "\n\n".join(failed)
+
+
+@pytest.mark.timeout(240)
+def test_no_invariant_breaks() -> None:
+    """Some sixty worlds of three and five nodes under all faults stay safe and recover."""
+    jobs = [(seed, Setting(nodes=3 + seed % 2 * 2, spares=seed % 3)) for seed in range(60)]
+    demand_all_well(jobs)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2_400)
+def test_no_invariant_breaks_in_many_worlds() -> None:
+    """Two thousand worlds of one to seven nodes, of several profiles, stay safe and recover."""
+    demand_all_well(
+        (seed, varied(seed, LONG_CHAOS_S)) for seed in range(10_000, 10_000 + LONG_RUNS)
+    )
+
+
+def test_a_seed_decides_everything() -> None:
+    """The same seed gives the same trace to the last line, another seed another."""
+    setting = Setting(nodes=3, chaos_s=5, liveness=False)
+    first, second, other = (simulate(seed, setting) for seed in (7, 7, 8))
+    assert first == second
+    assert first.steps > 1_000
+    assert first.trace != other.trace
+
+
+def test_a_failure_names_its_replay(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that breaks an invariant prints what broke, the end of the trace and one command."""
+    arguments = "--seed 1 --nodes 3 --seconds 20 --mutant attest-when-empty --mix hosts"
+    assert main(arguments.split()) == 1
+    said = capsys.readouterr().out
+    assert "replay: .venv/bin/python -m lab.simulate --seed 1 --nodes 3 --seconds 20" in said
+    assert "--mix hosts --mutant attest-when-empty --trace" in said
+    assert " ms  n" in said
