@@ -96,6 +96,7 @@ class DaemonService:
         self._changed = asyncio.Event()
         self._forming = asyncio.Lock()
         self._bootstrap: Bootstrap | None = None
+        self._stuck = ""
         self._leaving = ""
         """Why the state is to be set aside, '': it is not."""
         self._ending: asyncio.Future[None] | None = None
@@ -106,6 +107,9 @@ class DaemonService:
     async def run(self) -> None:
         """Run the cluster whenever there is one, until cancelled."""
         while True:
+            if self._leaving and not await self._left():
+                await self._wait(_RETRY_S)
+                continue
             self._changed.clear()
             try:
                 self._bootstrap = load_bootstrap(self._settings.state)
@@ -133,8 +137,6 @@ class DaemonService:
             log.critical("no part taken", error=error.text, code=error.code, hint=error.hint)
         self._fault = error
         await self._wait(_RETRY_S if error.code in _PASSING else None)
-        if self._leaving:
-            await self._set_aside(self._leaving)
         if self._changed.is_set():
             self._fault = None
 
@@ -195,8 +197,6 @@ class DaemonService:
             running.cancel()
             await asyncio.gather(running, changed, return_exceptions=True)
             self._cluster = None
-        if self._leaving:
-            await self._set_aside(self._leaving)
 
     def _evicted(self, reason: str) -> None:
         """The cluster goes on without this node: stop everything, set the state aside."""
@@ -234,17 +234,28 @@ class DaemonService:
         self._ending = None
         self._changed.set()
 
-    async def _set_aside(self, reason: str) -> None:
-        """Stop everything; move log, identity and bootstrap file into quarantine, that one last."""
+    async def _left(self) -> bool:
+        """Stop everything here and set the state aside; return whether that is done."""
+        self._changed.clear()
         try:
             await asyncio.to_thread(begin_anew, self._settings, self._progress)
-        except LeitwolfError as error:
-            log.critical("not out of the cluster yet", error=error.text, hint=error.hint)
-            raise
+            self._set_aside(self._leaving)
+        except (LeitwolfError, OSError) as error:
+            # The node stays out meanwhile: there is no cluster here to take part in.
+            log.critical("not out of the cluster yet", error=str(error))
+            self._stuck = f" (not done yet: {error})"
+            return False
+        self._leaving = self._stuck = ""
+        self._fault = None
+        return True
+
+    def _set_aside(self, reason: str) -> None:
+        """Move the bootstrap file, the log and the identity into quarantine."""
         state = self._settings.state
         log_folder = state_folder(self._settings)
         log_folder.mkdir(mode=0o700, exist_ok=True)
         folder = quarantine(log_folder)
+        set_bootstrap_aside(state, folder)
         pki = self._settings.config / "pki"
         if pki.exists():
             shutil.move(pki, folder / "pki")
@@ -253,8 +264,6 @@ class DaemonService:
             state,
             Departure(cluster=name, reason=reason, folder=str(folder), at_wall=time.time_ns()),
         )
-        set_bootstrap_aside(state, folder)
-        self._leaving = ""
         log.warning("cluster state set aside", folder=str(folder), reason=reason)
 
     async def drain(self) -> None:
@@ -332,7 +341,7 @@ class DaemonService:
 
     def _unformed_advice(self) -> str:
         if self._leaving:
-            return f"everything here is being stopped: {self._leaving}"
+            return f"everything here is being stopped: {self._leaving}{self._stuck}"
         gone = load_departure(self._settings.state)
         if gone is None:
             return _ADVICE_NOT_FORMED
