@@ -12,9 +12,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lab.cluster import ClusterError, LabCluster, all_up
 from lab.observer import Observer
@@ -26,6 +27,7 @@ from lab.world import World
 VIP, VIP6, PORT = "10.77.2.200", "fd77:2::c8", 8080
 GROUP = "web"
 _CALM_S = 20.0
+_UNTOLD = "no entry of the log is about it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,37 +58,41 @@ class Demo:
 
     def run(self) -> list[Result]:
         """Inject one fault after another."""
-        faults: tuple[tuple[str, Callable[[str], Callable[[], object]]], ...] = (
-            ("planned move", self._move),
-            ("power loss of the owner", self._power_loss),
-            ("freeze of the owner, then thaw", self._freeze),
-            ("split of the interconnect, then heal", self._split),
-            ("kill of the daemon alone", self._kill_daemon),
-            ("kill of the web server", self._kill_server),
+        faults: tuple[tuple[str, Callable[[str], Callable[[], object]], str], ...] = (
+            ("planned move", self._move, _UNTOLD),
+            ("power loss of the owner", self._power_loss, _UNTOLD),
+            ("freeze of the owner, then thaw", self._freeze, _UNTOLD),
+            ("split of the interconnect, then heal", self._split, _UNTOLD),
+            ("kill of the daemon alone", self._kill_daemon, "a new daemon adopted what runs"),
+            ("kill of the web server", self._kill_server, _UNTOLD),
         )
-        return [self._try(name, fault) for name, fault in faults]
+        return [self._try(*fault) for fault in faults]
 
-    def _try(self, name: str, fault: Callable[[str], Callable[[], object]]) -> Result:
+    def _try(self, name: str, fault: Callable[[str], Callable[[], object]], quiet: str) -> Result:
+        """Inject a fault; ``quiet``: what happened if no entry of the log is about the group."""
         owner = self.cluster.owner(GROUP)
+        begun = self._newest()
         self.prober.outages()
         self.observer.report()
         say(f"{name}: {GROUP} is on {owner} ...")
         mend = fault(owner)
         back = self.prober.wait_for_answers(count=50, timeout_s=_CALM_S)
         mend()
-        calm = self._calm()
+        well = self._calm()
         outages = self.prober.outages()
         doubles = self.observer.two_owners_ms()
-        now_on, why = self._why()
         result = Result(
             fault=name,
-            ok=back and calm and doubles == 0 and not _lasting(outages),
+            ok=back and well and doubles == 0 and not _lasting(outages),
             outage_ms=round(max((outage.milliseconds for outage in outages), default=0.0), 1),
             two_owners_ms=round(doubles, 1),
-            owner=now_on,
-            why=why,
+            owner=self.cluster.owner(GROUP),
+            why=self._why(begun, quiet),
         )
-        say(f"  outage {result.outage_ms:.0f} ms, now on {now_on}, two owners {doubles:.0f} ms")
+        say(
+            f"  outage {result.outage_ms:.0f} ms, now on {result.owner}, "
+            f"two owners {doubles:.0f} ms; {result.why}"
+        )
         return result
 
     def _calm(self) -> bool:
@@ -103,15 +109,17 @@ class Demo:
             return False
         return self.prober.wait_for_answers(count=50, timeout_s=_CALM_S)
 
-    def _why(self) -> tuple[str, str]:
-        for node in self.world.nodes:
-            try:
-                view = self.cluster.ask(node, "why", GROUP)
-            except ClusterError:
-                continue
-            lines = [line.strip() for line in view["lines"]]
-            return self.cluster.owner(GROUP), lines[0] if lines else view["summary"]
-        return "", "no node answers"
+    def _newest(self) -> int:
+        """Return the index of the newest entry that any node knows."""
+        return max(int(self.cluster.status(node)["index"]) for node in self.world.nodes)
+
+    def _why(self, after: int, quiet: str) -> str:
+        """Return what the log says about the group since an entry."""
+        first = self.world.nodes[0]
+        done = self.cluster.command(first, "log", "--json", f"--after={after}")
+        groups = self.cluster.status(first)["groups"]
+        placed = next(str(item["reason"]) for item in groups if item["id"] == GROUP)
+        return story([json.loads(line) for line in done.stdout.splitlines()], placed, quiet)
 
     # --- faults ----------------------------------------------------------------------------------
 
@@ -158,6 +166,29 @@ class Demo:
     def _kill_server(self, owner: str) -> Callable[[], object]:
         self._kill(owner, f"[w]ebserver.py {PORT}")
         return lambda: None
+
+
+def story(lines: Sequence[Mapping[str, Any]], placed: str, quiet: str) -> str:
+    """Return what happened to the group, by the lines of a timeline.
+
+    Args:
+        lines: since the fault, oldest first.
+        placed: why the group is where it is; counts if it was placed since.
+        quiet: what happened if no line is about the group.
+    """
+    failed, restarted = "", ""
+    for line in lines:
+        for event in line["events"]:
+            kind, _, rest = event.partition(" ")
+            if kind == "GroupPlaced" and f"group={GROUP} " in rest:
+                return placed
+            if kind != "ResourceMoved" or f"resource={GROUP}-" not in rest:
+                continue
+            if "state=failed" in rest:
+                failed = failed or line["because"]
+            elif failed and "state=online-pending" in rest:
+                restarted = ", restarted in place"
+    return f"{failed}{restarted}" if failed else f"nothing moved: {quiet}"
 
 
 def _lasting(outages: list[Outage]) -> bool:
