@@ -1,0 +1,114 @@
+"""``./run``: what it says where something is missing. Tools of the machine are played."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with the script alone, and a folder for played tools."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    shutil.copy(ROOT / "run", folder)
+    (folder / "requirements").mkdir()
+    for name in ("runtime", "dev"):
+        (folder / "requirements" / f"{name}.txt").write_text("# a lock\n")
+    (tmp_path / "tools").mkdir()
+    play(folder, "dpkg-query", 'echo "install ok installed"')
+    play(folder, "id", "echo 1000")
+    return folder
+
+
+def play(checkout: Path, name: str, text: str) -> None:
+    tool = checkout.parent / "tools" / name
+    tool.write_text(f"#!/bin/sh\n{text}\n")
+    tool.chmod(0o755)
+
+
+def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [checkout / "run", *arguments],
+        env={"PATH": f"{checkout.parent}/tools:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_an_ordinary_user_is_told_which_packages_are_missing(checkout: Path) -> None:
+    """Nothing is installed; the command for root names exactly what is missing; exit code 3."""
+    play(checkout, "dpkg-query", '[ "$3" = nftables ] || echo "install ok installed"')
+    done = run(checkout, "demo")
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].strip() == "apt-get install -y nftables"
+
+
+def test_root_installs_what_is_missing(checkout: Path) -> None:
+    """Root's run installs the missing packages, and only these, before it goes on."""
+    play(checkout, "dpkg-query", '[ "$3" = procps ] || echo "install ok installed"')
+    play(checkout, "id", "echo 0")
+    play(checkout, "apt-get", f'echo "$@" >>{checkout}/asked; exit 0')
+    for name in ("python3.11", "python3.12", "python3.13", "python3.14", "python3"):
+        play(checkout, name, "exit 1")
+    done = run(checkout, "demo")
+    assert (checkout / "asked").read_text() == "install -y -qq procps\n"
+    assert done.returncode == 3
+    assert "Python 3.11 or newer is needed" in done.stderr
+
+
+def test_a_venv_without_ensurepip_names_its_package(checkout: Path) -> None:
+    """Debian's Python without its venv package: the package is named."""
+    play(checkout, "dpkg-query", '[ "$3" = python3-venv ] || echo "install ok installed"')
+    play(checkout, "python3.11", 'case "$2" in *ensurepip*) exit 1 ;; esac; exit 0')
+    done = run(checkout, "demo")
+    assert done.returncode == 3
+    assert "apt-get install -y python3-venv" in done.stderr
+
+
+def environment(checkout: Path, place: Path) -> Path:
+    """Make what a finished installation leaves; its Python only tells what it is asked for."""
+    folder = checkout / ".venv"
+    (folder / "bin").mkdir(parents=True)
+    python = folder / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    shutil.copy(checkout / "requirements/runtime.txt", folder / ".stamp-runtime")
+    (folder / ".place").write_text(f"{place}\n")
+    return folder
+
+
+def test_a_ready_environment_is_used_at_once(checkout: Path) -> None:
+    """Nothing is made or installed again; arguments are passed on."""
+    environment(checkout, checkout)
+    done = run(checkout, "demo", "--json")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "-m lab.demo --json\n", "")
+
+
+def test_a_moved_checkout_gets_a_new_environment(checkout: Path) -> None:
+    """An environment knows its place; in another it is made again."""
+    folder = environment(checkout, Path("/elsewhere"))
+    for name in ("python3.11", "python3.12", "python3.13", "python3.14", "python3"):
+        play(checkout, name, "exit 1")
+    done = run(checkout, "demo")
+    assert done.returncode == 3
+    assert "moved or copied" in done.stderr
+    assert not folder.exists()
+
+
+def test_an_unknown_verb_is_refused(checkout: Path) -> None:
+    """Exit code 2, and the verbs on stderr; without a verb they are on stdout."""
+    done = run(checkout, "dmeo")
+    assert done.returncode == 2
+    assert "./run demo" in done.stderr
+    help_text = run(checkout)
+    assert help_text.returncode == 0
+    assert "./run demo" in help_text.stdout
