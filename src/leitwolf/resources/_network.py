@@ -18,6 +18,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from leitwolf.model.errors import ResourceError
 from leitwolf.resources import _neighbour as neighbour
 from leitwolf.resources import _rtnetlink as rtnetlink
 from leitwolf.resources._neighbour import Claim
@@ -134,8 +135,21 @@ class Network:
         return Picture(links, assigned, {one.address.ip: one.index for one in ordered})
 
     def add(self, index: int, address: Address) -> None:
-        """Add an address; see :func:`leitwolf.resources._rtnetlink.add_address`."""
+        """Add an address; see :func:`leitwolf.resources._rtnetlink.add_address`.
+
+        Raises:
+            ResourceError: ``address-unmarked``: the kernel keeps no mark, so that nobody would
+                find the address again to remove it; it was taken away.
+            OSError: the kernel refused.
+        """
         rtnetlink.add_address(self._channel, index, address)
+        if not self.present(address):
+            rtnetlink.delete_address(self._channel, index, address)
+            raise ResourceError(
+                f"this kernel does not keep who added {address.ip}",
+                code="address-unmarked",
+                hint="virtual addresses need Linux 5.18 or newer (IFA_PROTO)",
+            )
 
     def remove(self, address: Address) -> None:
         """Remove an address from every interface to which Leitwolf added it.

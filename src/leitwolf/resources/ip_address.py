@@ -108,7 +108,8 @@ class IpAddress:
 
         Raises:
             ResourceError: ``interface-missing``, ``interface-down``, ``address-in-use`` (this node
-                has it by other hands), ``address-conflict`` (another has it).
+                has it by other hands), ``address-conflict`` (another has it),
+                ``address-unmarked`` (the kernel is too old).
             OSError: the kernel refused.
         """
         order, gate = self._surroundings.order, self._surroundings.machine.gate
@@ -129,6 +130,9 @@ class IpAddress:
         gate.manage([ip])
         self._cover(link)
         self._network.add(link.index, address)
+        # Thawed after the lease ended, and another began: that one would let the address answer.
+        if reason := self._surroundings.permitted():
+            raise ResourceError(reason, code=NOT_PERMITTED)
         gate.hold([ip])
         self._link = link
         self._begun = asyncio.get_running_loop().time()
