@@ -106,6 +106,7 @@ class LeaseMachine:
             # The roster went with the predecessor, so its ballot cannot be held again (L4).
             floor = max(page.floor, successor(page.office))
             ledger.change(office=NO_BALLOT, leader_end=0, floor=floor)
+            self._office.inherit(page.office)
         self._notice_sleep()
         self._runlease.start(remembers=self._remembers)
         return ledger.finish()

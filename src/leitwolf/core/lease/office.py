@@ -9,7 +9,8 @@ Rules:
 Theory of operation:
     Office ends when the floor rises, another node outbids it, the machine slept, no quorum
     renewed for P, or it is released: by order, because the daemon is gone, or because it made no
-    progress for 2 P (L12). Whatever ends it also lifts the floor above the ballot, so that no
+    progress for 2 P (L12). A guard that finds its predecessor in office releases what that one
+    held. Whatever ends it also lifts the floor above the ballot, so that no
     ballot is held twice: its roster would be forgotten. The own run-lease lives on until its end,
     which is where the leader lease was, and the next leader may continue it.
 
@@ -177,6 +178,16 @@ class Incumbent:
             return
         self._free()
         ledger.tell(Released(ballot))
+
+    def inherit(self, ballot: Ballot) -> None:
+        """Release what the predecessor of this guard held (L8): nobody counts or grants in it.
+
+        The next leader then continues the leases, the own one included, before they end.
+        """
+        ledger = self._ledger
+        self._released = ballot
+        self._released_until = ledger.raw + ledger.awaited(ledger.page.promise)
+        self._acceptor.free(ballot)
 
     def abandon(self, reason: str) -> None:
         """Release the office, if in it, because nobody decides here any more (L12)."""
@@ -356,6 +367,8 @@ class Incumbent:
         if self._ballot != NO_BALLOT:
             self._follow_members()
             self._evaluate()
+        elif self._released != NO_BALLOT:
+            self._tell_released()
 
     def _follow_members(self) -> None:
         configuration = self._configuration()
