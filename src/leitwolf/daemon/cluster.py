@@ -71,6 +71,7 @@ from leitwolf.system.settings import Settings
 from leitwolf.wire.ballot import Ballot, Key
 from leitwolf.wire.guard import (
     GUARD,
+    DaemonHello,
     GuardCommand,
     LeaseClosed,
     LinkReport,
@@ -149,6 +150,8 @@ class Cluster:
         self._serial = 0
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._submitted = 0
+        self._greeted = False
+        """The guard that is connected was sent the hello."""
         self._stopping = False
         self._notes = Notes()
         self._untold = True
@@ -158,7 +161,7 @@ class Cluster:
         self._arranged: tuple[object, ...] = ()
         self.guard = PacketLink(
             settings.runtime / "guard.sock",
-            on_up=lambda: None,
+            on_up=self._guard_up,
             on_packet=self._from_guard,
             on_lost=lambda: self.feed(GuardLost()),
         )
@@ -282,6 +285,15 @@ class Cluster:
 
     # --- guard and host --------------------------------------------------------------------------
 
+    def _guard_up(self) -> None:
+        self._greeted = False
+
+    def ask_guard(self, command: GuardCommand) -> None:
+        """Tell the guard something; dropped before the hello, by which it knows its daemon."""
+        self._greeted = self._greeted or isinstance(command, DaemonHello)
+        if self._greeted:
+            self.guard.send(GUARD.encode(command))
+
     def _from_guard(self, packet: bytes) -> None:
         report = GUARD.decode(packet)
         match report:
@@ -329,7 +341,7 @@ class Cluster:
         if self.keys.follow(state):
             configuration = guard_configuration(state, self.node.quorum.config, self.node.me)
             if configuration is not None:
-                self.guard.send(GUARD.encode(configuration))
+                self.ask_guard(configuration)
 
     async def _rekey_when_wanted(self) -> None:
         """Replace the key that a removed node still has."""
@@ -566,7 +578,7 @@ class _Outlets:
         self._cluster.peers.send(node, message)
 
     def ask_guard(self, command: GuardCommand) -> None:
-        self._cluster.guard.send(GUARD.encode(command))
+        self._cluster.ask_guard(command)
 
     def applied(self, entries: tuple[Entry, ...]) -> None:
         self._cluster.applied(entries)

@@ -140,5 +140,9 @@ class PacketLink:
         loop.remove_writer(connection)
         connection.close()
         self._queue.clear()
+        loop.call_soon(self._lost)
+
+    def _lost(self) -> None:
+        """Tell it before anything is connected again: what is told then is of the new one."""
+        self._on_lost()
         self._ended.set()
-        loop.call_soon(self._on_lost)
