@@ -13,8 +13,10 @@ import click
 import pytest
 from docs.generate import FOLDER, PAGES, ROUTES, api
 
+from leitwolf.cli import render
 from leitwolf.cli.main import cli
-from leitwolf.model import limits
+from leitwolf.model import limits, views
+from leitwolf.model.ids import NodeId
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted(
@@ -152,3 +154,81 @@ def test_the_command_answers_as_the_readme_shows() -> None:
     assert done.returncode == 7
     assert "[unreachable]" in done.stderr
     assert "->" in done.stderr
+
+
+def example() -> views.StatusView:
+    def node(number: int, *, up: bool = True) -> views.NodeLine:
+        link = views.LinkView(network="interconnect", up=up, round_trip_ms=0.6 if up else 0)
+        return views.NodeLine(
+            id=NodeId(number),
+            name=f"n{number}",
+            standing="member",
+            up=up,
+            paused=False,
+            leader=number == 1,
+            here=number == 1,
+            connected=up,
+            reason="" if up else "holds no lease: nothing runs there",
+            links=() if number == 1 else (link,),
+        )
+
+    def resource(name: str, kind: str, **parameters: str) -> views.ResourceView:
+        return views.ResourceView(
+            id=name,
+            type=kind,
+            state="online",
+            wish="online",
+            reason="",
+            code="",
+            parameters=parameters,
+            depends=(),
+            changed=0,
+        )
+
+    group = views.GroupView(
+        id="web",
+        status="online",
+        wish="online",
+        phase="active",
+        owner="n1",
+        reason="web is to be online and n1 can take it",
+        generation=1,
+        preferred=(),
+        resources=(
+            resource("web-app", "process", command='/usr/sbin/nginx -g "daemon off;"'),
+            resource("web-ip", "ip_address", address="192.0.2.10/24"),
+        ),
+        changed=0,
+    )
+
+    def network(name: str, subnet: str, role: str) -> views.NetworkView:
+        return views.NetworkView(name=name, subnets=(subnet,), role=role, up=True)
+
+    return views.StatusView(
+        formed=True,
+        cluster="office",
+        uuid="",
+        node="n1",
+        profile="default",
+        leader="n1",
+        quorum=True,
+        fresh=True,
+        index=23,
+        advice="",
+        proof=views.ProofView(address=True, process=True, data=False),
+        nodes=(node(1), node(2), node(3, up=False)),
+        networks=(
+            network("client", "192.0.2.0/24", "client"),
+            network("interconnect", "10.0.0.0/24", "interconnect"),
+        ),
+        groups=(group,),
+    )
+
+
+def test_the_status_in_the_readme_is_what_the_program_prints() -> None:
+    """The example is the output for such a cluster, sign by sign."""
+    shown = re.search(
+        r"^```\n(office .*?)\n```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert shown is not None
+    assert shown[1] == render.status(example())
