@@ -9,7 +9,6 @@ __all__ = ["unit_text"]
 _TEMPLATE = """\
 [Unit]
 Description=Leitwolf failover cluster, this node
-Documentation=man:leitwolf(1)
 Wants=network-online.target
 After=network-online.target nftables.service firewalld.service
 StartLimitIntervalSec=0
