@@ -151,8 +151,8 @@ class Node:
         self._runner = Runner()
         self._inventory: dict[ResourceId, ResourceReport] | None = None
         self._attested: dict[GroupId, int] = {}
-        self._requests: dict[int, Request] = {}
-        self._forward_to: NodeId | None = None
+        self._requests: dict[int, NodeId] = {}
+        """Requests of this node that wait for an answer, with the node that decides them."""
         self._tell_at = now
         self._told_to = NodeId(0)
         self._wall_base = -now
@@ -245,7 +245,8 @@ class Node:
             case Forward() as forward:
                 self._forwarded(now, node, forward)
             case ForwardAnswer() as answer:
-                if self._requests.pop(answer.id, None) is not None:
+                if self._requests.get(answer.id) == node:
+                    del self._requests[answer.id]
                     self._effects.append(Reply(id=answer.id, answer=answer.answer))
             case message:
                 self.quorum.receive(now, node, message)
@@ -293,11 +294,10 @@ class Node:
             text = f"{REQUESTS_PENDING_MAX} requests wait already"
             self._refuse(request.id, Refusal(code="overload", text=text, retryable=True))
         elif self.governor is not None:
-            self._requests[request.id] = request
+            self._requests[request.id] = self.me
             self._decide(now, request.id, self.me, request)
         elif self.leader and self.leader in self.connected:
-            self._requests[request.id] = request
-            self._forward_to = self.leader
+            self._requests[request.id] = self.leader
             forward = Forward(
                 id=request.id, command=request.command, by=request.by, wall=request.wall
             )
@@ -339,10 +339,7 @@ class Node:
             self.governor.request(now, self._wall(now), request_id, origin, request)
 
     def _fail_forwarded(self, node: NodeId) -> None:
-        if self._forward_to != node or self.governor is not None:
-            return
-        self._forward_to = None
-        for request in list(self._requests):
+        for request in [one for one, decides in self._requests.items() if decides == node]:
             del self._requests[request]
             self._refuse(
                 request,

@@ -12,6 +12,7 @@ What this does not guarantee: anything in time. A late daemon loses its office, 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -147,7 +148,8 @@ class Cluster:
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
-        self._serial = 0
+        # Far from those of earlier lives: the leader may still answer one of their requests.
+        self._serial = int.from_bytes(os.urandom(5)) << 20
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._submitted = 0
         self._greeted = False
