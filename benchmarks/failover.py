@@ -49,12 +49,16 @@ def _longest(stage: Stage, group: str) -> float:
     return max((outage.milliseconds for outage in outages), default=0.0)
 
 
-def _inject(stage: Stage, fault: Callable[[], object]) -> _Round:
-    """Break something and wait until the group answers again."""
+def _inject(stage: Stage, fault: Callable[[], object], *, lasts_s: float = 0.0) -> _Round:
+    """Break something and wait until the group answers again.
+
+    ``lasts_s``: so long may the owner still answer by right.
+    """
     stage.calm()
     time.sleep(0.3)  # heartbeats fall at any phase of their interval
     stage.forget()
     fault()
+    time.sleep(lasts_s)
     stage.probers[GROUP].wait_for_answers(count=100, timeout_s=_BACK_S)
     return _Round(stage)
 
@@ -95,7 +99,8 @@ def _isolation(
     outages, doubles, second = [], [], []
     for number in range(rounds):
         owner = stage.place(on_leader=bool(number % 2))
-        done = _inject(stage, lambda owner=owner: fault(owner))  # type: ignore[misc]
+        until_s = 2 * profile.run_ms / 1000
+        done = _inject(stage, lambda owner=owner: fault(owner), lasts_s=until_s)  # type: ignore[misc]
         heal(owner)
         time.sleep(_AFTER_HEAL_S)
         after = _Round(stage)

@@ -54,6 +54,7 @@ async def _run(settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGHUP, replace)
     # A failover must not wait for a collection of everything that was imported.
     gc.collect()
+    realtime.return_memory()
     gc.freeze()
     async with asyncio.TaskGroup() as tasks:
         work = [

@@ -6,6 +6,7 @@ import os
 import sys
 
 from leitwolf.guard.process import GuardProcess
+from leitwolf.system import realtime
 from leitwolf.system.settings import Settings, SettingsError
 
 __all__ = ["main", "serve"]
@@ -24,6 +25,9 @@ def serve(settings: Settings, keeper: int) -> int:
     Returns:
         Exit code: 0 after an orderly end or a handing over, 70 after an error.
     """
+    if settings.realtime == "auto":
+        # From the first moment on: a guard that comes back on a busy node has a lease to save.
+        realtime.schedule(realtime.GUARD_PRIORITY, threads=True)
     try:
         return GuardProcess(settings, keeper).run()
     except Exception:  # noqa: BLE001  # the process ends, with the reason where its starter sees it

@@ -54,7 +54,7 @@ from leitwolf.system import clock, realtime
 from leitwolf.system.page import PageWriter, require_volatile
 from leitwolf.system.pidfd import ProcessHandle
 from leitwolf.system.progress import Flag, Progress, Role
-from leitwolf.system.selffence import self_fence
+from leitwolf.system.selffence import FenceRefused, self_fence
 from leitwolf.system.settings import Settings
 from leitwolf.system.timer import Timer
 from leitwolf.system.watchdog import NoWatchdog, Watchdog, open_watchdog, timeout_s
@@ -153,7 +153,8 @@ class GuardProcess:
         return self._end()
 
     def _begin(self) -> None:
-        got = realtime.enter(realtime.GUARD_PRIORITY, wanted=self._settings.realtime == "auto")
+        wanted = self._settings.realtime == "auto"
+        got = realtime.enter(realtime.GUARD_PRIORITY, wanted=wanted, threads=True)
         self._flags |= Flag.REALTIME if got.scheduled else Flag(0)
         self._flags |= Flag.LOCKED if got.locked else Flag(0)
         self._flags |= Flag.GATE if self._arming is not None else Flag(0)
@@ -272,6 +273,8 @@ class GuardProcess:
             else:
                 self._stopping = False
                 self._step(stopped)
+                if self._machine.page.lease == 0:
+                    self._rebooting = ""
         if self._arming is None or self._arming.descriptor not in ready:
             return
         for armed in self._arming.results():
@@ -319,14 +322,17 @@ class GuardProcess:
                     self._reboot(effect.reason)
 
     def _reboot(self, reason: str) -> None:
-        """End this node, or at least this process: it cannot prove that it stopped.
+        """End this node: it cannot prove that it stopped.
 
-        Raises:
-            FenceRefused: it is not permitted; the watchdog, if any, is not fed any more.
+        Where that is refused this process goes on without feeding the watchdog, until the stop is
+        confirmed after all. It must not end: its successor would feed the watchdog again.
         """
         self._rebooting = reason
         self._record("self-fence", reason)
-        self_fence(self._settings.fence)
+        try:
+            self_fence(self._settings.fence)
+        except FenceRefused as error:
+            self._record("self-fence-refused", str(error))
 
     # --- clients ---------------------------------------------------------------------------------
 

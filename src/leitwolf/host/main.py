@@ -68,6 +68,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     await host.adopt()
     # the records of an adopted host are garbage to nobody; what is young is collected as ever
     gc.collect()
+    realtime.return_memory()
     gc.freeze()
     channel = Channel(listen(settings.runtime / "host.sock"), host.inventory, host.accept)
     reports.append(channel)
