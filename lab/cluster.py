@@ -77,6 +77,16 @@ class LabCluster:
             stderr=output,
         )
 
+    def revive(self) -> list[str]:
+        """Boot the nodes that fenced themselves, as real machines do; return which."""
+        fenced = [
+            node for node in self.world.nodes if self.world.pid(node) and not self.world.alive(node)
+        ]
+        for node in fenced:
+            self.world.power_off(node)
+            self.boot(node)
+        return fenced
+
     def close(self) -> None:
         """Close what this object opened; the nodes end with their world."""
         for output in self._logs:

@@ -226,6 +226,11 @@ class World:
         """Return the pid of a machine's first process as seen from here, 0: it is off."""
         return self._machines[machine].pid
 
+    def alive(self, machine: str) -> bool:
+        """Return whether a machine is on and did not end itself, as one that fences itself does."""
+        pid = self._machines[machine].pid
+        return bool(pid) and state_of(pid) not in {"X", "Z"}
+
     @property
     def links(self) -> dict[str, dict[str, LinkStatus]]:
         """State of every cable, by node and network."""
@@ -270,8 +275,9 @@ class World:
         """
         machine = self._machines[node]
         at = time.monotonic_ns()
-        if machine.pid:
+        if self.alive(node):
             self._order("down", machine, list(machine.ports))
+        if machine.pid:
             _kill(machine, self._spawned)
         return at
 

@@ -126,6 +126,7 @@ class Calm:
                 view = self.status(node)
             except ClusterError as error:
                 view = {"error": str(error)}
+                self.cluster.revive()
             if "error" not in view and wanted(view):
                 return view
             time.sleep(0.02)
@@ -143,7 +144,7 @@ class Calm:
     def mend(self) -> None:
         """Thaw and connect every machine, so that a failed test leaves the others a chance."""
         for node in self.world.nodes:
-            if self.world.pid(node):
+            if self.world.alive(node):
                 self.world.thaw(node)
                 self.world.heal(node)
 
@@ -152,7 +153,12 @@ class Calm:
         for node in self.world.nodes:
             if not self.world.pid(node):
                 self.cluster.boot(node)
-        self.until(all_up(len(self.world.nodes)), "all nodes to be up")
+
+        def whole(view: dict[str, Any]) -> bool:
+            return all_up(len(self.world.nodes))(view) and not self.cluster.revive()
+
+        self.cluster.revive()  # one that is thawed too late to prove its stop fences itself
+        self.until(whole, "all nodes to be up")
         self.until_online()
         if not self._prober.wait_for_answers(count=30, timeout_s=_CALM_S):
             raise ClusterError("the address does not answer")

@@ -212,7 +212,7 @@ def test_partitioned_owner_stops_before_another_starts(calm: Calm) -> None:
         alone = calm.status(owner)
         assert not alone["quorum"]
         assert any("lease over" in line["text"] for line in alone["stopped"])
-        calm.world.heal(owner, ["ic0", "ic1"])
+        calm.mend()
     assert seen.two_owners_ms == 0
     assert len(seen.outages) == 1
     assert seen.outage_ms < 1500
