@@ -109,14 +109,17 @@ def quorum(view: QuorumView) -> str:
     """Return who promised what."""
     margin = f"{view.lease_margin_ms:.0f} ms left" if view.lease_margin_ms > 0 else "none"
     leading = f", leader lease {view.leader_margin_ms:.0f} ms" if view.leader_margin_ms > 0 else ""
+    machine = (
+        f"worst stall {view.worst_stall_ms:.1f} ms, real time "
+        f"{'yes' if view.realtime else 'no'}, guard {'up' if view.guard else 'DOWN'}"
+    )
     lines = [
         f"leader {view.leader or 'unknown'}  ballot {view.ballot}  promised {view.promised}"
         + ("  (configuration is changing)" if view.joint else ""),
         f"votes {view.votes}, needed {view.needed}: {view.survives}",
         f"run-lease of {view.node}: {margin}{leading}",
         f"profile {view.profile}: H {view.heartbeat_ms}  P {view.promise_ms}  R {view.run_ms}  "
-        f"K {view.kill_ms} ms; worst stall {view.worst_stall_ms:.1f} ms, real time "
-        f"{'yes' if view.realtime else 'no'}, guard {'up' if view.guard else 'DOWN'}",
+        + f"K {view.kill_ms} ms; {machine}",
         f"log: committed {view.commit}, last {view.last}",
     ]
     for member in view.members:

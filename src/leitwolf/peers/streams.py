@@ -3,8 +3,9 @@
 Rules
 
 - The node with the lower id dials, one stream per link. One that does not is knocked at now and
-  then: perhaps it does not know the caller any more, and then says so. Which stream is used for sending is decided
-  here: the first that was up, as long as its link is not reported down; then at once another.
+  then: perhaps it does not know the caller any more, and then says so.
+- Which stream is used for sending is decided here: the first that was up, as long as its link is
+  not reported down; then at once another.
 - A change of the stream is reported as lost and up: what was under way may be lost or overtaken.
 - Only admitted nodes get past the handshake; callers without a certificate may only join.
 - Errors that are no errors of the network (a broken invariant in a callback) come out of
