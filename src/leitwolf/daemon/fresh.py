@@ -22,7 +22,8 @@ __all__ = ["begin_anew", "has_memories"]
 _STOP_S = 30.0
 """The guard kills what does not end within its kill budget; this is for a machine that thrashes."""
 _POLL_S = 0.01
-_MEMORIES = ("guard.page", "guard.configuration", "host/groups")
+_CONFIGURATION = "guard.configuration"
+_MEMORIES = ("guard.page", _CONFIGURATION, "host/groups")
 
 
 def has_memories(settings: Settings) -> bool:
@@ -44,6 +45,8 @@ def begin_anew(settings: Settings, progress: Progress) -> None:
     """
     deadline = time.monotonic() + _STOP_S
     page = PageReader(settings.runtime / "guard.page")
+    # Without it the next guard knows no peers: nobody opens it a lease again.
+    (settings.runtime / _CONFIGURATION).unlink(missing_ok=True)
     # SIGTERM: stop everything, then end. The keeper starts another one, which finds nothing open.
     _end(progress, Role.GUARD, signal.SIGTERM, deadline)
     while (found := page.read()) is not None and found.lease:
