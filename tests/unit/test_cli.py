@@ -1,0 +1,284 @@
+"""The command line against a daemon that is played: text, JSON, exit codes, what to do next."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+from tests.unit.api_support import STOPPED, FakeService, node_line, status_view
+
+from leitwolf.api import serve_unix
+from leitwolf.cli.main import cli
+from leitwolf.model.commands import Answer, EvictNode, PauseNode, Refusal, TransferLeader
+from leitwolf.model.errors import Conflict, NotPermitted, StorageError
+from leitwolf.model.ids import NodeId
+from leitwolf.model.views import LogLine, StatusView
+
+# The server is cut off at the end of a test, with whatever connection it keeps.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@contextmanager
+def served(service: FakeService, folder: Path) -> Iterator[None]:
+    """The real server on a Unix socket, in a thread."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(serve_unix(service, folder / "api.sock"))
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not listens(folder / "api.sock") and time.monotonic() < deadline:
+        time.sleep(0.005)
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(10)
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeService, Path]]:
+    service, folder = FakeService(), tmp_path_factory.mktemp("run")
+    with served(service, folder):
+        yield service, folder
+
+
+@pytest.fixture
+def service(server: tuple[FakeService, Path]) -> FakeService:
+    vars(server[0]).update(vars(FakeService()))
+    return server[0]
+
+
+@pytest.fixture
+def folder(server: tuple[FakeService, Path], service: FakeService) -> Path:
+    assert service is server[0]
+    return server[1]
+
+
+def run(folder: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["--runtime", str(folder), *arguments])
+
+
+# --- status --------------------------------------------------------------------------------------
+
+
+def test_status_shows_the_tree_and_ends_with_0(folder: Path) -> None:
+    """Leader, nodes and groups on one screen."""
+    done = run(folder, "status")
+    assert done.exit_code == 0, done.output
+    assert "leader n1" in done.output
+    assert "n2" in done.output
+    assert "web" in done.output
+
+
+def test_status_without_quorum_ends_with_6(folder: Path, service: FakeService) -> None:
+    """It says NO QUORUM, what stopped, when and why, and that all may be old."""
+    service.view = status_view(quorum=False, fresh=False, stopped=STOPPED)
+    done = run(folder, "status")
+    assert done.exit_code == 6
+    assert "NO QUORUM" in done.output
+    assert "may be old" in done.output
+    assert "2023-11-1" in done.output
+    assert "run-lease over" in done.output
+
+
+def test_status_with_a_failed_group_ends_with_10(folder: Path, service: FakeService) -> None:
+    """A script notices a failed group by the exit code."""
+    (group,) = service.view.groups
+    failed = msgspec.structs.replace(group, status="failed")
+    service.view = status_view(groups=(failed,))
+    assert run(folder, "status").exit_code == 10
+
+
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [
+        (
+            status_view(formed=False, advice="leitwolf init", cluster=""),
+            ["not running in a cluster", "leitwolf init"],
+        ),
+        (
+            status_view(
+                formed=False,
+                fault="state-rolled-back",
+                advice="locked out of the cluster [state-rolled-back]\n  -> leitwolf rejoin TOKEN",
+            ),
+            ["takes no part", "state-rolled-back", "leitwolf rejoin TOKEN"],
+        ),
+    ],
+)
+def test_status_of_a_node_outside(
+    folder: Path, service: FakeService, view: StatusView, words: list[str]
+) -> None:
+    """In no cluster, or shut out of it: why, and the way in."""
+    service.view = view
+    done = run(folder, "status")
+    assert done.exit_code == 6
+    for word in words:
+        assert word in done.output
+
+
+def test_json_is_one_value_on_stdout(folder: Path) -> None:
+    """With --json stdout holds one object and nothing else."""
+    done = run(folder, "status", "--json")
+    assert json.loads(done.stdout)["cluster"] == "lab"
+    assert not done.stderr
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def test_no_daemon_ends_with_7_and_says_how_to_start_it(tmp_path: Path) -> None:
+    """Nobody listens: the path, the reason, the command."""
+    done = run(tmp_path, "status")
+    assert done.exit_code == 7
+    assert "api.sock" in done.stderr
+    assert "systemctl start leitwolf" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (Conflict("no", code="still-a-member", hint="leitwolf leave"), 4),
+        (NotPermitted("no", hint="ask as root"), 5),
+        (StorageError("rotten", code="log-corrupt", hint="leitwolf rejoin TOKEN"), 8),
+    ],
+)
+def test_errors_show_code_hint_and_exit_code(
+    folder: Path, service: FakeService, error: StorageError, exit_code: int
+) -> None:
+    """As text on stderr, as one JSON object on stdout, with the same exit code."""
+    service.error = error
+    done = run(folder, "destroy", "--yes")
+    assert done.exit_code == exit_code
+    assert f"[{error.code}]" in done.stderr
+    assert error.hint in done.stderr
+    done = run(folder, "destroy", "--yes", "--json")
+    assert done.exit_code == exit_code
+    assert json.loads(done.stdout)["code"] == error.code
+
+
+def test_refusal_of_a_minority_ends_with_6(folder: Path, service: FakeService) -> None:
+    """A command without quorum is refused with what to do."""
+    service.answer = Answer(
+        refusal=Refusal(code="no-quorum", text="no leader", hint="mend it", retryable=True)
+    )
+    done = run(folder, "node", "pause", "n2", "--no-wait")
+    assert done.exit_code == 6
+    assert "no-quorum" in done.stderr
+    assert "mend it" in done.stderr
+
+
+def test_unknown_node_lists_the_nodes(folder: Path) -> None:
+    """A typing error needs no second command to be mended."""
+    done = run(folder, "node", "evict", "n9")
+    assert done.exit_code == 3
+    assert "n1, n2, n3" in done.stderr
+
+
+# --- commands about nodes ------------------------------------------------------------------------
+
+
+def test_node_commands_send_what_they_say(folder: Path, service: FakeService) -> None:
+    """Names become numbers; the commands are those of the model."""
+    for arguments, command in (
+        (("pause", "n3", "--no-wait"), PauseNode(node=NodeId(3), paused=True)),
+        (("resume", "n3"), PauseNode(node=NodeId(3), paused=False, drain=False)),
+        (("evict", "3", "--no-wait"), EvictNode(node=NodeId(3))),
+        (("lead", "n2"), TransferLeader(node=NodeId(2))),
+    ):
+        done = run(folder, "node", *arguments)
+        assert done.exit_code == 0, done.output
+        assert service.commands[-1][0] == command
+
+
+def test_evict_waits_until_the_node_is_gone(folder: Path, service: FakeService) -> None:
+    """It does not say that it is done before it is."""
+    service.answer = Answer(index=1)
+    done = run(folder, "node", "evict", "n3", "--timeout", "0.2")
+    assert done.exit_code == 6
+    assert "not removed after" in done.stderr
+    service.view = status_view(nodes=(node_line(1), node_line(2)))
+    assert run(folder, "node", "evict", "n2", "--no-wait").exit_code == 0
+
+
+def test_leave_of_the_last_node_says_destroy(folder: Path, service: FakeService) -> None:
+    """One node is no cluster that could be left."""
+    service.view = status_view(nodes=(node_line(1),))
+    done = run(folder, "leave")
+    assert done.exit_code == 4
+    assert "leitwolf destroy" in done.stderr
+
+
+def test_rejoin_sets_the_unusable_state_aside(folder: Path, service: FakeService) -> None:
+    """`rejoin` is a join that says that the state here may go; `join` does not."""
+    assert run(folder, "rejoin", "leitwolf1-x").exit_code == 0
+    assert run(folder, "join", "leitwolf1-x").exit_code == 0
+    assert [request.again for request in service.joined] == [True, False]
+
+
+def test_join_tells_progress_on_stderr(folder: Path) -> None:
+    """Progress does not mix with the outcome."""
+    done = run(folder, "join", "leitwolf1-x")
+    assert done.stderr.strip() == "calling"
+    assert "node 1 of cluster lab" in done.stdout
+
+
+def test_destroy_asks_first(folder: Path, service: FakeService) -> None:
+    """Without an answer nothing is destroyed."""
+    assert run(folder, "destroy").exit_code == 1
+    assert service.view.formed
+
+
+# --- following -----------------------------------------------------------------------------------
+
+
+def test_log_after_an_index(folder: Path, service: FakeService) -> None:
+    """The timeline goes on where the reader was."""
+    service.lines = [
+        LogLine(index=i, wall=0, by="x", code="c", because=f"b{i}", cause=0, events=(f"e{i}",))
+        for i in (1, 2)
+    ]
+    done = run(folder, "log", "--after", "1")
+    assert "e2" in done.output
+    assert "e1" not in done.output
+
+
+def test_every_command_has_help_and_json() -> None:
+    """Each leaf of the command line says what it does, and each but `run` can speak JSON."""
+
+    def leaves(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+        for name, command in group.commands.items():
+            if isinstance(command, click.Group):
+                yield from leaves(command, f"{path} {name}")
+            else:
+                yield f"{path} {name}", command
+
+    assert isinstance(cli, click.Group)
+    for path, command in leaves(cli, "leitwolf"):
+        assert command.help, path
+        options = {option for item in command.params for option in item.opts}
+        assert "--json" in options or path == "leitwolf run", path
