@@ -15,6 +15,7 @@ configuration on the tmpfs, and the gate in the kernel, are what the next one go
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -22,6 +23,7 @@ import socket
 import time
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
 
 from leitwolf.core.lease import (
     Armed,
@@ -95,7 +97,7 @@ class GuardProcess:
         keeper: process that started this one, 0: nobody watches over it.
 
     Raises:
-        OSError: runtime directory or sockets cannot be used.
+        OSError: runtime directory or sockets cannot be used; EAGAIN: another guard lives.
     """
 
     def __init__(self, settings: Settings, keeper: int) -> None:
@@ -103,6 +105,7 @@ class GuardProcess:
         runtime = settings.runtime
         if settings.volatile == "yes":
             require_volatile(runtime)
+        self._lock = _take_lock(runtime / "guard.lock")
         self._progress = Progress(runtime / "progress.page")
         self._progress.begin(Role.GUARD)
         self._flags = Flag(0)
@@ -434,3 +437,21 @@ class GuardProcess:
         self._keeper = ProcessHandle.adopt(slot.process, slot.started)
         if self._keeper is not None:
             self._epoll.register(self._keeper.descriptor, select.EPOLLIN)
+
+
+def _take_lock(path: Path) -> int:
+    """Return the descriptor of a lock that the kernel gives up when this process is gone (L9).
+
+    A keeper that is killed between forking a guard and that guard's naming itself in its slot has
+    a successor that knows of no guard, and starts another one.
+
+    Raises:
+        BlockingIOError: another guard has it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
