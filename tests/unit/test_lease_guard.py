@@ -655,6 +655,23 @@ def test_refused_arming_is_repaired_by_a_fresh_grant_only() -> None:
     assert not step(bench, 2, Armed(99, page.lease_end, raw, raw, accepted=False))
 
 
+def test_a_gate_that_stays_lost_is_told_once() -> None:
+    """Each heartbeat arms: the log would fill with one line for each."""
+    bench = Bench()
+    bench.cluster()
+    page = page_of(bench, 2)
+    raw = bench[2].raw(bench.t)
+
+    def lines(*, accepted: bool) -> int:
+        armed = Armed(12, page.lease_end, raw - 5, raw, accepted=accepted)
+        return len([one for one in step(bench, 2, armed) if isinstance(one, Tell)])
+
+    refused = [lines(accepted=False) for _ in range(3)]
+    assert refused == [1, 0, 0]
+    assert lines(accepted=True) == 0
+    assert lines(accepted=False) == 1
+
+
 def test_foreign_stopped_confirms_nothing() -> None:
     """Stopped of another lease, or without a stop under way, changes nothing."""
     bench = Bench()

@@ -48,6 +48,7 @@ class RunLease:
         self._stopping = False
         self._deadline = NEVER
         self._second_try = False
+        self._told_refusal = False
         self._rearm = False
         self._attested = 0
         self._attested_to = NO_BALLOT
@@ -173,11 +174,15 @@ class RunLease:
         """
         ledger = self._ledger
         page = ledger.page
+        if event.accepted:
+            self._told_refusal = False
         if event.accepted or event.lease != page.lease or not self.valid:
             return
         self._rearm = True
-        took = event.done - event.begun
-        ledger.record("gate-lost", f"lease {event.lease}: arming refused after {took} ns")
+        if not self._told_refusal:  # each heartbeat arms: a gate that stays lost is told once
+            took = event.done - event.begun
+            ledger.record("gate-lost", f"lease {event.lease}: arming refused after {took} ns")
+        self._told_refusal = True
         if page.lease_end > event.until:
             self._rearm = False
             ledger.emit(ArmGate(page.lease, page.lease_end, renewal=False))
