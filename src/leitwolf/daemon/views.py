@@ -9,7 +9,7 @@ import msgspec
 from leitwolf.core.lease.profile import MILLISECOND, PROFILES
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.node import Node
-from leitwolf.core.policy import group_status
+from leitwolf.core.policy import group_status, survives
 from leitwolf.model.events import Cause, Change, Event
 from leitwolf.model.ids import NetworkRole, NodeId
 from leitwolf.model.state import Group, Resource, State
@@ -215,15 +215,6 @@ def status_view(
     )
 
 
-def _survives(votes: int, needed: int, alive: int) -> str:
-    spare = alive - needed
-    if alive < needed:
-        return f"no quorum: {needed - alive} more of the voters must come back"
-    if spare == 0:
-        return "no further failure of a voter is survived"
-    return f"{spare} further voter{'s' if spare > 1 else ''} of {votes} may fail"
-
-
 def quorum_view(
     node: Node,
     page: LeasePage | None,
@@ -242,11 +233,9 @@ def quorum_view(
     votes = sum(acceptor.weight for acceptor in config.acceptors)
     needed = votes // 2 + 1
     members = []
-    alive = 0
     for acceptor in config.acceptors:
         identity = acceptor.id.node
         connected = identity == node.me or identity in node.connected
-        alive += acceptor.weight if connected else 0
         members.append((identity, acceptor.weight, True, connected))
     members.extend(
         (learner.node, 0, False, learner.node == node.me or learner.node in node.connected)
@@ -287,6 +276,6 @@ def quorum_view(
             )
             for identity, weight, voting, connected in members
         ),
-        survives=_survives(votes, needed, alive),
+        survives=survives(state, {node.me, *node.connected}).text,
         lacking=lacking,
     )
