@@ -11,8 +11,8 @@ from lab.soak import Job, sweep, varied
 from leitwolf.sim.scenario import Setting, simulate
 
 LONG_RUNS = 2_000
-LONG_CHAOS_S = 20.0
-"""With start and settling a run lasts at least 45 simulated seconds."""
+LONG_CHAOS_S = 26.0
+"""With start and settling a run lasts more than 30 simulated seconds."""
 FAILURES_SHOWN_MAX = 5
 
 
@@ -30,10 +30,12 @@ def demand_all_well(jobs: Iterable[Job]) -> None:
     assert not failed, f"{len(failed)} of {runs} runs:\n\n" + "\n\n".join(failed)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_no_invariant_breaks() -> None:
     """Some sixty worlds of three and five nodes under all faults stay safe and recover."""
-    jobs = [(seed, Setting(nodes=3 + seed % 2 * 2, spares=seed % 3)) for seed in range(60)]
+    jobs = [
+        (seed, Setting(nodes=3 + seed % 2 * 2, spares=seed % 3, chaos_s=26)) for seed in range(60)
+    ]
     demand_all_well(jobs)
 
 
@@ -57,9 +59,9 @@ def test_a_seed_decides_everything() -> None:
 
 def test_a_failure_names_its_replay(capsys: pytest.CaptureFixture[str]) -> None:
     """A run that breaks an invariant prints what broke, the end of the trace and one command."""
-    arguments = "--seed 1 --nodes 3 --seconds 20 --mutant attest-when-empty --mix hosts"
+    arguments = "--seed 0 --nodes 3 --seconds 20 --mutant floor --mix guards"
     assert main(arguments.split()) == 1
     said = capsys.readouterr().out
-    assert "replay: .venv/bin/python -m lab.simulate --seed 1 --nodes 3 --seconds 20" in said
-    assert "--mix hosts --mutant attest-when-empty --trace" in said
+    assert "replay: .venv/bin/python -m lab.simulate --seed 0 --nodes 3 --seconds 20" in said
+    assert "--mix guards --mutant floor --trace" in said
     assert " ms  n" in said

@@ -71,6 +71,15 @@ MIXES: dict[str, dict[str, int]] = {
         "slow-arming": 4,
         "operator": 20,
     },
+    "crashes": {
+        "crashes": 10,
+        "power": 6,
+        "failing-disk": 4,
+        "slow-disk": 4,
+        "partition": 3,
+        "one-way": 3,
+        "operator": 20,
+    },
     "sleep": {"suspend": 6, "operator": 4},
     "members": {
         "members": 10,
