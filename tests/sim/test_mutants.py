@@ -167,8 +167,10 @@ def guard_forgets(seed: int, rules: Rules) -> None:
     world = calm(seed, rules)
     candidate, third = followers(world)
     isolate(world, candidate, but=(third,))
-    world.run_until(world.now + 600 * MS)
-    third.guard.perish(page=True)
+    world.run_until(world.now + 240 * MS)  # P is nearly over, R is not: no log has grown
+    for _ in range(5):
+        third.guard.perish(page=True)
+        world.run_until(world.now + 35 * MS)
     world.run_until(world.now + SECOND)
 
 
@@ -178,7 +180,7 @@ def transfer_comes_late(seed: int, rules: Rules) -> None:
     leading = leader(world)
     candidate, third = followers(world)
     isolate(world, candidate, but=(third,))
-    world.run_until(world.now + 600 * MS)
+    world.run_until(world.now + 300 * MS)  # P is over, R is not: no log has grown
     ballot = leading.kernel.page.office  # type: ignore[union-attr]
     candidate.daemon.streams.add(leading.id)
     candidate.daemon.peer_message(leading.id, TransferOffice(ballot=ballot))
