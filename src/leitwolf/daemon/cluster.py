@@ -49,6 +49,7 @@ from leitwolf.daemon.departure import way_back
 from leitwolf.daemon.keys import KeyFile, rekey_command
 from leitwolf.daemon.notes import Notes
 from leitwolf.daemon.packets import PacketLink
+from leitwolf.daemon.shown import Shown
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.daemon.writer import LogWriter
 from leitwolf.model.commands import Answer, Command, StopNode, TellRecord
@@ -69,7 +70,6 @@ from leitwolf.system.clock import raw_ns
 from leitwolf.system.page import PageReader
 from leitwolf.system.progress import Progress
 from leitwolf.system.settings import Settings
-from leitwolf.wire.ballot import Ballot, Key
 from leitwolf.wire.guard import (
     GUARD,
     DaemonHello,
@@ -85,8 +85,7 @@ __all__ = ["Cluster", "state_folder"]
 
 log = structlog.get_logger()
 
-_PROGRESS_S = 0.05
-"""Shown this often; a daemon without progress for 2 P (300 ms at least) loses its office (L12)."""
+_PROGRESS_S = 0.05  # without progress for 2 P, 300 ms at least, it loses its office (L12)
 _HOUSE_S = 0.5
 _LAGGING_S = 5.0
 """How long peers may not know a node that they granted: their logs reach them within moments."""
@@ -158,9 +157,15 @@ class Cluster:
         self._notes = Notes()
         self._untold = True
         """Lines of the recorder may wait to be told."""
-        self._shown = _Shown.of(self.node, store)
+        self._shown = Shown.of(self.node, store)
         self._writing = self._shown
         self._arranged: tuple[object, ...] = ()
+        self._configured: tuple[tuple[str, ...], dict[int, tuple[str, ...]]] | None = None
+        self._connect(on_join)
+
+    def _connect(self, on_join: OnJoin) -> None:
+        """Make the connections to guard, host and peers; they begin to work in :meth:`run`."""
+        settings, bootstrap = self.settings, self.bootstrap
         self.guard = PacketLink(
             settings.runtime / "guard.sock",
             on_up=self._guard_up,
@@ -191,7 +196,6 @@ class Cluster:
                 hello=self._hello,
             ),
         )
-        self._configured: tuple[tuple[str, ...], dict[int, tuple[str, ...]]] | None = None
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -266,7 +270,7 @@ class Cluster:
             return
         if batch.position == self._submitted:
             # Nothing waits behind this batch: when it is durable, all that the core holds is.
-            self._writing = _Shown.of(self.node, self.store)
+            self._writing = Shown.of(self.node, self.store)
         self.writer.submit(batch)
 
     def _durable(self, batch: Batch) -> None:
@@ -282,8 +286,8 @@ class Cluster:
         delay_s = max(0.0005, (self.node.deadline() - raw_ns()) / 1e9)
         if self._timer is not None:
             self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(delay_s, lambda: self.feed(Tick(wall=time.time_ns())))
+        later = asyncio.get_running_loop().call_later
+        self._timer = later(delay_s, lambda: self.feed(Tick(wall=time.time_ns())))
 
     # --- guard and host --------------------------------------------------------------------------
 
@@ -549,25 +553,6 @@ class Cluster:
 def _utc(wall_ns: int) -> str:
     moment = datetime.fromtimestamp(wall_ns / 1e9, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-class _Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """What a hello shows of the storage."""
-
-    promised: Ballot
-    last: Key
-    position: int
-    chain: bytes
-
-    @classmethod
-    def of(cls, node: Node, store: QuorumLog) -> _Shown:
-        quorum = node.quorum
-        return cls(
-            promised=quorum.promised,
-            last=quorum.last_key,
-            position=store.position,
-            chain=store.chain,
-        )
 
 
 class _Outlets:

@@ -141,19 +141,7 @@ def form(
         ),
         QuorumChanged(stage="final", text=f"{node_name} alone"),
     ]
-    change = Change(
-        events=tuple(events),
-        because=Cause(code="formed", text=f"{node_name} formed the cluster {name}"),
-        by=f"root@{node_name}",
-        time=0,
-        wall=time.time_ns(),
-    )
-    entry = Entry(
-        index=1,
-        ballot=_FIRST,
-        payload=encode_change(change),
-        config=QuorumConfig(acceptors=(Acceptor(id=me),)),
-    )
+    entry = _first_entry(name, node_name, events, QuorumConfig(acceptors=(Acceptor(id=me),)))
     save_identity(settings.config, identity)
     _remove_unfinished(settings)
     store = QuorumLog.create(
@@ -177,6 +165,17 @@ def form(
     )
     save_bootstrap(settings.state, bootstrap)
     return bootstrap
+
+
+def _first_entry(name: str, node_name: str, events: list[Event], config: QuorumConfig) -> Entry:
+    change = Change(
+        events=tuple(events),
+        because=Cause(code="formed", text=f"{node_name} formed the cluster {name}"),
+        by=f"root@{node_name}",
+        time=0,
+        wall=time.time_ns(),
+    )
+    return Entry(index=1, ballot=_FIRST, payload=encode_change(change), config=config)
 
 
 async def join(
