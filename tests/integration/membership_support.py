@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab.cluster import RUNTIME, LabCluster
-from lab.processes import members_of
+from lab.processes import members_of, parents
 from lab.world import World
 
 from leitwolf.client import Client
@@ -181,7 +181,8 @@ class Members:
                 continue
             if (b"leitwolf.cli" in words and b"run" in words) or b"leitwolf.keeper.main" in words:
                 found.append(pid)
-        return sorted(found)
+        above = parents()  # the guard is a fork of the keeper, and numbers wrap around
+        return sorted(found, key=lambda pid: above.get(pid, 0) in found)
 
     def alive(self, node: str) -> bool:
         """Return whether Leitwolf runs on a node."""
