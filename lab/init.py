@@ -119,6 +119,13 @@ def live(lifeline: int) -> None:
             continue
 
 
+def abandoned(lifeline: int) -> bool:
+    """Return whether the world has let go."""
+    poller = select.poll()
+    poller.register(lifeline, select.POLLIN)
+    return bool(poller.poll(0))
+
+
 def main() -> None:
     """Become a machine as ``argv[1]`` specifies; say the init's pid, then that it is ready."""
     specification = json.loads(sys.argv[1])
@@ -153,5 +160,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except BrokenPipeError:
-        os._exit(1)  # the world gave up while this machine was being made
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or abandoned(json.loads(sys.argv[1])["lifeline"]):
+            os._exit(1)  # the world gave up while this machine was being made
+        raise
