@@ -118,8 +118,10 @@ def quorum(view: QuorumView) -> str:
         + ("  (configuration is changing)" if view.joint else ""),
         f"votes {view.votes}, needed {view.needed}: {view.survives}",
         f"run-lease of {view.node}: {margin}{leading}",
-        f"profile {view.profile}: H {view.heartbeat_ms}  P {view.promise_ms}  R {view.run_ms}  "
-        + f"K {view.kill_ms} ms; {machine}",
+        (
+            f"profile {view.profile}: H {view.heartbeat_ms}  P {view.promise_ms}  "
+            f"R {view.run_ms}  K {view.kill_ms} ms; {machine}"
+        ),
         f"log: committed {view.commit}, last {view.last}",
     ]
     for member in view.members:
