@@ -44,7 +44,7 @@ def test_no_invariant_breaks() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(2_400)
 def test_no_invariant_breaks_in_many_worlds() -> None:
-    """Many worlds (two thousand) of one to seven nodes, of several profiles, stay safe and recover."""
+    """Many worlds of one to seven nodes, of several profiles, stay safe and recover."""
     demand_all_well(
         (seed, varied(seed, LONG_CHAOS_S)) for seed in range(10_000, 10_000 + LONG_RUNS)
     )
