@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 import structlog
 
-from leitwolf.api import serve_unix
 from leitwolf.daemon.forming import ensure_folders
 from leitwolf.daemon.service import DaemonService
 from leitwolf.model.errors import LeitwolfError
@@ -36,6 +37,16 @@ def _set_up_logging() -> None:
     )
 
 
+async def _serve(service: DaemonService, path: Path) -> None:
+    """Serve the API; it is imported beside the first election, which need not wait for it."""
+    api = await asyncio.to_thread(importlib.import_module, "leitwolf.api")
+    # A failover must not wait for a collection of everything that was imported.
+    gc.collect()
+    realtime.return_memory()
+    gc.freeze()
+    await api.serve_unix(service, path)
+
+
 async def _run(settings: Settings) -> None:
     progress = Progress(settings.runtime / "progress.page")
     progress.begin(Role.DAEMON)
@@ -52,14 +63,10 @@ async def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, replace)
-    # A failover must not wait for a collection of everything that was imported.
-    gc.collect()
-    realtime.return_memory()
-    gc.freeze()
     async with asyncio.TaskGroup() as tasks:
         work = [
             tasks.create_task(service.run()),
-            tasks.create_task(serve_unix(service, settings.runtime / "api.sock")),
+            tasks.create_task(_serve(service, settings.runtime / "api.sock")),
         ]
         await stopping.wait()
         if replaced:
