@@ -53,6 +53,8 @@ RANDOM: dict[str, Setting] = {
     "own-lease-cut": setting("network", nodes=5),
     "joint-lease": setting("members", spares=2),
     "horizon": setting("network", nodes=5),
+    "durable-before-reply": setting("blackouts"),
+    "config-at-append": setting("members", spares=2),
 }
 """Rule -> the runs that need it."""
 
@@ -60,8 +62,6 @@ RANDOM: dict[str, Setting] = {
 SEEN_ELSEWHERE = frozenset(
     {
         "attest-ballot",
-        "config-at-append",
-        "durable-before-reply",
         "grant-under-lease",
         "joint-and",
         "kill-before-end",

@@ -80,6 +80,7 @@ MIXES: dict[str, dict[str, int]] = {
         "one-way": 3,
         "operator": 20,
     },
+    "blackouts": {"blackout": 10, "slow-disk": 6, "operator": 30},
     "sleep": {"suspend": 6, "operator": 4},
     "members": {
         "members": 10,
@@ -106,6 +107,7 @@ class Faults:
         self._on = False
         self._kinds: dict[str, Callable[[SimNode], None]] = {
             "power": self._power,
+            "blackout": self._blackout,
             "freeze": self._freeze,
             "suspend": self._suspend,
             "partition": self._partition,
@@ -182,6 +184,19 @@ class Faults:
     def _power(self, node: SimNode) -> None:
         node.power_off("fault")
         self._later(100, 6_000, node.power_on)
+
+    def _blackout(self, _: SimNode) -> None:
+        """Cut the power of all machines within moments of the next commit: disks alone remember."""
+
+        def dark() -> None:
+            for node in list(self._world.nodes.values()):
+                node.power_off("blackout")
+                self._later(100, 400, node.power_on)
+
+        def committed() -> None:
+            self._world.later(self._entropy.between(0, MILLISECOND), dark)
+
+        self._world.after_commit = committed
 
     def _freeze(self, node: SimNode) -> None:
         node.freeze()

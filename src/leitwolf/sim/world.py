@@ -65,6 +65,8 @@ class World:
         self.slow_arm_per_thousand = 0
         self.slow_kill_per_thousand = 0
         self.answers: dict[int, Answer] = {}
+        self.after_commit: Callable[[], None] | None = None
+        """Done once, after the next entries that a daemon published."""
         self.trace: deque[str] = deque(maxlen=_TRACE_MAX)
         self.steps = 0
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
@@ -228,6 +230,9 @@ class World:
         if core is None:
             return
         self.checker.applied(node.id, effect.entries, core.state)
+        after, self.after_commit = self.after_commit, None
+        if after is not None:
+            after()
         members = tuple(core.state.nodes)
         if members != self._members.get(node.id):
             self._members[node.id] = members
