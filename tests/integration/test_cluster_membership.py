@@ -342,6 +342,7 @@ def test_reload_replaces_all_processes_without_outage(members: Members) -> None:
     """SIGHUP to every keeper in turn: new processes, the same group, no probe lost for long."""
     members.dismiss()
     members.until("n1", lambda view: all(g.status == "online" for g in view.groups), "the group")
+    members.settle()
     with Prober(members.world, VIP, PORT) as prober:
         assert prober.wait_for_answers()
         prober.outages()

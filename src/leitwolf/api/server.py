@@ -75,11 +75,6 @@ async def serve_unix(service: Service, path: Path) -> None:
         OSError: the socket cannot be made.
     """
     path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
-    with contextlib.suppress(KeyError, PermissionError):
-        os.chown(path, -1, grp.getgrnam(_READERS_GROUP).gr_gid)
-    path.chmod(0o660)
     config = uvicorn.Config(
         application(service, _caller),
         http=_CredentialProtocol,
@@ -89,4 +84,9 @@ async def serve_unix(service: Service, path: Path) -> None:
         access_log=False,
         timeout_keep_alive=60,
     )
-    await _Server(config).serve(sockets=[listener])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        with contextlib.suppress(KeyError, PermissionError):
+            os.chown(path, -1, grp.getgrnam(_READERS_GROUP).gr_gid)
+        path.chmod(0o660)
+        await _Server(config).serve(sockets=[listener])
