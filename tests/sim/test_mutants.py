@@ -49,7 +49,7 @@ RANDOM: dict[str, Setting] = {
     "floor-before-accept": setting("guards"),
     "truncate-conflict": setting("guards"),
     "accept-at-promised": setting("guards"),
-    "attest-after-stopped": setting("daemons"),
+    "attest-after-stopped": setting("hosts"),
     "own-lease-cut": setting("network", nodes=5),
     "joint-lease": setting("members", spares=2),
     "horizon": setting("network", nodes=5),
