@@ -348,10 +348,10 @@ def test_reload_replaces_all_processes_without_outage(members: Members) -> None:
         prober.outages()
         generation = next(item.generation for item in members.status().groups)
         for node in MEMBERS:
-            before = members.lab.log_of(node).read_text().count("host replaced")
+            before = members.lab.log_of(node).read_text().count("guard replaced")
             members.signal(node, signal.SIGHUP)
             deadline = time.monotonic() + 20
-            while members.lab.log_of(node).read_text().count("host replaced") == before:
+            while members.lab.log_of(node).read_text().count("guard replaced") == before:
                 assert time.monotonic() < deadline, members.lab.log_of(node).read_text()[-2000:]
                 time.sleep(0.05)
             members.settle()
