@@ -398,7 +398,7 @@ def test_rules_flushed_by_others_are_built_anew(calm: Calm, how: str) -> None:
         assert VIP in shown
         assert "egress" in shown
     assert calm.group()["generation"] == generation
-    assert seen.outage_ms < 100
+    assert seen.outage_ms < 1000
     with calm.watch() as seen:  # it still guards
         freeze(calm, owner)
         calm.until_gone(owner)
@@ -423,7 +423,7 @@ def test_large_rule_loads_by_others_cost_nothing(calm: Calm) -> None:
             calm.world.run(owner, ["nft", "-f", str(rules)])
     calm.world.run(owner, ["nft", "delete table inet crowd"])
     assert calm.group()["generation"] == generation
-    assert seen.outage_ms < 100
+    assert seen.outage_ms < 1000
     assert seen.two_owners_ms == 0
 
 
