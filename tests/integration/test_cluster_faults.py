@@ -25,8 +25,8 @@ from leitwolf.system.progress import Role
 pytestmark = pytest.mark.netns
 
 ALL = (Role.KEEPER, Role.GUARD, Role.DAEMON, Role.HOST)
-HICCUP_MS = 40.0
-"""Without a fault on its path an address answers; a lost probe on a busy machine is none."""
+HICCUP_MS = 1000.0
+"""That nothing moved is told by owner, generation and process; latency by the benchmarks."""
 
 
 @pytest.fixture(scope="module")
