@@ -29,7 +29,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from leitwolf.core.lease.effects import Armed, ArmGate
-from leitwolf.system import clock
+from leitwolf.system import clock, realtime
 from leitwolf.wire.guard import Recorded
 
 __all__ = ["Arming", "GatePort"]
@@ -149,6 +149,7 @@ class Arming:
         os.eventfd_write(self.descriptor, 1)
 
     def _run(self) -> None:
+        realtime.stand_back()
         poll = select.poll()
         poll.register(self._request, select.POLLIN)
         poll.register(self._gate.watch(), select.POLLIN)

@@ -20,6 +20,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from dataclasses import replace
@@ -77,6 +78,8 @@ from leitwolf.wire.page import LeasePage
 
 __all__ = ["GuardProcess"]
 
+_SWITCH_INTERVAL_S = 0.0005
+"""A pass needs the interpreter's lock after each of its system calls; 5 ms each would add up."""
 _PASS_NS = 50_000_000
 """Longest time between two passes: shows progress, also when the machine wants nothing."""
 _TIMELY_NS = 100_000_000
@@ -158,6 +161,8 @@ class GuardProcess:
     def _begin(self) -> None:
         wanted = self._settings.realtime == "auto"
         got = realtime.enter(realtime.GUARD_PRIORITY, wanted=wanted, threads=True)
+        # What a helper thread parses must not keep heartbeats waiting for the interpreter's lock.
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._flags |= Flag.REALTIME if got.scheduled else Flag(0)
         self._flags |= Flag.LOCKED if got.locked else Flag(0)
         self._flags |= Flag.GATE if self._arming is not None else Flag(0)

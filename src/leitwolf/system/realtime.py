@@ -20,6 +20,7 @@ __all__ = [
     "enter",
     "return_memory",
     "schedule",
+    "stand_back",
     "take_precedence",
 ]
 
@@ -99,6 +100,13 @@ def schedule(priority: int, *, threads: bool) -> str:
     except OSError as error:
         return f"scheduling: SCHED_RR {priority} refused ({error.strerror}); needs CAP_SYS_NICE"
     return ""
+
+
+def stand_back() -> None:
+    """Let the calling thread run behind its process' main thread, where it has real time."""
+    if os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR:
+        behind = os.sched_param(os.sched_getparam(0).sched_priority - 1)
+        os.sched_setscheduler(0, os.SCHED_RR, behind)
 
 
 def _lock() -> str:
