@@ -339,7 +339,7 @@ def check_minority(members: Members, victim: str, rest: str) -> None:
 
 
 def test_reload_replaces_all_processes_without_outage(members: Members) -> None:
-    """SIGHUP to every keeper in turn: new processes, and clients go on."""
+    """SIGHUP to every keeper in turn: new processes, and no probe of a client is lost."""
     members.dismiss()
     members.until("n1", lambda view: all(g.status == "online" for g in view.groups), "the group")
     members.settle()
@@ -354,8 +354,7 @@ def test_reload_replaces_all_processes_without_outage(members: Members) -> None:
                 assert time.monotonic() < deadline, members.lab.log_of(node).read_text()[-2000:]
                 time.sleep(0.05)
             members.settle()
-        outages = prober.outages()
-    assert all(outage.milliseconds < 1_000 for outage in outages)
+        assert prober.outages() == []
 
 
 def test_orderly_stop_moves_groups_first_and_none_comes_back(members: Members) -> None:
