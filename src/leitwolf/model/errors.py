@@ -21,6 +21,7 @@
      |   +- LogCorrupt
      |   +- DiskFull
      |   +- SyncFailed
+     |   +- WitnessError
      +- ResourceError         exit code 9
      +- InvariantError        a broken invariant: stops resources or the node; exit code 70
 """
@@ -49,6 +50,7 @@ __all__ = [
     "TransportError",
     "UnavailableError",
     "UsageError",
+    "WitnessError",
     "check",
 ]
 
@@ -185,6 +187,18 @@ class SyncFailed(StorageError):
     """fsync failed: what was written may be lost; never retried (A2)."""
 
     code = "sync-failed"
+
+
+class WitnessError(StorageError):
+    """A shared disk or witness did not do what was asked.
+
+    A write that failed may have happened, may still happen, or never. Codes: ``witness`` (in
+    general), ``witness-unreachable``, ``witness-denied``, ``witness-foreign`` (it holds something
+    else), ``witness-unformatted``, ``witness-damaged``, ``witness-unfit`` (wrong semantics),
+    ``witness-fenced`` (this node's reservation key was removed).
+    """
+
+    code, retryable = "witness", True
 
 
 class ResourceError(LeitwolfError):

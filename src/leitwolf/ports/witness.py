@@ -1,0 +1,109 @@
+"""Passive acceptors as the quorum core needs them; implemented on the machine and by the simulator.
+
+Calls block; a driver makes them one at a time per acceptor, in a thread of its own. A failure is
+a :class:`leitwolf.model.errors.WitnessError`. After one, what was written may have happened, may
+happen later, or never (A4): the core decides nothing by it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from leitwolf.model.log import Entry, Snapshot
+from leitwolf.model.witness import DiskBlock, Region
+from leitwolf.wire.ballot import Ballot
+
+__all__ = ["Cas", "DiskCall", "DiskResult", "QuorumDisk", "RegionRead", "RegionWrite", "Versioned"]
+
+
+class RegionWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries for the own region: behind what is there, or as a new content (``fresh``)."""
+
+    region: int
+    generation: int
+    accepted: Ballot
+    """Ballot of the leader that writes."""
+    fresh: bool
+    """Begin the region anew with ``snapshot`` and ``entries``; else append ``entries`` only."""
+    entries: tuple[Entry, ...]
+    snapshot: Snapshot | None = None
+
+
+class RegionRead(msgspec.Struct, frozen=True, kw_only=True):
+    """Read the region that a block names; less than ``block.key`` is corruption."""
+
+    block: DiskBlock
+
+
+class DiskCall(msgspec.Struct, frozen=True, kw_only=True):
+    """Up to four steps, in this order, each durable before the next begins."""
+
+    write: RegionWrite | None = None
+    block: DiskBlock | None = None
+    """Written as copy A, flushed, then as copy B, flushed."""
+    read: bool = False
+    """Read the blocks of all nodes."""
+    region: RegionRead | None = None
+
+
+class DiskResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a :class:`DiskCall` found."""
+
+    blocks: tuple[DiskBlock, ...] = ()
+    """Of every node that ever wrote one, if ``read``."""
+    region: Region | None = None
+    full: bool = False
+    """There was no room for ``write``: nothing of the call was done; begin the other region."""
+
+
+class QuorumDisk(Protocol):
+    """A formatted shared disk, opened for one node."""
+
+    def call(self, call: DiskCall) -> DiskResult:
+        """Do the steps of ``call``.
+
+        Raises:
+            WitnessError: the disk is gone, slow beyond its limit, holds something else, or what it
+                holds is damaged.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the device; writes nothing."""
+        ...
+
+
+class Versioned(msgspec.Struct, frozen=True, kw_only=True):
+    """A value with the version that a conditional write of it must name."""
+
+    data: bytes
+    version: str
+
+
+class Cas(Protocol):
+    """One value with compare-and-swap, by whatever is behind it."""
+
+    def get(self) -> Versioned | None:
+        """Return the newest value, None: there is none. Never a stale one.
+
+        Raises:
+            WitnessError: nobody answers, or access is denied.
+        """
+        ...
+
+    def put(self, data: bytes, expected: str | None) -> str | None:
+        """Replace the value if its version still is ``expected`` (None: there is no value yet).
+
+        Returns:
+            The new version; None when somebody else wrote meanwhile: nothing changed.
+
+        Raises:
+            WitnessError: the reply was lost or refused; the write may have happened.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release connections and locks."""
+        ...
