@@ -12,7 +12,7 @@ It checks at every step what must hold whatever happens:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -162,18 +162,18 @@ class Guard:
                 if ballot <= page.floor or bound or self.world.unwilling(self.node):
                     left = max(page.promise_end - now, MS) if ballot > page.floor else 0
                     return FenceRefused(ballot, page.renewed, page.floor, left)
-                self.page = replace(page, floor=ballot, office=NO_BALLOT)
+                self.page = page._replace(floor=ballot, office=NO_BALLOT)
                 return Fenced(ballot, page.renewed, page.freed, no_memory=False)
             case Follow(ballot) if ballot > page.floor:
-                self.page = replace(page, floor=ballot, office=NO_BALLOT)
+                self.page = page._replace(floor=ballot, office=NO_BALLOT)
             case TakeOffice(ballot):
                 if page.floor != ballot:
                     return OfficeLost(ballot, page.floor, "outbid")
-                self.page = replace(page, office=ballot)
+                self.page = page._replace(office=ballot)
                 return Office(ballot, command.barred)
             case Release(ballot):
                 if page.office == ballot:
-                    self.page = replace(page, office=NO_BALLOT, leader_end=0)
+                    self.page = page._replace(office=NO_BALLOT, leader_end=0)
                     self.world.free(ballot)
                 return Released(ballot)
             case _:
@@ -286,7 +286,7 @@ class World:
         guard.there = False
         guard.inbox.clear()
         guard.reports.clear()
-        guard.page = replace(guard.page, office=NO_BALLOT, leader_end=0)
+        guard.page = guard.page._replace(office=NO_BALLOT, leader_end=0)
         if node in self.cores:
             self.cores[node].guard_lost(self.now)
             self.settle(node)
@@ -297,7 +297,7 @@ class World:
         guard.there = True
         floor = max(guard.page.floor, self.cores[node].written)
         if floor > guard.page.floor:
-            guard.page = replace(guard.page, floor=floor, office=NO_BALLOT)
+            guard.page = guard.page._replace(floor=floor, office=NO_BALLOT)
 
     def part(self, *group: int) -> None:
         """Cut the links between ``group`` and all others."""
@@ -443,8 +443,7 @@ class World:
                 if self.is_cut(node, other) or not there.there or page.floor > office:
                     continue
                 have.add(identity(other))
-                there.page = replace(
-                    page,
+                there.page = page._replace(
                     floor=office,
                     renewed=office,
                     freed=False,
@@ -454,12 +453,12 @@ class World:
                     heard_at=self.now if other != node else page.heard_at,
                 )
             if agreed(self.cores[node].config, have):
-                self.guards[node].page = replace(
-                    self.guards[node].page, leader_end=self.now + PROMISE
+                self.guards[node].page = self.guards[node].page._replace(
+                    leader_end=self.now + PROMISE
                 )
             elif self.guards[node].page.leader_end <= self.now:
                 page = self.guards[node].page
-                self.guards[node].page = replace(page, office=NO_BALLOT)
+                self.guards[node].page = page._replace(office=NO_BALLOT)
                 self.cores[node].guard(self.now, OfficeLost(office, page.floor, "no-quorum"))
                 self.settle(node)
 
@@ -467,7 +466,7 @@ class World:
         """A release frees the promises made to exactly this ballot."""
         for node, guard in self.guards.items():
             if not self.is_cut(ballot.node, node) and guard.page.renewed == ballot:
-                guard.page = replace(guard.page, freed=True)
+                guard.page = guard.page._replace(freed=True)
 
     def leader(self) -> int:
         """Return the one node that leads by the highest ballot, 0: none."""

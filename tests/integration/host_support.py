@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import os
 import shutil
 import signal
@@ -116,7 +115,7 @@ class FakeGuard:
             run=5_000 * MS,
             kill=60 * MS,
         )
-        self._writer.write(dataclasses.replace(page, **self.changes))
+        self._writer.write(page._replace(**self.changes))
 
     def _run(self) -> None:
         while not self._over.wait(0.02):

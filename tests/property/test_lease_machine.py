@@ -8,7 +8,7 @@ nothing higher, and a vote goes only to a candidate that knows every commit its 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -242,7 +242,7 @@ class World(Bench):
             node.running = 0
         elif not node.running and node.page and node.machine:
             raw = node.raw(self.t)
-            page = replace(node.page, progress=raw)
+            page = node.page._replace(progress=raw)
             if daemon.known >= page.lease_index and not may_start(page, raw, page.lease):
                 node.running = page.lease
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import replace
 
 import pytest
 from tests.quorum_world import (
@@ -135,7 +134,7 @@ class Chaos(World):
         if self.guards[node].there and self.random.random() < 0.2:
             self.lose_guard(node)
             if self.random.random() < 0.5:  # its page, too
-                self.guards[node].page = replace(self.guards[node].page, floor=NO_BALLOT)
+                self.guards[node].page = self.guards[node].page._replace(floor=NO_BALLOT)
         elif node in gone:
             self.connect_guard(node)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from tests.quorum_world import MS, PROMISE, World, configuration, identity
 
@@ -141,7 +139,7 @@ def test_a_minority_with_a_higher_promise_is_taken_along() -> None:
     before = world.cores[1].ballot
     stray = Ballot(0, before.round + 4, 3)
     guard = world.guards[3]
-    guard.page = replace(guard.page, floor=stray)
+    guard.page = guard.page._replace(floor=stray)
     world.pass_time(2 * PROMISE)
     world.propose(1, b"x")
     world.quiet()
@@ -160,7 +158,7 @@ def test_without_a_lease_a_refused_leader_steps_down() -> None:
     for node in (1, 3):
         page = world.guards[node].page
         floor = Ballot(0, 9, 3) if node == 3 else page.floor
-        world.guards[node].page = replace(page, leader_end=0, floor=floor)
+        world.guards[node].page = page._replace(leader_end=0, floor=floor)
     world.propose(1, b"x")
     world.quiet()
     assert world.cores[1].role == Role.FOLLOWER
@@ -275,7 +273,7 @@ def test_a_successor_waits_for_its_own_guard() -> None:
     assert isinstance(world.guards[3].inbox[0], Fence)
     world.quiet()
     assert world.cores[3].role == Role.CANDIDATE
-    world.guards[1].page = replace(world.guards[1].page, office=Ballot(0, 0, 0))
+    world.guards[1].page = world.guards[1].page._replace(office=Ballot(0, 0, 0))
     world.free(ballot)
     world.now = world.cores[3].deadline()
     world.tick(3)
@@ -310,7 +308,7 @@ def test_an_idle_leader_hears_of_a_higher_promise() -> None:
     """L13 without any proposal: the node that cannot follow asks, and the leader goes above it."""
     world = led(three())
     stray = Ballot(0, 7, 3)
-    world.guards[3].page = replace(world.guards[3].page, floor=stray)
+    world.guards[3].page = world.guards[3].page._replace(floor=stray)
     world.pass_time(4 * PROMISE)
     assert world.leader() == 1
     assert world.cores[1].ballot.round == 8

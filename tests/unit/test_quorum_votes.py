@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 import pytest
 from tests.quorum_world import MS, PROMISE, configuration, identity, snapshot_at
@@ -68,7 +66,7 @@ class Acceptor:
 
     def follows(self, floor: Ballot, now: int = NOW) -> list[Effect]:
         """The guard took a floor, and the core looks at the page."""
-        self.page = replace(self.page, floor=floor)
+        self.page = self.page._replace(floor=floor)
         self.core.tick(now)
         return self.core.take_effects()
 
@@ -184,7 +182,7 @@ def test_refusal_of_the_guard_is_passed_on() -> None:
 def test_pre_probe_tells_what_a_prepare_would_meet(page: dict[str, int], willing: bool) -> None:
     """Willing only while the guard is free for this candidate; nothing is written or asked."""
     acceptor = Acceptor()
-    acceptor.page = replace(acceptor.page, **page)  # type: ignore[arg-type]
+    acceptor.page = acceptor.page._replace(**page)  # type: ignore[arg-type]
     effects = acceptor.hear(2, PreProbe(round=4, key=NO_KEY))
     [reply] = replies(effects)
     assert len(effects) == 1
@@ -213,7 +211,7 @@ def test_append_below_the_promise_is_refused() -> None:
     acceptor = Acceptor(Loaded(promised=ballot(5, 3)))
     [refused] = replies(acceptor.hear(2, append(ballot(4, 2), NO_KEY)))
     assert isinstance(refused, Refused)
-    acceptor.page = replace(acceptor.page, floor=ballot(8, 3))
+    acceptor.page = acceptor.page._replace(floor=ballot(8, 3))
     [refused] = replies(acceptor.hear(2, append(ballot(7, 2), NO_KEY)))
     assert isinstance(refused, Refused)
     assert refused.promised == ballot(8, 3)

@@ -5,7 +5,8 @@ Rules
   what time demands of this node itself (an ended lease) comes first nevertheless: the machine
   begins every step with it.
 - Effects are executed in their order. Nothing in the loop blocks: arming and stopping have threads
-  of their own, clients are queued, sockets do not wait.
+  of their own, clients are queued, sockets do not wait. What is to be armed is handed over at the
+  end of the pass, so that the other thread does not contend for the interpreter with it.
 - The watchdog is fed only by a pass that is timely while nothing is overdue.
 - An error that nobody foresaw stops everything on this node, then ends the process.
 
@@ -23,7 +24,6 @@ import socket
 import sys
 import time
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 
 from leitwolf.core.lease import (
@@ -139,6 +139,7 @@ class GuardProcess:
         self._due = now.raw
         self._equipment = Equipment(settings, self._record)
         self._arming: Arming | None = self._equipment.arming(found, now.raw)
+        self._to_arm: list[ArmGate] = []
         self._stopper: Stopper = self._equipment.stopper()
         greeting = GUARD.encode(GuardHello(self._incarnation, self._remembers))
         self._clients = Clients(runtime / "guard.sock", self._epoll, greeting)
@@ -218,7 +219,7 @@ class GuardProcess:
 
     def _emergency(self, error: Exception) -> None:
         """Stop everything after an error that nobody foresaw; the next guard attests it."""
-        page = replace(self._machine.page, gate=False)
+        page = self._machine.page._replace(gate=False)
         self._writer.write(page)
         if self._arming is not None:
             self._arming.disarm()
@@ -241,20 +242,31 @@ class GuardProcess:
         for descriptor, mask in events:
             self._serve(descriptor, mask)
         self._collect({descriptor for descriptor, _ in events})
-        if clock.raw_ns() >= self._machine.deadline():
-            self._tick()
         if self._term and self._machine.page.gate:
             self._step(Commanded(StopEverything("stopped")))
         now = clock.raw_ns()
         for address in self._datagrams.maintain(now):
             self._record("link-bound", address)
         self._look_for_keeper(now)
+        deadline = self._machine.deadline()
+        if now >= deadline:
+            self._tick()
+            deadline = self._machine.deadline()
+            now = clock.raw_ns()
         self._show(now)
-        self._feed(now, late)
-        due = min(self._machine.deadline(), now + _PASS_NS)
+        if late <= _TIMELY_NS and deadline >= now - _TIMELY_NS and not self._rebooting:
+            self._watchdog.feed()
+        due = min(deadline, now + _PASS_NS)
         binding = self._datagrams.deadline()
         self._due = min(due, binding) if binding else due
-        self._timer.set(self._due - clock.raw_ns())
+        self._timer.set(self._due - now)
+        self._hand_over_arming()
+
+    def _hand_over_arming(self) -> None:
+        if self._arming is not None:
+            for request in self._to_arm:
+                self._arming.arm(request)
+        self._to_arm.clear()
 
     def _tick(self) -> None:
         self._step(Tick(self._progress.slot(Role.DAEMON).effective))
@@ -300,7 +312,7 @@ class GuardProcess:
 
     def _write(self, page: LeasePage) -> None:
         self._shown = clock.raw_ns()
-        self._writer.write(replace(page, progress=self._shown))
+        self._writer.write(page._replace(progress=self._shown))
 
     # --- the machine -----------------------------------------------------------------------------
 
@@ -317,9 +329,9 @@ class GuardProcess:
                 case Tell():
                     self._tell(effect.report)
                 case ArmGate():
-                    if self._arming is not None:
-                        self._arming.arm(effect)
+                    self._to_arm.append(effect)
                 case Disarm():
+                    self._to_arm.clear()
                     if self._arming is not None:
                         self._arming.disarm()
                 case StopAll():
@@ -410,11 +422,6 @@ class GuardProcess:
         self._tell(Recorded(clock.raw_ns(), code, detail))
 
     # --- watchdog and keeper ---------------------------------------------------------------------
-
-    def _feed(self, now: int, late: int) -> None:
-        overdue = self._machine.deadline() < now - _TIMELY_NS
-        if late <= _TIMELY_NS and not overdue and not self._rebooting:
-            self._watchdog.feed()
 
     def _watch_keeper(self, keeper: int) -> None:
         if keeper <= 0:

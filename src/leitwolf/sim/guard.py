@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -124,7 +123,7 @@ class SimGuard(Process):
     def with_progress(self, page: LeasePage) -> LeasePage:
         """Return the page with the instant of the last pass: this one passes all the time."""
         fresh = self._node.raw() if self.running else self._passed_at
-        return replace(page, progress=fresh)
+        return page._replace(progress=fresh)
 
     def _schedule(self) -> None:
         """Wake up when the machine wants to; a tick that is due before does it, too."""

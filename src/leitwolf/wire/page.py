@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
 
@@ -22,9 +22,11 @@ _VERSION = 1
 _BODY = struct.Struct("<4sHH16s 3I 3I q ? Q q q q ? 3I q 3I q q q q Q q ? q q q q")
 
 
-@dataclass(frozen=True, slots=True)
-class LeasePage:
-    """Contents of the guard's page. Instants are CLOCK_MONOTONIC_RAW in ns, 0: never."""
+class LeasePage(NamedTuple):
+    """Contents of the guard's page. Instants are CLOCK_MONOTONIC_RAW in ns, 0: never.
+
+    A tuple, as it is replaced, compared and packed several times at every heartbeat.
+    """
 
     boot_id: bytes = bytes(16)
     """/proc/sys/kernel/random/boot_id; instants of another boot mean nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from leitwolf.core.lease import profile
@@ -35,15 +34,12 @@ class Ledger:
         self.page = page
         self.incarnation = incarnation
         self.now = now
+        self.raw = now.raw
+        """CLOCK_MONOTONIC_RAW of this step, in ns."""
         self.rules = rules
         self.configuration: Configure | None = None
         self._effects: list[LeaseEffect] = []
         self._written: LeasePage | None = None
-
-    @property
-    def raw(self) -> int:
-        """CLOCK_MONOTONIC_RAW of this step, in ns."""
-        return self.now.raw
 
     @property
     def drift(self) -> int:
@@ -56,13 +52,14 @@ class Ledger:
         Raises:
             LeaseError: the clock went backwards.
         """
-        if now.raw < self.now.raw:
-            raise LeaseError(f"CLOCK_MONOTONIC_RAW went back from {self.now.raw} to {now.raw}")
+        if now.raw < self.raw:
+            raise LeaseError(f"CLOCK_MONOTONIC_RAW went back from {self.raw} to {now.raw}")
         self.now = now
+        self.raw = now.raw
 
     def change(self, **fields: Any) -> None:
         """Change fields of the page; it is written before the next effect."""
-        self.page = replace(self.page, **fields)
+        self.page = self.page._replace(**fields)
 
     def emit(self, effect: LeaseEffect) -> None:
         """Append an effect, the changed page before it."""
@@ -93,6 +90,6 @@ class Ledger:
         return profile.awaited(duration) if self.rules.holds("rates") else duration
 
     def _write(self) -> None:
-        if self.page != self._written:
+        if self.page is not self._written and self.page != self._written:
             self._effects.append(WritePage(self.page))
             self._written = self.page

@@ -17,8 +17,6 @@ What this does not guarantee:
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from leitwolf.core.lease.acceptor import Acceptor
 from leitwolf.core.lease.effects import (
     Armed,
@@ -86,7 +84,7 @@ class LeaseMachine:
             page = LeasePage(
                 boot_id=boot_id, fence_from=NEVER, forgot_until=NEVER, drift=now.boot - now.raw
             )
-        self._ledger = Ledger(replace(page, incarnation=incarnation), incarnation, now, rules)
+        self._ledger = Ledger(page._replace(incarnation=incarnation), incarnation, now, rules)
         self._acceptor = Acceptor(self._ledger)
         self._runlease = RunLease(self._ledger)
         self._office = Incumbent(self._ledger, self._acceptor, self._runlease)
