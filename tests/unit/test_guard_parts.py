@@ -41,11 +41,10 @@ class FakeGate:
     def arm(self, duration_ms: int, *, renewal: bool) -> bool:
         self.inside.set()
         assert self.hold_up.wait(20)
+        accepted = self.there and renewal == self.armed
+        self.armed = self.armed or accepted
         self.calls.append(("arm", duration_ms, renewal))
-        if not self.there or renewal != self.armed:
-            return False
-        self.armed = True
-        return True
+        return accepted
 
     def disarm(self) -> None:
         self.calls.append(("disarm",))
@@ -125,10 +124,32 @@ def test_most_of_what_remains_is_armed(armer: Armer) -> None:
     assert (first.lease, first.until, first.accepted) == (5, end, True)
     assert first.begun <= first.done < end
     armer.arming.arm(ArmGate(5, end, renewal=True))
-    assert armer.result().accepted  # type: ignore[union-attr]
+    armer.arming.stop()
     (_, duration, renewal), (_, _, renewed) = armer.gate.calls
     assert (renewal, renewed) == (False, True)
     assert duration == (end - first.begun) * 85 // 100 // MS
+
+
+def test_renewals_are_told_when_they_are_news(armer: Armer) -> None:
+    """One like the arming before it wakes nobody; a refusal does, and the success after it."""
+    end = clock.raw_ns() + LONG
+
+    def renew(number: int) -> None:
+        armer.arming.arm(ArmGate(5, end + number, renewal=True))
+        while len(armer.gate.calls) < number:
+            pass
+
+    armer.arming.arm(ArmGate(5, end, renewal=False))
+    assert armer.result().accepted  # type: ignore[union-attr]
+    renew(2)
+    armer.gate.armed = False
+    renew(3)
+    armer.gate.armed = True
+    renew(4)
+    renew(5)
+    armer.arming.stop()
+    told = [(one.until - end, one.accepted) for one in armer.arming.results()]  # type: ignore[union-attr]
+    assert told == [(3, False), (4, True)]
 
 
 def test_a_lease_that_is_over_is_not_armed(armer: Armer) -> None:

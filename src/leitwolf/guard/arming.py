@@ -5,6 +5,8 @@ Rules (L9):
   more than a tenth of it the lease is deleted again, and counts as refused.
 - A renewal is refused by the kernel when the lease ran out: a guard frozen between computing and
   sending cannot re-open the gate.
+- A renewal that went as the arming before it is not told: that would wake the guard at every
+  heartbeat for nothing.
 - :meth:`Arming.disarm` also takes back what was asked for and not begun; what is under way is
   followed by the disarming.
 
@@ -99,6 +101,8 @@ class Arming:
         self._shut = False
         self._current = current
         self._broken = False
+        self._accepted = False
+        """What came of the newest arming."""
         self._ended = False
         self._results: deque[Armed | Recorded] = deque()
         self._request = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -110,7 +114,11 @@ class Arming:
         self._thread.start()
 
     def arm(self, request: ArmGate) -> None:
-        """Arm; answered by :class:`Armed` among the results unless a newer request displaces it."""
+        """Arm; answered by :class:`Armed` among the results.
+
+        Not answered: what a newer request displaces, and a renewal that went well after an arming
+        that did.
+        """
         with self._lock:
             displaced = self._wanted
             if displaced is not None and displaced.lease == request.lease:
@@ -201,7 +209,9 @@ class Arming:
             self._try(self._gate.disarm)
         if not accepted:
             self._broken = self._broken or not self._gate_there()
-        self._tell(Armed(request.lease, request.until, begun, max(begun, done), accepted))
+        if not (accepted and self._accepted and request.renewal):
+            self._tell(Armed(request.lease, request.until, begun, max(begun, done), accepted))
+        self._accepted = accepted
 
     def _gate_there(self) -> bool:
         try:
