@@ -48,6 +48,7 @@ from leitwolf.wire.guard import (
     Fenced,
     FenceRefused,
     Follow,
+    Freed,
     GuardCommand,
     GuardReport,
     Office,
@@ -467,6 +468,7 @@ class World:
         for node, guard in self.guards.items():
             if not self.is_cut(ballot.node, node) and guard.page.renewed == ballot:
                 guard.page = guard.page._replace(freed=True)
+                guard.reports.append(Freed(ballot))
 
     def leader(self) -> int:
         """Return the one node that leads by the highest ballot, 0: none."""

@@ -50,7 +50,6 @@ RANDOM: dict[str, Setting] = {
     "truncate-conflict": setting("guards"),
     "accept-at-promised": setting("guards"),
     "attest-after-stopped": setting("hosts"),
-    "own-lease-cut": setting("network", nodes=5),
     "joint-lease": setting("members", spares=2),
     "horizon": setting("network", nodes=5),
     "durable-before-reply": setting("blackouts"),
@@ -222,6 +221,19 @@ def guard_arms_late(seed: int, rules: Rules) -> None:
     watch(world, SECOND)
 
 
+def successor_is_cut_off(seed: int, rules: Rules) -> None:
+    """The daemon of the leader dies; whoever is in office next is cut off soon after."""
+    world = calm(seed, rules)
+    former = leader(world)
+    former.daemon.perish()
+    while not any(node is not former for node in world.leaders()):
+        world.run_until(world.now + MS)
+    successor = next(node for node in world.leaders() if node is not former)
+    world.run_until(world.now + (1 + seed % 20) * MS)
+    isolate(world, successor)
+    watch(world, SECOND)
+
+
 DIRECTED: dict[str, Callable[[int, Rules], None]] = {
     "attested-generation": old_order_comes_late,
     "attest-when-empty": close_comes_early,
@@ -231,6 +243,7 @@ DIRECTED: dict[str, Callable[[int, Rules], None]] = {
     "exclude-stops-grants": silent_daemon_is_evicted,
     "daemon-progress": daemon_of_the_leader_hangs,
     "arm-in-time": guard_arms_late,
+    "own-lease-cut": successor_is_cut_off,
 }
 """Rule -> the situation in which it acts."""
 

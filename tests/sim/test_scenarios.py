@@ -174,6 +174,24 @@ def test_a_killed_process_costs_no_service(part: str) -> None:
             assert world.checker.starts == starts, (seed, node.id)
 
 
+@pytest.mark.parametrize("part", ["guard", "daemon"])
+def test_an_office_that_was_given_up_is_taken_at_once(part: str) -> None:
+    """Guard or daemon of the leader killed: the next one leads long before any lease ends."""
+    took = []
+    for seed in SEEDS:
+        world = calm(seed)
+        former = leader(world)
+        killed = world.now
+        if part == "guard":
+            former.guard.perish(page=False)
+        else:
+            former.daemon.perish()
+        while world.now < killed + SECOND and world.leaders() in ([], [former]):
+            world.run_until(world.now + MS)
+        took.append((world.now - killed) / MS)
+    assert max(took) <= 45, took
+
+
 def test_a_failed_sync_ends_the_daemon_and_costs_no_service() -> None:
     """The sync is not retried; the next daemon reads what is durable and carries on."""
     for seed in SEEDS:

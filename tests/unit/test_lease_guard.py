@@ -36,6 +36,7 @@ from leitwolf.wire.guard import (
     Fenced,
     FenceRefused,
     Follow,
+    Freed,
     GuardHello,
     LeaseClosed,
     LeaseOpened,
@@ -353,6 +354,20 @@ def test_release_is_repeated_until_promises_would_have_ended() -> None:
     bench.run(500)
     late = bench[1].done(SendPeer)[sent:]
     assert not [effect for effect in late if isinstance(effect.message, Heartbeat)]
+
+
+def test_a_release_is_told_to_every_daemon_once_and_after_the_page_says_so() -> None:
+    """The daemons need not look for it, and whoever hears of it finds it in the page."""
+    bench = Bench()
+    ballot = bench.cluster()
+    for node in bench.nodes.values():
+        node.effects.clear()
+    bench.order(bench[1], Release(ballot))
+    bench.run(3 * DEFAULT.heartbeat_ms)
+    for node in bench.nodes.values():
+        assert node.told(Freed) == [Freed(ballot)]
+        before = node.effects[: node.effects.index(Tell(Freed(ballot)))]
+        assert [effect.page.freed for effect in before if isinstance(effect, WritePage)][-1]
 
 
 def test_release_of_a_ballot_that_never_took_office_bars_it() -> None:

@@ -30,16 +30,18 @@ def test_a_guard_that_may_not_reset_the_node_starves_its_watchdog(
     guard._settings = SimpleNamespace(fence="namespace")
     guard._record = lambda *_: None
     guard._watchdog = SimpleNamespace(feed=lambda: fed.append(1))
-    guard._machine = SimpleNamespace(page=page, deadline=lambda: clock.raw_ns() + 1_000_000_000)
+    guard._machine = SimpleNamespace(page=page)
+    now = clock.raw_ns()
+    later = now + 1_000_000_000
     guard._stopper = SimpleNamespace(results=lambda: stopped, descriptor=3)
     guard._arming = None
     guard._step = lambda _: setattr(page, "lease", 0)
     guard._rebooting = ""
-    guard._feed(clock.raw_ns(), 0)
+    guard._feed(now, 0, later)
     guard._reboot("stop-not-confirmed")
-    guard._feed(clock.raw_ns(), 0)
+    guard._feed(now, 0, later)
     assert len(fed) == 1
     stopped.append(Stopped(5))
     guard._collect({3})
-    guard._feed(clock.raw_ns(), 0)
+    guard._feed(now, 0, later)
     assert len(fed) == 2

@@ -254,8 +254,7 @@ class GuardProcess:
             deadline = self._machine.deadline()
             now = clock.raw_ns()
         self._show(now)
-        if late <= _TIMELY_NS and deadline >= now - _TIMELY_NS and not self._rebooting:
-            self._watchdog.feed()
+        self._feed(now, late, deadline)
         due = min(deadline, now + _PASS_NS)
         binding = self._datagrams.deadline()
         self._due = min(due, binding) if binding else due
@@ -376,17 +375,22 @@ class GuardProcess:
                 remember(self._settings.runtime / "guard.configuration", self._boot_id, command)
 
     def _command(self, command: object) -> None:
+        if isinstance(command, Configure):
+            # Before the machine knows it: what it sends at once, a release, must have a way out.
+            self._open_links(command)
         self._step(Commanded(command))  # type: ignore[arg-type]  # decoded by GUARD
         if isinstance(command, Configure):
-            self._configure(command)
+            self._set_watchdog(command)
 
-    def _configure(self, configuration: Configure) -> None:
+    def _open_links(self, configuration: Configure) -> None:
         try:
             keys = read_keys(self._settings.config)
         except (OSError, ValueError) as error:
             self._record("no-heartbeat-key", str(error))
         else:
             self._datagrams.configure(configuration, keys, clock.raw_ns())
+
+    def _set_watchdog(self, configuration: Configure) -> None:
         if configuration.run != self._watchdog_run:
             self._watchdog_run = configuration.run
             if isinstance(self._watchdog, NoWatchdog):
@@ -422,6 +426,11 @@ class GuardProcess:
         self._tell(Recorded(clock.raw_ns(), code, detail))
 
     # --- watchdog and keeper ---------------------------------------------------------------------
+
+    def _feed(self, now: int, late: int, deadline: int) -> None:
+        overdue = deadline < now - _TIMELY_NS
+        if late <= _TIMELY_NS and not overdue and not self._rebooting:
+            self._watchdog.feed()
 
     def _watch_keeper(self, keeper: int) -> None:
         if keeper <= 0:

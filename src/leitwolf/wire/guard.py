@@ -23,6 +23,7 @@ __all__ = [
     "FenceRefused",
     "Fenced",
     "Follow",
+    "Freed",
     "GuardCommand",
     "GuardHello",
     "GuardReport",
@@ -333,6 +334,14 @@ class Recorded:
     detail: str
 
 
+@GUARD.message(45)
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """The owner released ``ballot``: this node is not bound to it any more, the page says so."""
+
+    ballot: Ballot
+
+
 GuardCommand = (
     DaemonHello
     | Configure
@@ -358,6 +367,7 @@ GuardReport = (
     | LeaseClosed
     | Attest
     | Released
+    | Freed
     | LinkReport
     | Recorded
 )

@@ -9,7 +9,8 @@ Theory of operation:
     ``floor`` only rises. ``renewed`` is the highest ballot ever renewed here, ``promise_end`` the
     end of the promise made with it. A release frees the promise and leaves the mark ``freed``
     until another ballot is renewed: the former leader's own run-lease may outlast a promise that
-    was freed, so the next leader must not take it for one that ran out.
+    was freed, so the next leader must not take it for one that ran out. The daemon is told at once:
+    the former leader's lease is as short as the promise, and the next one should continue it.
 
     A guard that finds no page has forgotten all of it. It answers nothing until its daemon told
     the highest ballot that it wrote or began to write (that is what ``fence_from = NEVER`` in the
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 from leitwolf.core.lease.ledger import NEVER, Ledger
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, successor
-from leitwolf.wire.guard import Fenced, FenceRefused
+from leitwolf.wire.guard import Fenced, FenceRefused, Freed
 
 __all__ = ["Acceptor"]
 
@@ -87,6 +88,7 @@ class Acceptor:
         page = self._ledger.page
         if page.renewed == ballot and not page.freed:
             self._ledger.change(freed=True, floor=max(page.floor, successor(ballot)))
+            self._ledger.tell(Freed(ballot))
 
     def follow(self, ballot: Ballot) -> None:
         """Raise the floor to ``ballot``: always safe, it only refuses more."""

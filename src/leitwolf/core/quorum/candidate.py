@@ -131,13 +131,9 @@ class Candidate:
         at = self.campaign_at()
         if at == NEVER:
             return NEVER
-        # A release shows in the guard's page only: look at it every heartbeat, and more often when
-        # the leader's stream broke, which is how the death of its daemon shows.
-        leader = standing.leader.node
-        pause = standing.page().heartbeat or standing.promise_ns // 4
-        if leader not in (0, standing.me.node) and leader not in standing.connected:
-            pause = standing.rank_delay_ns
-        return min(at, standing.now + pause)
+        # Every heartbeat moves that instant on, and the guard tells of a release (``Freed``): it is
+        # enough to look at the page when it would be time.
+        return min(at, standing.now + standing.promise_ns)
 
     def tick(self) -> None:
         """Begin, repeat or give up."""

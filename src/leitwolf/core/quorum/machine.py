@@ -291,7 +291,7 @@ class QuorumCore(QuorumView):
             case GuardHello():
                 self._replica.guard_lost()
             case _:
-                pass
+                pass  # Freed only wakes: deadline() looks at the page anew
 
     def guard_lost(self, now: int) -> None:
         """The connection to the guard is gone: what it was asked is void."""
