@@ -82,6 +82,22 @@ def run(folder: Path, *arguments: str) -> Result:
     return CliRunner().invoke(cli, ["--runtime", str(folder), *arguments])
 
 
+# --- run -----------------------------------------------------------------------------------------
+
+
+def test_run_becomes_the_keeper_and_keeps_nothing_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Guards are forked from the keeper: what commands import would be in every one of them."""
+    became: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr("os.execve", lambda *arguments: became.append(arguments))
+    done = CliRunner().invoke(cli, ["run", "--runtime", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    [(program, argv, environment)] = became
+    assert argv == [program, "-m", "leitwolf.keeper.main"]
+    assert environment["LEITWOLF_RUNTIME"] == str(tmp_path)
+
+
 # --- status --------------------------------------------------------------------------------------
 
 

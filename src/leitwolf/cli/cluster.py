@@ -185,8 +185,7 @@ def change(context: Context, name: str | None, profile: str | None) -> None:
 @click.option("--config", envvar="LEITWOLF_CONFIG", help="Configuration directory.")
 def run(runtime: str | None, state: str | None, config: str | None) -> None:
     """Run this node in the foreground (what the systemd unit calls)."""
-    from leitwolf.keeper.main import run as keep  # noqa: PLC0415 — this command alone needs it
-    from leitwolf.system.settings import (  # noqa: PLC0415 — as above
+    from leitwolf.system.settings import (  # noqa: PLC0415 — this command alone needs it
         Settings,
         SettingsError,
     )
@@ -196,7 +195,9 @@ def run(runtime: str | None, state: str | None, config: str | None) -> None:
     except SettingsError as error:
         click.echo(f"leitwolf: {error} [{error.code}]", err=True)
         sys.exit(2)
-    sys.exit(keep(settings))
+    # A program of its own: guards are forked from it, and would hold what commands import.
+    keeper = [sys.executable, "-m", "leitwolf.keeper.main"]
+    os.execve(keeper[0], keeper, {**os.environ, **settings.environment()})  # noqa: S606 — as meant
 
 
 COMMANDS = (init, token, join, rejoin, leave, destroy, network, change, rekey, run)
