@@ -61,10 +61,17 @@ def test_a_slot_of_another_boot_is_empty(path: Path) -> None:
     assert Progress(path).slot(Role.HOST) == Slot()
 
 
-def test_an_unsynced_write_holds_progress_back() -> None:
+def test_an_unsynced_write_holds_progress_back(path: Path) -> None:
     """The daemon's progress is not younger than its oldest unsynced write (L12)."""
     assert Slot(process=1, instant=900).effective == 900
     assert Slot(process=1, instant=900, extra=400).effective == 400
+    mine, others = Progress(path), Progress(path)
+    assert others.effective(Role.DAEMON) == 0
+    mine.begin(Role.DAEMON)
+    for extra in (0, 400):
+        mine.advance(900, extra=extra)
+        assert others.effective(Role.DAEMON) == others.slot(Role.DAEMON).effective
+    assert others.effective(Role.DAEMON) == 400
 
 
 def test_advancing_without_a_slot_is_an_error(path: Path) -> None:

@@ -160,7 +160,8 @@ class Arming:
         realtime.stand_back()
         poll = select.poll()
         poll.register(self._request, select.POLLIN)
-        poll.register(self._gate.watch(), select.POLLIN)
+        foreign = self._gate.watch()
+        poll.register(foreign, select.POLLIN)
         while True:
             ready = [number for number, _ in poll.poll(_REPAIR_AGAIN_MS if self._broken else None)]
             if self._request in ready:
@@ -174,7 +175,7 @@ class Arming:
                 self._arm(wanted)
             if ended:
                 return
-            if self._gate.drain() or self._broken:
+            if (foreign in ready and self._gate.drain()) or self._broken:
                 self._broken = not self._try(self._repair)
 
     def _try(self, action: Callable[[], None]) -> bool:

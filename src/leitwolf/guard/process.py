@@ -268,7 +268,7 @@ class GuardProcess:
         self._to_arm.clear()
 
     def _tick(self) -> None:
-        self._step(Tick(self._progress.slot(Role.DAEMON).effective))
+        self._step(Tick(self._progress.effective(Role.DAEMON)))
 
     def _serve(self, descriptor: int, mask: int) -> None:
         if descriptor == self._clients.listening:

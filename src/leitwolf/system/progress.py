@@ -142,6 +142,14 @@ class Progress:
             return Slot()
         return Slot(process, started, counter, instant, extra, peak, Flag(flags))
 
+    def effective(self, role: Role) -> int:
+        """Return :attr:`Slot.effective` of the process in ``role`` without the rest; 0: none."""
+        words, at = self._words, role * _SLOT_WORDS
+        if words[at + _PROCESS] == 0 or words[at + _BOOT] != self._boot:
+            return 0
+        instant, extra = words[at + _INSTANT], words[at + _EXTRA]
+        return min(instant, extra) if extra else instant
+
     def close(self) -> None:
         """Unmap; the page stays."""
         self._words.release()
