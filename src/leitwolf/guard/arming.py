@@ -12,11 +12,12 @@ Rules (L9):
 
 Theory of operation. Loads of rules by other programs hold an nftables transaction for tens of
 milliseconds, and heartbeats must never wait for one; hence the thread. It takes the newest request
-only. It also notices foreign hands on the rules, builds them anew with the addresses that this
-node has, and arms the lease that is in force, if it is, for what remains of it.
+only. With every arming, and in between, it looks for foreign hands on the rules, builds them anew
+with the addresses that this node has, and arms the lease that is in force, if it is, for what
+remains of it.
 
-What this does not guarantee. Between a foreign deletion of the rules and their rebuilding addresses
-answer without a lease; both are recorded.
+What this does not guarantee. Between a foreign deletion of the rules and their rebuilding, up to
+100 ms, addresses answer without a lease; both are recorded.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ __all__ = ["Arming", "GatePort"]
 _ARM_PERCENT = 85
 _TOO_LONG_PART = 10
 _MILLISECOND = 1_000_000
-_REPAIR_AGAIN_MS = 100
+_LOOK_MS = 100
+"""At the latest, rules are looked at again, or repaired again; with every arming as well."""
 
 
 class GatePort(Protocol):
@@ -73,12 +75,8 @@ class GatePort(Protocol):
         """Return the addresses under the gate."""
         ...
 
-    def watch(self) -> int:
-        """Return a descriptor of foreign changes."""
-        ...
-
-    def drain(self) -> bool:
-        """Tell whether they concern the gate."""
+    def touched(self) -> bool:
+        """Tell whether others changed rules since the last call."""
         ...
 
 
@@ -160,11 +158,8 @@ class Arming:
         realtime.stand_back()
         poll = select.poll()
         poll.register(self._request, select.POLLIN)
-        foreign = self._gate.watch()
-        poll.register(foreign, select.POLLIN)
         while True:
-            ready = [number for number, _ in poll.poll(_REPAIR_AGAIN_MS if self._broken else None)]
-            if self._request in ready:
+            if poll.poll(_LOOK_MS):
                 os.eventfd_read(self._request)
             with self._lock:
                 wanted, shut, ended = self._wanted, self._shut, self._ended
@@ -175,8 +170,15 @@ class Arming:
                 self._arm(wanted)
             if ended:
                 return
-            if (foreign in ready and self._gate.drain()) or self._broken:
-                self._broken = not self._try(self._repair)
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            touched = self._gate.touched()
+        except OSError:
+            touched = True  # the repair finds out and records it
+        if touched or self._broken:
+            self._broken = not self._try(self._repair)
 
     def _try(self, action: Callable[[], None]) -> bool:
         """Do something to the gate; a failure is recorded and leads to a repair soon."""

@@ -58,7 +58,6 @@ class Equipment:
             self._reading = Gate()
             if current is None or not gate.intact():
                 gate.install(self.address_names())
-            gate.watch()
         except OSError as error:
             self._record("no-gate", str(error))
             return None

@@ -27,7 +27,6 @@ from leitwolf.system.rawnetlink import (
 
 __all__ = [
     "DROP",
-    "GENERATION_GROUP",
     "GENERIC_HEADER_BYTES",
     "JUMP",
     "NETFILTER",
@@ -60,8 +59,6 @@ __all__ = [
 
 NETFILTER: Final = 12
 """Netlink protocol NETLINK_NETFILTER."""
-GENERATION_GROUP: Final = 7
-"""Multicast group of all changes to nftables (NFNLGRP_NFTABLES)."""
 GENERIC_HEADER_BYTES: Final = 4
 _GENERIC = struct.Struct(">BBH")
 _SUBSYSTEM = 10

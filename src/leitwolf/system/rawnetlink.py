@@ -25,7 +25,6 @@ __all__ = [
     "ERROR",
     "EXCLUSIVE",
     "HEADER_BYTES",
-    "NETLINK",
     "REQUEST",
     "Channel",
     "Message",
@@ -46,7 +45,7 @@ EXCLUSIVE = 0x200
 CREATE = 0x400
 APPEND = 0x800
 
-NETLINK = 270
+_NETLINK = 270
 """Level of the socket options (SOL_NETLINK)."""
 
 _NOTHING, ERROR, _DONE = 1, 2, 3
@@ -184,7 +183,7 @@ class Channel:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
         )
-        self._socket.setsockopt(NETLINK, _OPTION_CAP_ACKNOWLEDGE, 1)
+        self._socket.setsockopt(_NETLINK, _OPTION_CAP_ACKNOWLEDGE, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         self._socket.setsockopt(
             socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _ANSWER_SECONDS, 0)
