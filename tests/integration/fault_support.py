@@ -158,7 +158,9 @@ class Calm:
             return all_up(len(self.world.nodes))(view) and not self.cluster.revive()
 
         self.cluster.revive()  # one that is thawed too late to prove its stop fences itself
-        self.until(whole, "all nodes to be up")
+        leader = str(self.until(whole, "all nodes to be up")["leader"])
+        newest = self.status(leader)["index"]  # one that was away has a leader before all entries
+        self.until(lambda view: view["index"] >= newest, f"entry {newest}")
         self.until_online()
         if not self._prober.wait_for_answers(count=30, timeout_s=_CALM_S):
             raise ClusterError("the address does not answer")

@@ -51,13 +51,20 @@ class Members:
         self.settle()
 
     def settle(self) -> StatusView:
-        """Wait until all three members are up, vote, and nobody else is there."""
+        """Wait until all three members are up, vote, nobody else is there, and n1 knows it all.
+
+        A node that was cut off has a leader again before it has the entries that it missed.
+        """
 
         def good(view: StatusView) -> bool:
             members = [node for node in view.nodes if node.standing == "member" and node.up]
             return view.quorum and len(members) == len(view.nodes) == len(MEMBERS)
 
-        return self.until("n1", good, "three members")
+        leader = self.until("n1", good, "three members").leader
+        newest = self.status(leader).index
+        return self.until(
+            "n1", lambda view: good(view) and view.index >= newest, f"three members and {newest}"
+        )
 
     # --- asking ----------------------------------------------------------------------------------
 

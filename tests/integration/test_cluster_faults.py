@@ -407,10 +407,10 @@ def test_rules_flushed_by_others_are_built_anew(calm: Calm, how: str) -> None:
     calm.world.run(owner, ["nft", "delete table inet filter"], check=False)
 
 
-def test_large_rule_loads_by_others_leave_the_address_answering(calm: Calm) -> None:
-    """Ten thousand rules, three times: clients go on, and never find two owners."""
+def test_large_rule_loads_by_others_cost_nothing(calm: Calm) -> None:
+    """Ten thousand rules, three times: no false failover, the address answers throughout."""
     calm.settle()
-    owner = calm.owner()
+    owner, generation = calm.owner(), calm.group()["generation"]
     lines = ["table inet crowd", "delete table inet crowd", "table inet crowd {", " chain many {"]
     lines += [
         f"  ip saddr 198.18.{i // 250}.{i % 250} tcp dport {i % 60000 + 1} accept"
@@ -422,6 +422,7 @@ def test_large_rule_loads_by_others_leave_the_address_answering(calm: Calm) -> N
         for _ in range(3):
             calm.world.run(owner, ["nft", "-f", str(rules)])
     calm.world.run(owner, ["nft", "delete table inet crowd"])
+    assert calm.group()["generation"] == generation
     assert seen.outage_ms < 1000
     assert seen.two_owners_ms == 0
 
