@@ -41,6 +41,7 @@ from leitwolf.state import SECOND
 WEB = GroupId("web")
 ONLINE, OFFLINE, FAILED = ResourceState.ONLINE, ResourceState.OFFLINE, ResourceState.FAILED
 PENDING = ResourceState.ONLINE_PENDING
+MILLISECOND = 1_000_000
 
 
 def kinds(found: list[events.Event]) -> list[str]:
@@ -280,6 +281,55 @@ def test_beyond_the_restart_threshold_the_group_fails_over() -> None:
     placed = next(event for event in found if isinstance(event, events.GroupPlaced))
     assert (placed.node, placed.generation, placed.failover) == (2, 2, True)
     assert placed.cause.code == "failed-over"
+
+
+def test_restarts_one_after_the_other_keep_a_growing_distance() -> None:
+    """The first at once, then 100 ms apart, doubling up to 5 s; the plan says when to go on."""
+    world = World()
+    world.online("web", restart_threshold=20)
+    assert kinds(fail(world)) == ["ResourceMoved", "ResourceMoved"]
+    pauses = []
+    for _ in range(9):
+        begun = world.now
+        world.now += MILLISECOND
+        assert kinds(fail(world)) == ["ResourceMoved"], "noted, and no more"
+        next_at = world.plan().next_at
+        assert next_at is not None
+        world.now = next_at - 1
+        assert world.plan().changes == ()
+        world.now = next_at
+        (found,) = world.events(world.settle())
+        assert isinstance(found, events.ResourceMoved)
+        assert found.state is PENDING
+        assert world.plan().next_at is None
+        pauses.append((world.now - begun) // MILLISECOND)
+    assert pauses == [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]
+    world.report("web-app", ONLINE)
+    world.settle()
+    world.now += 6 * SECOND
+    assert kinds(fail(world)) == ["ResourceMoved", "ResourceMoved"], "it ran for long enough"
+
+
+def test_a_pause_delays_neither_failover_nor_operator() -> None:
+    """Used up restarts move the group at once, and a paused resource can be taken offline."""
+    world = World()
+    world.online("web", restart_threshold=2)
+    fail(world)
+    fail(world)
+    world.do(PauseNode(node=NodeId(1), paused=True, drain=True))
+    assert "GroupClosing" in kinds(world.events(world.settle())), "drained without waiting"
+    world = World()
+    world.online("web", restart_threshold=1)
+    fail(world)
+    assert "GroupClosing" in kinds(fail(world))
+    world = World()
+    world.online("web", restart_threshold=2)
+    fail(world)
+    fail(world)
+    world.do(WishGroup(group=WEB, wish=Wish.OFFLINE))
+    world.settle()
+    world.now += 10 * SECOND
+    assert world.plan().changes == ()
 
 
 def test_restarts_fall_out_of_their_period() -> None:

@@ -17,6 +17,8 @@ __all__ = [
     "PEER_FRAME_BYTES_MAX",
     "REQUESTS_PENDING_MAX",
     "RESOURCES_MAX",
+    "RESTART_PAUSE_MS",
+    "RESTART_PAUSE_MS_MAX",
     "SNAPSHOT_CHUNK_BYTES",
     "SNAPSHOT_ENTRIES",
     "TOKEN_LIFETIME_S_MAX",
@@ -30,6 +32,11 @@ GROUPS_MAX = 1_000
 """Keeps a full plan below 50 ms."""
 RESOURCES_MAX = 5_000
 """As above; five resources per group is typical."""
+RESTART_PAUSE_MS = 100
+"""From one restart in place to the second; doubles with each further one of the restart period. The
+first is made at once, so only what fails again and again waits, and does not flood the log."""
+RESTART_PAUSE_MS_MAX = 5_000
+"""The pause grows up to this: a service whose cause is gone comes back within seconds."""
 NAME_LENGTH_MAX = 63
 """Names become cgroup and file names; 63 is a DNS label."""
 PARAMETER_BYTES_MAX = 8_192

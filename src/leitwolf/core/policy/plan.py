@@ -24,7 +24,7 @@ import msgspec
 from msgspec.structs import replace
 
 from leitwolf.core.policy.placement import Placement
-from leitwolf.core.policy.recovery import Scene, retry_at, settle
+from leitwolf.core.policy.recovery import Scene, restart_at, retry_at, settle
 from leitwolf.model.events import Cause, Event, NodeDown, NodeUp, TokenUsed
 from leitwolf.model.ids import GroupPhase, NodeId, NodeStatus, ResourceState, Wish
 from leitwolf.model.observations import NodeView, Observations
@@ -202,5 +202,11 @@ def _next_at(state: State, decided: dict[str, Planned], now: int) -> int | None:
         if group.failed_at >= 0 and group.id not in decided:
             at = retry_at(group)
             if at is not None and at > now:
+                times.append(at)
+    for resource in state.resources.values():
+        if resource.state is ResourceState.FAILED and resource.group not in decided:
+            group = state.groups[resource.group]
+            at = restart_at(group, resource, now)
+            if group.failed_at < 0 and at > now:
                 times.append(at)
     return min(times, default=None)

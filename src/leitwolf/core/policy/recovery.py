@@ -41,14 +41,24 @@ from leitwolf.model.ids import (
     ResourceState,
     Wish,
 )
+from leitwolf.model.limits import RESTART_PAUSE_MS, RESTART_PAUSE_MS_MAX
 from leitwolf.model.observations import Observations, ResourceReport
 from leitwolf.model.state import Group, Node, Resource, State
 from leitwolf.state import SECOND, fold_change, recent, resource_path
 
-__all__ = ["Scene", "failover_limit", "is_wanted", "restart_events", "retry_at", "settle"]
+__all__ = [
+    "Scene",
+    "failover_limit",
+    "is_wanted",
+    "restart_at",
+    "restart_events",
+    "retry_at",
+    "settle",
+]
 
 STEPS_MAX = 16
 """Steps of one group in one plan; the longest chain (report, failure, closing, placing) has six."""
+_MILLISECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +329,21 @@ def retry_at(group: Group) -> int | None:
     return group.failed_at + group.retry_period_s * SECOND
 
 
+def restart_at(group: Group, resource: Resource, now: int) -> int:
+    """Return the cluster time, ns, from which a failed resource may be restarted in place.
+
+    The first restart of the restart period is made at once. Each further one keeps a distance from
+    the one before it that doubles up to a limit, so what ran well for longer never waits.
+    """
+    used = recent(resource.restarts, group.restart_period_s, now)
+    if not used:
+        return 0
+    pause_ms = RESTART_PAUSE_MS
+    for _ in used[1:]:
+        pause_ms = min(2 * pause_ms, RESTART_PAUSE_MS_MAX)
+    return used[-1] + pause_ms * _MILLISECOND
+
+
 def failover_limit(group: Group, nodes: Mapping[int, Node]) -> int:
     """Return how often a group may fail over within its failover period."""
     if group.failover_threshold >= 0:
@@ -370,7 +395,11 @@ def _failed(scene: Scene, state: State, group: Group) -> Step | None:
     return _fail_over(scene, group, spent or failed[0])
 
 
-def _restarted(scene: Scene, group: Group, failed: list[Resource]) -> Step:
+def _restarted(scene: Scene, group: Group, failed: list[Resource]) -> Step | None:
+    """Restart in place what does not have to pause first."""
+    failed = [one for one in failed if restart_at(group, one, scene.now) <= scene.now]
+    if not failed:
+        return None
     names = ", ".join(resource.id for resource in failed)
     text = f"{names} failed and is restarted on {scene.name(group.owner)}"
     index = scene.past(failed[0].changed)
