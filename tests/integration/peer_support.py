@@ -96,6 +96,7 @@ class Daemon:
         self.messages: list[tuple[int, Any]] = []
         self.events: list[tuple[str, int]] = []
         self.rejections: list[tuple[int, str, str]] = []
+        self.refusals: list[tuple[int, str, str]] = []
         self.requests: list[JoinRequest] = []
         self.promised = Ballot(1, 1, node)
         self.last = Key(Ballot(1, 1, 1), 10)
@@ -118,6 +119,7 @@ class Daemon:
                 on_up=lambda node: self.events.append(("up", node)),
                 on_lost=lambda node: self.events.append(("lost", node)),
                 on_rejected=lambda *rejection: self.rejections.append(rejection),
+                on_refused=lambda *refusal: self.refusals.append(refusal),
                 on_join=self._join,
                 admitted=self.members.get,
                 examine=self._examine,

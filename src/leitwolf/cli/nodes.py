@@ -8,7 +8,7 @@ import click
 
 from leitwolf.cli.common import Context, find_node, send, wait_option, with_json
 from leitwolf.model.commands import EvictNode, PauseNode, TransferLeader
-from leitwolf.model.errors import RequestTimeout
+from leitwolf.model.errors import LeitwolfError, RequestTimeout
 from leitwolf.model.ids import NodeId
 
 __all__ = ["COMMANDS"]
@@ -65,17 +65,26 @@ def resume(context: Context, name: str) -> None:
 def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
     """Remove a node (dead or alive) from the cluster."""
     client = context.client
-    number = find_node(client.status(), name)
+    status = client.status()
+    number = find_node(status, name)
+    itself = any(item.id == number and item.here for item in status.nodes)
     answer = client.command(EvictNode(node=number))
     deadline = time.monotonic() + timeout_s
+    if wait:
+        context.progress(f"waiting until nothing of {name} can run any more")
     while wait:
         status = client.status()
+        if itself and not status.formed:
+            break
         if status.index >= answer.index and all(item.id != number for item in status.nodes):
             break
-        context.progress(f"waiting until nothing of {name} can run any more")
         if time.monotonic() > deadline:
             raise RequestTimeout(f"{name} is not removed after {timeout_s:g} s")
-        client.wait_beyond(status.index, 1)
+        try:
+            client.wait_beyond(status.index, 1)
+        except LeitwolfError as error:
+            if not itself or error.code != "not-in-a-cluster":
+                raise
     context.show(answer, f"node {name} is no member any more (entry {answer.index})")
 
 

@@ -125,6 +125,8 @@ class Cluster:
         self.links: dict[tuple[int, int], LinkState] = {}
         self.rejections: dict[int, tuple[str, str]] = {}
         self._rejected_since: dict[int, float] = {}
+        self._refusals: dict[int, str] = {}
+        """Code with which this node rejects another one, until it is connected."""
         self.recorder = LocalRecorder(settings.state / "recorder")
         self.progress = progress
         self.keys = KeyFile(settings.config)
@@ -190,6 +192,7 @@ class Cluster:
                 on_up=self._peer_up,
                 on_lost=lambda node: self.feed(PeerLost(node=node)),
                 on_rejected=self._rejected,
+                on_refused=self._refused,
                 on_join=on_join,
                 admitted=self._admitted,
                 examine=self._examine,
@@ -436,6 +439,11 @@ class Cluster:
             )
         return self.marks.examine(hello)
 
+    def _refused(self, node: int, code: str, text: str) -> None:
+        if node and self._refusals.get(node) != code:
+            self._refusals[node] = code
+            self.record(f"this node rejects {self._name_of(node)}: {text} [{code}]")
+
     def _rejected(self, node: int, code: str, text: str) -> None:
         if self.rejections.get(node, ("", ""))[0] != code:
             self.record(f"{self._name_of(node)} rejects this node: {text} [{code}]")
@@ -467,6 +475,7 @@ class Cluster:
     def _peer_up(self, node: int) -> None:
         self.rejections.pop(node, None)
         self._rejected_since.pop(node, None)
+        self._refusals.pop(node, None)
         self.feed(PeerUp(node=node))
 
     # --- requests --------------------------------------------------------------------------------

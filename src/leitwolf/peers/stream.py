@@ -128,6 +128,9 @@ class StreamOwner(Protocol):
     def stream_rejected(self, stream: PeerStream, reason: Rejection) -> None:
         """Take note that the peer rejected this node."""
 
+    def stream_refused(self, stream: PeerStream, reason: Rejection) -> None:
+        """Take note that this node rejected the peer."""
+
     def stream_ended(self, stream: PeerStream) -> None:
         """Take note that the stream is gone."""
 
@@ -321,6 +324,7 @@ class PeerStream(asyncio.Protocol):
         self._ending = Ending.REJECTED
         self._write(frame(encode_control(Rejected(reason=reason))))
         self._phase = _Phase.REJECTED
+        self._owner.stream_refused(self, reason)
 
     def _establish(self) -> None:
         self._phase = _Phase.ESTABLISHED

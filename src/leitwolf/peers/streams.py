@@ -69,6 +69,8 @@ class PeerCallbacks:
     """A node cannot be sent to any more, or (up follows at once) its stream changed."""
     on_rejected: Callable[[int, str, str], None]
     """A node rejected this one: node, code, text."""
+    on_refused: Callable[[int, str, str], None]
+    """This node rejected another one: node (0: not known), code, text."""
     on_join: OnJoin
     admitted: Callable[[str], int | None]
     """The node with a certificate of this fingerprint, in the log; None: nobody."""
@@ -239,6 +241,10 @@ class PeerNetwork:
     def stream_rejected(self, stream: PeerStream, reason: Rejection) -> None:
         """Tell the daemon that a peer rejected this node."""
         self._calls.on_rejected(stream.node, reason.code, reason.text)
+
+    def stream_refused(self, stream: PeerStream, reason: Rejection) -> None:
+        """Tell the daemon that this node rejected a peer."""
+        self._calls.on_refused(stream.node, reason.code, reason.text)
 
     def stream_ended(self, stream: PeerStream) -> None:
         """Forget a stream, go over to another."""
