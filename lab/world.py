@@ -63,6 +63,7 @@ class Network:
 
 
 _INTERCONNECTS = (Network("ic0", 1, "10.77.1."), Network("ic1", 3, "10.77.3."))
+_INTERCONNECT6 = Network("ic0", 1, "", "fd77:1::")
 _CLIENTS = Network("client0", 2, "10.77.2.", "fd77:2::")
 
 
@@ -84,7 +85,7 @@ class World:
 
     Args:
         nodes: how many nodes, 1..64. They are off until :meth:`start`.
-        interconnects: 1 or 2.
+        interconnects: 1 or 2; 6: one that has only IPv6, fd77:1::/64.
         keep: folders that machines must see although they lie in /tmp or /run.
 
     Raises:
@@ -94,9 +95,10 @@ class World:
     def __init__(
         self, nodes: int = 3, *, interconnects: int = 1, keep: Iterable[Path] = ()
     ) -> None:
-        if not (1 <= nodes <= 64 and 1 <= interconnects <= 2):
+        if not (1 <= nodes <= 64 and interconnects in (1, 2, 6)):
             raise ValueError("a world has 1..64 nodes and 1 or 2 interconnects")
-        self.networks = (*_INTERCONNECTS[:interconnects], _CLIENTS)
+        chosen = (_INTERCONNECT6,) if interconnects == 6 else _INTERCONNECTS[:interconnects]
+        self.networks = (*chosen, _CLIENTS)
         self.nodes = tuple(f"n{number}" for number in range(1, nodes + 1))
         self._machines = {
             name: _Machine(name, 10 + number, self.networks)
@@ -475,10 +477,9 @@ class World:
 
 
 def _inside(network: Network, host: int) -> list[str]:
-    lines = [
-        f"addr add {network.prefix4}{host}/24 brd + dev {network.name}",
-        f"link set {network.name} up",
-    ]
+    lines = [f"link set {network.name} up"]
+    if network.prefix4:
+        lines.append(f"addr add {network.prefix4}{host}/24 brd + dev {network.name}")
     if network.prefix6:
         lines.append(f"addr add {network.prefix6}{host:x}/64 dev {network.name} nodad")
     return lines

@@ -1,0 +1,229 @@
+"""What a cluster must survive and seldom meets: stuck processes, odd versions, only IPv6."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab.cluster import LabCluster
+from lab.observer import Observer
+from lab.prober import Prober
+from lab.processes import state_of
+from lab.world import World
+from tests.integration.fault_support import GROUP, LAB, PORT, VIP, VIP6, Calm
+
+from leitwolf.system.progress import Role
+
+pytestmark = pytest.mark.netns
+
+
+class Stuck:
+    """A file system that can be frozen: who writes to it then cannot be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "mounted"
+        self.wanted = folder / "wanted"
+        self.folder.mkdir()
+        self.wanted.mkdir()
+        image = folder / "image"
+        image.write_bytes(b"")
+        os.truncate(image, 16 << 20)
+        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, self.folder], check=True)
+
+    @property
+    def command(self) -> str:
+        """A program that writes to it on the machine for which there is a file in ``wanted``."""
+        return (
+            f"sh -c 'while :; do [ -e {self.wanted}/$(uname -n) ] && echo > {self.folder}/file; "
+            "sleep 0.02; done'"
+        )
+
+    @contextmanager
+    def under(self, node: str) -> Iterator[None]:
+        """Have what runs on a node hang in the kernel."""
+        subprocess.run(["fsfreeze", "-f", self.folder], check=True)
+        try:
+            (self.wanted / node).touch()
+            time.sleep(0.2)
+            yield
+        finally:
+            (self.wanted / node).unlink()
+            subprocess.run(["fsfreeze", "-u", self.folder], check=True)
+
+    def close(self) -> None:
+        """Unmount it here; the copies of the machines end with them."""
+        subprocess.run(["umount", self.folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def stuck() -> Iterator[Stuck]:
+    """Mounted before the machines are made, which inherit it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    folder = Path("/var/tmp") / f"leitwolf-stuck-{os.getpid()}"
+    folder.mkdir()
+    made = Stuck(folder)
+    yield made
+    made.close()
+    subprocess.run(["rm", "-r", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def calm(stuck: Stuck) -> Iterator[Calm]:
+    """A cluster of three with the group ``web``."""
+    with ExitStack() as stack:
+        world = stack.enter_context(World(3))
+        cluster = LabCluster(world)
+        stack.callback(cluster.close)
+        cluster.form()
+        cluster.ask(
+            "n1", "group", "add", GROUP, "--address", f"{VIP}/24", "--address", f"{VIP6}/64",
+            "--run", f"{sys.executable} -S -E {LAB / 'echo.py'} {PORT} web",
+        )  # fmt: skip
+        cluster.ask(
+            "n1", "resource", "add", GROUP, "writer", "process",
+            f"command={stuck.command}", "stop_timeout_ms=300",
+        )  # fmt: skip
+        prober = stack.enter_context(Prober(world, VIP, PORT, interval_us=2000))
+        observer = stack.enter_context(Observer(world, [VIP, VIP6]))
+        yield Calm(cluster, prober, observer)
+
+
+def test_process_that_cannot_be_killed_costs_its_node_its_life(calm: Calm, stuck: Stuck) -> None:
+    """When the lease ends, its end cannot be confirmed: the node fences itself, the group moves."""
+    calm.settle()
+    owner = calm.owner()
+    guard = calm.pid(owner, Role.GUARD)
+    with calm.watch() as seen, stuck.under(owner):
+        calm.world.cut(owner, ["ic0"])
+        calm.until_gone(owner)
+        assert state_of(guard) in "XZ", "what cannot be stopped has ended with its node"
+        assert seen.answers_again()
+    assert seen.two_owners_ms == 0
+
+
+def test_group_whose_process_cannot_be_killed_does_not_move(calm: Calm, stuck: Stuck) -> None:
+    """It starts nowhere else, is shown as failed with the reason, and goes on when that is over."""
+    calm.settle()
+    owner = calm.owner()
+    other = calm.other(owner)
+    generation = calm.group()["generation"]
+    with calm.watch() as seen:
+        with stuck.under(owner):
+            calm.cluster.command(other, "group", "move", GROUP, other, "--no-wait")
+
+            def given_up(view: dict[str, Any]) -> bool:
+                return bool(view["groups"][0]["status"] == "failed")
+
+            view = calm.until_seen(other, given_up, "the failure")
+            (group,) = view["groups"]
+            (writer,) = [item for item in group["resources"] if item["id"] == "writer"]
+            assert (group["owner"], group["generation"]) == (owner, generation)
+            assert writer["code"] == "stop-timeout"
+            assert "outlive SIGKILL" in writer["reason"]
+            assert owner in calm.cluster.ask(other, "why", GROUP)["waits_for"]
+        calm.until_gone(owner)
+    assert seen.two_owners_ms == 0
+
+
+def test_evicted_leader_hands_over_office_and_group(calm: Calm) -> None:
+    """Asked on itself: another node leads, the group moves in order, it is out, and can rejoin."""
+    calm.settle()
+    leader = calm.leader()
+    calm.place(leader)
+    rest = calm.other(leader)
+    with calm.watch() as seen:
+        done = calm.cluster.command(leader, "node", "evict", leader)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("waiting") == 1
+
+        def without(view: dict[str, Any]) -> bool:
+            return view["quorum"] and leader not in [item["name"] for item in view["nodes"]]
+
+        view = calm.until_seen(rest, without, "the eviction")
+        assert view["leader"] not in ("", leader)
+        assert view["groups"][0]["owner"] not in ("", leader)
+        calm.until_seen(rest, lambda view: view["groups"][0]["status"] == "online", "the group")
+        assert calm.cluster.command(leader, "status").returncode == 6
+        calm.until_seen(rest, lambda view: len(view["nodes"]) == 2, "two nodes")
+        token = calm.cluster.ask(rest, "token")["token"]
+        joined = calm.cluster.command(leader, "join", token)
+        assert joined.returncode == 0, joined.stderr
+    assert seen.two_owners_ms == 0
+
+
+OTHER_VERSION = "import leitwolf.peers.frames as frames\nframes.PROTOCOL += 1\n"
+
+
+def test_node_of_another_version_is_refused_and_disturbs_nobody(calm: Calm) -> None:
+    """Both sides say which version they speak; it comes back with the right one."""
+    calm.settle()
+    stranger = next(node for node in calm.world.nodes if node not in (calm.leader(), calm.owner()))
+    rest = calm.other(stranger)
+    generation, leader = calm.group()["generation"], calm.leader()
+    patched = calm.world.folder / "patched"
+    patched.mkdir()
+    (patched / "sitecustomize.py").write_text(OTHER_VERSION)
+    own = calm.cluster.environment
+    calm.world.power_off(stranger)
+
+    def environment(node: str) -> dict[str, str]:
+        found = own(node)
+        return found | {"PYTHONPATH": f"{patched}:{found['PYTHONPATH']}"}
+
+    calm.cluster.environment = environment  # type: ignore[method-assign]
+    try:
+        calm.cluster.boot(stranger)
+    finally:
+        calm.cluster.environment = own  # type: ignore[method-assign]
+    deadline = time.monotonic() + 20
+    for node in (calm.leader(), stranger):
+        while "version-mismatch" not in (said := calm.cluster.log_of(node).read_text()):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.1)
+        assert "is not spoken here, only" in said
+    view = calm.status(rest)
+    assert (view["leader"], calm.group(node=rest)["generation"]) == (leader, generation)
+    assert not next(item for item in view["nodes"] if item["name"] == stranger)["connected"]
+    assert calm.cluster.command(stranger, "status").returncode == 6
+    calm.world.power_off(stranger)
+    calm.settle()
+    assert (calm.leader(), calm.group()["generation"]) == (leader, generation)
+
+
+# --- an interconnect without IPv4 ----------------------------------------------------------------
+
+
+def test_interconnect_that_has_only_ipv6() -> None:
+    """Forming, joining, heartbeats and failover go over it; the node that lost power comes back."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with ExitStack() as stack:
+        world = stack.enter_context(World(3, interconnects=6))
+        cluster = LabCluster(world)
+        stack.callback(cluster.close)
+        cluster.form()
+        cluster.ask(
+            "n1", "group", "add", GROUP, "--address", f"{VIP}/24", "--address", f"{VIP6}/64",
+            "--run", f"{sys.executable} -S -E {LAB / 'echo.py'} {PORT} web",
+        )  # fmt: skip
+        prober = stack.enter_context(Prober(world, VIP, PORT, interval_us=2000))
+        observer = stack.enter_context(Observer(world, [VIP, VIP6]))
+        calm = Calm(cluster, prober, observer)
+        calm.settle()
+        for node in calm.status()["nodes"]:
+            assert node["addresses"]["interconnect"].startswith("fd77:1::")
+        owner = calm.owner()
+        with calm.watch() as seen:
+            world.power_off(owner)
+            calm.until_gone(owner)
+            assert seen.answers_again()
+        assert seen.two_owners_ms == 0
