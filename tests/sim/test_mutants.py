@@ -209,6 +209,22 @@ def daemon_of_the_leader_hangs(seed: int, rules: Rules) -> None:
         world.fail("I9: nobody decides while a daemon hangs")
 
 
+def streams_of_the_leader_break(seed: int, rules: Rules) -> None:
+    """The heartbeats pass, the others reach each other: one of them leads, and nothing stops."""
+    world = calm(seed, rules, nodes=3 + seed % 3)
+    cut = leader(world)
+    leases = {node.id: node.kernel.page.lease for node in world.nodes.values() if node.kernel.page}
+    for node in followers(world):
+        world.network.cut_stream(cut.id, node.id)
+    world.refresh_streams()
+    watch(world, 4 * SECOND)
+    if not any(node is not cut for node in world.leaders()):
+        world.fail("I9: nobody decides while the streams of the leader are broken")
+    for node in world.nodes.values():
+        if node.kernel.page is None or node.kernel.page.lease != leases[node.id]:
+            world.fail(f"I10: n{node.id} lost its lease")
+
+
 def guard_arms_late(seed: int, rules: Rules) -> None:
     """Arming takes long, then the node is cut off and freezes."""
     world = calm(seed, rules)
@@ -244,6 +260,7 @@ DIRECTED: dict[str, Callable[[int, Rules], None]] = {
     "daemon-progress": daemon_of_the_leader_hangs,
     "arm-in-time": guard_arms_late,
     "own-lease-cut": successor_is_cut_off,
+    "leader-has-streams": streams_of_the_leader_break,
 }
 """Rule -> the situation in which it acts."""
 

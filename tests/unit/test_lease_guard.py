@@ -525,7 +525,7 @@ def test_late_ack_of_a_former_guard_changes_nothing() -> None:
     beat = page_of(bench, 1).leader_end - held(DEFAULT.promise)
     told = len(bench[1].reports)
     late = Ack(
-        ballot, beat, page_of(bench, 1).incarnation, DEFAULT.promise, 1 << 60, old, 0, 0, False
+        ballot, beat, page_of(bench, 1).incarnation, DEFAULT.promise, 1 << 60, old, 0, 0, False, ()
     )
     step(bench, 1, Heard(2, 0, late))
     bench.run(100)

@@ -18,6 +18,7 @@ from leitwolf.wire.guard import (
     LeaseOpened,
     Release,
     StopEverything,
+    Streams,
     TakeOffice,
     Votes,
 )
@@ -358,6 +359,17 @@ def _(rules: Rules) -> bool:
     bench.run(5)
     assert bench.leading(2)
     return bool(watch.harm)
+
+
+@scenario("leader-has-streams")
+def _(rules: Rules) -> bool:
+    """The daemons of the others have streams with each other, none with the leader's."""
+    bench = Bench(rules=rules)
+    bench.cluster()
+    for node, streams in ((1, ()), (2, (3,)), (3, (2,))):
+        bench.order(bench[node], Streams(streams))
+    bench.run(2_000)
+    return bench.leading(1)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

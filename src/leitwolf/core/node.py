@@ -82,6 +82,7 @@ from leitwolf.wire.guard import (
     GuardHello,
     LeaseClosed,
     LeaseOpened,
+    Streams,
 )
 from leitwolf.wire.page import LeasePage
 
@@ -148,6 +149,7 @@ class Node:
         self._configured: Configure | None = None
         self._configured_by: tuple[object, ...] = ()
         """What the guard was configured from: tables are copied when they change."""
+        self._streams_told: set[NodeId] | None = None
         self._runner = Runner()
         self._inventory: dict[ResourceId, ResourceReport] | None = None
         self._attested: dict[GroupId, int] = {}
@@ -173,7 +175,7 @@ class Node:
             case FromGuard():
                 self._from_guard(now, event)
             case GuardLost():
-                self._configured = None
+                self._configured = self._streams_told = None
                 self.quorum.guard_lost(now)
             case FromHost():
                 self._from_host(now, event.report)
@@ -255,7 +257,7 @@ class Node:
         report = event.report
         if isinstance(report, GuardHello):
             self._ask(DaemonHello(self.quorum.written))
-            self._configured = None
+            self._configured = self._streams_told = None
         if isinstance(report, LeaseOpened | LeaseClosed):
             self._runner = Runner()
         if self.governor is not None:
@@ -371,6 +373,9 @@ class Node:
                 break
             signals = self.quorum.take_signals()
         self._configure_guard()
+        if self.connected != self._streams_told:
+            self._streams_told = set(self.connected)
+            self._ask(Streams(tuple(sorted(self.connected))))
         self._run_local(now)
         self._collect(self.quorum.take_effects())
         self._compact(now)
@@ -446,7 +451,7 @@ class Node:
             self._configured = configuration
             self._ask(configuration)
 
-    def _ask(self, command: Configure | DaemonHello) -> None:
+    def _ask(self, command: Configure | DaemonHello | Streams) -> None:
         self._effects.append(AskGuard(command=command))
 
     def _run_local(self, now: int) -> None:

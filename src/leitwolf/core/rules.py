@@ -46,6 +46,10 @@ RULES: dict[str, str] = {
     ),
     "release-stops-counting": "L8: a leader keeps its lease after it freed everybody's promise",
     "daemon-progress": "L12: a leader whose daemon hangs stays leader, and nobody decides",
+    "leader-has-streams": (
+        "L12: a leader whose streams are broken while its heartbeats pass stays leader, and nobody "
+        "decides"
+    ),
     "own-lease-cut": (
         "L5: a new leader keeps the long run-lease of its predecessor, which outlives the promises"
     ),

@@ -35,7 +35,7 @@ def warm_up() -> None:
     )  # fmt: skip
     ballot, boot_id = Ballot(1, 1, 1), bytes(16)
     heartbeat = Heartbeat(Ballot(1, 2, 2), 1, 2, 260 * _MS, False, 1, 1, 420 * _MS, 1, 1)
-    ack = Ack(ballot, 1, 1, 260 * _MS, 1, 2, 0, 0, False)
+    ack = Ack(ballot, 1, 1, 260 * _MS, 1, 2, 0, 0, False, ())
     ring = KeyRing([bytes(KEY_BYTES)])
     sealer, opener = Sealer(ring, 2), Opener(ring, [2])
     for _ in range(_ROUNDS):

@@ -81,6 +81,7 @@ MIXES: dict[str, dict[str, int]] = {
         "operator": 20,
     },
     "blackouts": {"blackout": 10, "slow-disk": 6, "operator": 30},
+    "streams": {"cut-streams": 10, "partition": 2, "kill-daemon": 2, "noise": 2, "operator": 10},
     "sleep": {"suspend": 6, "operator": 4},
     "members": {
         "members": 10,
@@ -114,6 +115,7 @@ class Faults:
             "cut-one": self._cut_one,
             "one-way": self._isolate_oneway,
             "noise": self._noise,
+            "cut-streams": self._cut_streams,
             "kill-guard": lambda node: node.guard.perish(page=False),
             "kill-guard-and-page": lambda node: node.guard.perish(page=True),
             "kill-daemon": lambda node: node.daemon.perish(),
@@ -263,6 +265,16 @@ class Faults:
             if other != node.id:
                 pair = (other, node.id) if hears else (node.id, other)
                 self._world.network.cut(*pair)
+        self._world.refresh_streams()
+        self._heal_later()
+
+    def _cut_streams(self, node: SimNode) -> None:
+        """Break the streams of a node to some others; its heartbeats pass."""
+        spared = self._entropy.between(0, 2)
+        self._world.note(node.id, "network", "streams cut")
+        for other in list(self._world.nodes)[spared:]:
+            if other != node.id:
+                self._world.network.cut_stream(node.id, other)
         self._world.refresh_streams()
         self._heal_later()
 

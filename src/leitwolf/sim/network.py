@@ -23,6 +23,7 @@ class Network:
         self._entropy = entropy
         self.links = links
         self._cuts: set[tuple[int, int, int]] = set()
+        self._streams_cut: set[tuple[int, int]] = set()
         self.loss_per_thousand = 0
         self.double_per_thousand = 0
         self.slow_per_thousand = 0
@@ -33,9 +34,14 @@ class Network:
         for number in range(self.links) if link < 0 else (link,):
             self._cuts.add((source, target, number))
 
+    def cut_stream(self, one: int, other: int) -> None:
+        """Let no stream pass between two nodes; datagrams do."""
+        self._streams_cut |= {(one, other), (other, one)}
+
     def heal(self) -> None:
         """Mend every cut and calm down."""
         self._cuts.clear()
+        self._streams_cut.clear()
         self.loss_per_thousand = self.double_per_thousand = self.slow_per_thousand = 0
 
     def passes(self, source: int, target: int, link: int) -> bool:
@@ -43,8 +49,8 @@ class Network:
         return (source, target, link) not in self._cuts
 
     def connected(self, one: int, other: int) -> bool:
-        """Tell whether some link carries both ways."""
-        return any(
+        """Tell whether some link carries both ways, streams too."""
+        return (one, other) not in self._streams_cut and any(
             self.passes(one, other, link) and self.passes(other, one, link)
             for link in range(self.links)
         )

@@ -43,6 +43,7 @@ __all__ = [
     "Release",
     "Released",
     "StopEverything",
+    "Streams",
     "TakeOffice",
     "Votes",
 ]
@@ -200,6 +201,14 @@ class HostStopped:
     lease: int
 
 
+@GUARD.message(12)
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The nodes with which the daemon has a stream now; sent again on every change."""
+
+    nodes: tuple[int, ...]
+
+
 # --- guard to daemon and host --------------------------------------------------------------------
 
 
@@ -352,6 +361,7 @@ GuardCommand = (
     | OpenLease
     | Release
     | StopEverything
+    | Streams
     | HostHello
     | HostStopped
 )

@@ -66,6 +66,8 @@ class Ack:
     confirmed stopped, attested to exactly this ballot; 0: none (L7)."""
     no_memory: bool
     """Guard lost its page less than P + R ago."""
+    apart: tuple[int, ...]
+    """Nodes with which this node's daemon has no stream; all others while there is no daemon."""
 
 
 @PEER.message(3)

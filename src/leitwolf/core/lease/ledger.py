@@ -38,6 +38,8 @@ class Ledger:
         """CLOCK_MONOTONIC_RAW of this step, in ns."""
         self.rules = rules
         self.configuration: Configure | None = None
+        self.apart: tuple[int, ...] = ()
+        """Configured nodes with which the daemon of this node has no stream."""
         self._effects: list[LeaseEffect] = []
         self._written: LeasePage | None = None
 

@@ -17,6 +17,8 @@ What this does not guarantee:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from leitwolf.core.lease.acceptor import Acceptor
 from leitwolf.core.lease.effects import (
     Armed,
@@ -48,6 +50,7 @@ from leitwolf.wire.guard import (
     OpenLease,
     Release,
     StopEverything,
+    Streams,
     TakeOffice,
 )
 from leitwolf.wire.heartbeat import Ack, Heartbeat, Outbid, PeerMessage, Probe, ProbeReply
@@ -89,6 +92,7 @@ class LeaseMachine:
         self._runlease = RunLease(self._ledger)
         self._office = Incumbent(self._ledger, self._acceptor, self._runlease)
         self._links = Links(self._ledger)
+        self._streams: frozenset[int] = frozenset()
 
     @property
     def page(self) -> LeasePage:
@@ -156,9 +160,11 @@ class LeaseMachine:
             case Commanded():
                 self._obey(event.command)
             case DaemonSeen():
+                self._follow_streams(())
                 self._office.abandon("daemon-restarted")
                 self._ledger.tell(GuardHello(self._ledger.incarnation, self._remembers))
             case DaemonGone():
+                self._follow_streams(())
                 self._office.abandon("daemon-gone")
             case Armed():
                 self._runlease.armed(event)
@@ -214,6 +220,7 @@ class LeaseMachine:
             lease=ledger.page.lease,
             attested=self._runlease.attested(message.ballot),
             no_memory=self._acceptor.no_memory,
+            apart=ledger.apart,
         )
         ledger.emit(SendPeer(sender, ack, link))
 
@@ -245,9 +252,18 @@ class LeaseMachine:
                 self._office.release(command.ballot)
             case StopEverything():
                 self._runlease.close(command.reason)
+            case Streams():
+                self._follow_streams(command.nodes)
             case _:
                 # What hosts say is for the driver: it makes Stopped of it.
                 return
+
+    def _follow_streams(self, nodes: Iterable[int]) -> None:
+        """Take with whom the daemon has streams; () while there is no daemon."""
+        self._streams = frozenset(nodes)
+        if self._ledger.configuration is not None:
+            others = (peer.node for peer in self._ledger.configuration.peers)
+            self._ledger.apart = tuple(node for node in others if node not in self._streams)
 
     def _configure(self, command: Configure) -> None:
         ledger = self._ledger
@@ -267,5 +283,6 @@ class LeaseMachine:
             kill=command.kill,
         )
         self._acceptor.learn(None)
+        self._follow_streams(self._streams)
         self._links.configure(command)
         self._office.configure()

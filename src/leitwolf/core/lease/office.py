@@ -8,9 +8,10 @@ Rules:
 
 Theory of operation:
     Office ends when the floor rises, another node outbids it, the machine slept, no quorum
-    renewed for P, or it is released: by order, because the daemon is gone, or because it made no
-    progress for 2 P (L12). A guard that finds its predecessor in office releases what that one
-    held. Whatever ends it also lifts the floor above the ballot, so that no
+    renewed for P, or it is released: by order, because the daemon is gone, because it made no
+    progress for 2 P (L12), or because it has streams with no quorum while others have some with a
+    quorum of each other (``streams``). A guard that finds its predecessor in office releases what
+    that one held. Whatever ends it also lifts the floor above the ballot, so that no
     ballot is held twice: its roster would be forgotten. The own run-lease lives on until its end,
     which is where the leader lease was, and the next leader may continue it.
 
@@ -32,6 +33,7 @@ from leitwolf.core.lease.effects import SendPeer
 from leitwolf.core.lease.ledger import NEVER, PROMISE_NS_MAX, LeaseError, Ledger
 from leitwolf.core.lease.roster import NO_GRANT, Grant, Member, Roster, quorum_end
 from leitwolf.core.lease.runlease import RunLease
+from leitwolf.core.lease.streams import PATIENCE_NS, stranded
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, successor
 from leitwolf.wire.guard import (
     Configure,
@@ -61,6 +63,7 @@ class Incumbent:
         self._next = NEVER
         self._led = False
         self._progress = 0
+        self._stranded_since = NEVER
         self._released = NO_BALLOT
         self._released_until = 0
 
@@ -116,6 +119,7 @@ class Incumbent:
             ledger.tell(OfficeLost(ballot, ledger.page.floor, refusal))
             return
         self._ballot, self._since, self._led = ballot, ledger.raw, False
+        self._stranded_since = NEVER
         self._released = NO_BALLOT
         self._progress = max(self._progress, ledger.raw)
         self._barred = command.barred
@@ -227,12 +231,32 @@ class Incumbent:
         ledger = self._ledger
         if self._ballot != NO_BALLOT and ledger.raw >= self._patience_ends():
             self.abandon("daemon-stalled")
+        if self._ballot != NO_BALLOT and ledger.raw >= self._next and self._is_stranded():
+            self.abandon("daemon-stranded")
         if ledger.raw < self._next:
             return
         if self._ballot != NO_BALLOT:
             self._beat()
         else:
             self._tell_released()
+
+    def _is_stranded(self) -> bool:
+        """Tell whether others could decide, but not this node, for longer than a hiccup takes."""
+        ledger = self._ledger
+        members = [m for m in self._roster.members.values() if m.promise_end > ledger.raw]
+        own = self._self()
+        apart = {m.node: ledger.apart if m.node == own else m.apart for m in members}
+        quiet = not ledger.apart and not any(apart.values())
+        if quiet or not ledger.rules.holds("leader-has-streams"):
+            self._stranded_since = NEVER
+            return False
+        active = self._configuration().configurations
+        if not stranded(own, active, {own: ledger.apart, **apart}):
+            self._stranded_since = NEVER
+            return False
+        self._stranded_since = min(self._stranded_since, ledger.raw)
+        waited = ledger.raw - self._stranded_since
+        return waited >= max(PATIENCE_NS, 2 * ledger.page.promise)
 
     def _beat(self, only: int | None = None) -> None:
         """Renew the own promise, then send heartbeats to all, or to one node out of turn."""

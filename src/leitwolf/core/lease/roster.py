@@ -101,6 +101,8 @@ class Member:
     """e of L2: end of the newest promise that it confirmed."""
     told: int | None = None
     """Incarnation of which the daemon knows that it needs an OPEN."""
+    apart: tuple[int, ...] = ()
+    """Nodes with which its daemon has no stream, by its newest ack."""
 
 
 class Roster:
@@ -175,6 +177,7 @@ class Roster:
             ack.sent,
             self._ledger.raw,
         )
+        member.apart = ack.apart
         if not self._attests(member, ack):
             self._compare(member, ack, restarted=restarted)
         if ack.lease == 0 and not member.granting and (member.away or not member.lease):
