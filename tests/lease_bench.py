@@ -166,6 +166,8 @@ class Bench:
             promise=self.profile.promise,
             run=self.profile.run,
             kill=self.profile.kill,
+            promise_longest=self.profile.promise,
+            run_longest=self.profile.run,
             peers=tuple(
                 PeerNode(n, (f"10.0.0.{n}", f"10.0.1.{n}")) for n in self.nodes if n != node.number
             ),

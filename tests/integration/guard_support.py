@@ -228,7 +228,8 @@ def configuration(
     """The profile for machines without guarantees: tests share theirs."""
     members = tuple(range(1, len(weights) + 1))
     return Configure(
-        node, PORT, own, 100 * MS, 900 * MS, 1500 * MS, 150 * MS, peers, (Votes(members, weights),)
+        node, PORT, own, 100 * MS, 900 * MS, 1500 * MS, 150 * MS, 900 * MS, 1500 * MS, peers,
+        (Votes(members, weights),),
     )  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def govern(channel: socket.socket, progress: Progress) -> None:
     page = PageReader(SETTINGS.runtime / "guard.page").read()
     floor = page.floor if page is not None else Ballot(1, 1, 1)
     ballot = Ballot(1, floor.round + 1, 1)
-    profile = (100 * MS, 900 * MS, 1500 * MS, 150 * MS)
+    profile = (100 * MS, 900 * MS, 1500 * MS, 150 * MS, 900 * MS, 1500 * MS)
     for message in (
         DaemonHello(floor),
         Configure(1, 7_654, (), *profile, (), (Votes((1,), (1,)),)),

@@ -13,9 +13,10 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from leitwolf.core.lease import held
 from leitwolf.core.messages import TransferOffice
 from leitwolf.core.rules import RULES, Rules
-from leitwolf.model.commands import EvictNode, MoveGroup
+from leitwolf.model.commands import ChangeCluster, EvictNode, MoveGroup
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.ids import GroupId, NodeId
 from leitwolf.model.observations import CloseGroup
@@ -70,6 +71,7 @@ SEEN_ELSEWHERE = frozenset(
         "office-floor",
         "own-ballot-commit",
         "own-incarnation",
+        "promise-known",
         "page-before-ack",
         "promise-above",
         "up-to-date",
@@ -87,17 +89,17 @@ def test_every_rule_is_accounted_for() -> None:
 # --- directed runs -------------------------------------------------------------------------------
 
 
-def calm(seed: int, rules: Rules, nodes: int = 3) -> World:
+def calm(seed: int, rules: Rules, nodes: int = 3, profile: str = "default") -> World:
     """A cluster that runs a group on each of its first nodes; node 1 leads."""
-    world = World(seed=seed, nodes=nodes, rules=rules)
+    world = World(seed=seed, nodes=nodes, rules=rules, profile=profile)
     world.nodes[1].power_on()
     for number in range(2, nodes + 1):
         world.later(40 * MS, world.nodes[number].power_on)
-    world.run_until(2 * SECOND)
+    world.run_until((2 if profile == "default" else 12) * SECOND)
     for number in (1, 2, 3):
         command = MoveGroup(group=GroupId(f"g{number}"), node=NodeId(number))
         world.ask(leader(world).id, -number, command)
-    world.run_until(4 * SECOND)
+    world.run_until(world.now + 2 * SECOND)
     demand_service(world, "after the start")
     return world
 
@@ -225,6 +227,42 @@ def streams_of_the_leader_break(seed: int, rules: Rules) -> None:
             world.fail(f"I10: n{node.id} lost its lease")
 
 
+def profile_gets_shorter(seed: int, rules: Rules) -> None:
+    """The leader dies just after the change; a lease of the former profile still runs."""
+    world = calm(seed, rules, profile="wan")
+    node = followers(world)[seed % 2]
+    leading = leader(world)
+    world.ask(leading.id, 1, ChangeCluster(profile="fast"))
+    world.run_until(world.now + 60 * MS)
+    leading.power_off("fault")
+    isolate(world, node)
+    world.run_until(world.now + SECOND)
+    leading.power_on()  # so that somebody can win
+    watch(world, 7 * SECOND)
+
+
+def profile_gets_longer(seed: int, rules: Rules) -> None:
+    """The leader dies before any daemon heard of the change; its guard knew, as acks came in."""
+    world = calm(seed, rules, nodes=5)
+    leading = leader(world)
+    others = followers(world)
+    for other in others:
+        world.network.cut_stream(leading.id, other.id)
+    world.daemon_died(leading.id)
+    world.run_until(world.now + 10 * MS)
+    page = leading.kernel.page
+    assert page is not None
+    beat = leading.true_time(page.leader_end - held(page.promise))
+    while beat < world.now + 5 * MS:
+        beat += page.heartbeat
+    world.run_until(beat - (seed % 12) * MS // 4)
+    world.ask(leading.id, 1, ChangeCluster(profile="wan"))
+    world.run_until(world.now + 20 * MS)
+    leading.power_off("fault")
+    isolate(world, max((n for n in others if n.kernel.cells), key=lambda node: node.run_end))
+    watch(world, 2 * SECOND)
+
+
 def guard_arms_late(seed: int, rules: Rules) -> None:
     """Arming takes long, then the node is cut off and freezes."""
     world = calm(seed, rules)
@@ -260,6 +298,8 @@ DIRECTED: dict[str, Callable[[int, Rules], None]] = {
     "daemon-progress": daemon_of_the_leader_hangs,
     "arm-in-time": guard_arms_late,
     "own-lease-cut": successor_is_cut_off,
+    "former-profile": profile_gets_shorter,
+    "shorter-profile-first": profile_gets_longer,
     "leader-has-streams": streams_of_the_leader_break,
 }
 """Rule -> the situation in which it acts."""

@@ -330,7 +330,17 @@ def test_the_configuration_is_remembered_for_this_boot_only(tmp_path: Path) -> N
     """Whole and of this boot, or nothing."""
     path, boot = tmp_path / "guard.configuration", bytes(range(16))
     configure = Configure(
-        1, 7, ("192.0.2.1",), 1, 2, 3, 4, (PeerNode(2, ("192.0.2.2",)),), (Votes((1, 2), (1, 1)),)
+        1,
+        7,
+        ("192.0.2.1",),
+        1,
+        2,
+        3,
+        4,
+        2,
+        3,
+        (PeerNode(2, ("192.0.2.2",)),),
+        (Votes((1, 2), (1, 1)),),
     )
     assert recall(path, boot) is None
     remember(path, boot, configure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -370,6 +371,28 @@ def _(rules: Rules) -> bool:
         bench.order(bench[node], Streams(streams))
     bench.run(2_000)
     return bench.leading(1)
+
+
+@scenario("promise-known")
+def _(rules: Rules) -> bool:
+    """The leader has a longer profile than the others know; they lose their pages."""
+    bench = Bench(rules=rules, profile=PROFILES["fast"])
+    bench.cluster()
+    watch = Watch(bench)
+    longer = bench[1]
+    bench.order(
+        longer,
+        replace(bench.configure(longer), promise=10**9, promise_longest=10**9, run=2 * 10**9),
+    )
+    bench.run(60)
+    bench.isolate(1)
+    for number in (2, 3):
+        bench.crash(bench[number], keep_page=False)
+        bench.boot(bench[number])
+    bench.run(200)
+    bench.elect(2, (2, 3))
+    bench.run(20)
+    return bool(watch.harm)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

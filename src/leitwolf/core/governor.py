@@ -23,8 +23,8 @@ from collections.abc import Iterable
 
 from leitwolf.core.effects import AskGuard, Effect, Reply, Request, Send
 from leitwolf.core.leader import Leader, Pending
-from leitwolf.core.lease.profile import PROFILES, awaited
-from leitwolf.core.membership import SETTLE_NS, Step, next_keys, next_step
+from leitwolf.core.lease.profile import awaited
+from leitwolf.core.membership import SETTLE_NS, Step, acting, longest, next_keys, next_step
 from leitwolf.core.policy import Planned, judge, plan
 from leitwolf.core.quorum import MayLead, QuorumCore
 from leitwolf.core.rules import Rules
@@ -36,6 +36,7 @@ from leitwolf.model.events import (
     LeaderElected,
     NodePromoted,
     NodeRemoved,
+    ProfileSettled,
     QuorumChanged,
 )
 from leitwolf.model.ids import NodeId, NodeStatus
@@ -134,6 +135,8 @@ class Governor:
         state, config = self._leader.ahead, self._quorum.config
         if config.former is not None or len(state.keys) > 1 or not self._quorum.config_committed:
             return True
+        if state.profile_former:
+            return True
         voting = {acceptor.id for acceptor in config.acceptors}
         return any(
             node.status is not NodeStatus.MEMBER or AcceptorId(node.id, node.storage) not in voting
@@ -227,6 +230,7 @@ class Governor:
             leader.plan_at = now + max(0, decided.next_at - leader.cluster_time(now))
         self._reconfigure(now, wall)
         self._rekey(now, wall)
+        self._settle_profile(now, wall)
         self._open_leases()
 
     # --- requests --------------------------------------------------------------------------------
@@ -333,11 +337,11 @@ class Governor:
         if quorum.config.former is not None:
             if leader.joint_since < 0:
                 leader.joint_since = now
-            over_at = leader.joint_since + awaited(PROFILES[leader.ahead.profile].run)
+            over_at = leader.joint_since + awaited(longest(leader.ahead, self._rules).run)
             joint_over = now >= over_at and quorum.config_committed
             if not joint_over:
-                later = over_at if over_at > now else now + PROFILES[leader.ahead.profile].heartbeat
-                leader.plan_at = later if leader.plan_at < 0 else min(leader.plan_at, later)
+                heartbeat = acting(leader.ahead, self._rules).heartbeat
+                leader.plan_by(over_at if over_at > now else now + heartbeat)
         else:
             leader.joint_since = -1
             if not quorum.config_committed:
@@ -367,11 +371,31 @@ class Governor:
         reached = all(quorum.match(node) >= state.keys_set for node in quorum.connected)
         step = next_keys(state, now=leader.cluster_time(now), everywhere=reached)
         if step is None:
-            later = now + SETTLE_NS // 10
-            leader.plan_at = later if leader.plan_at < 0 else min(leader.plan_at, later)
+            leader.plan_by(now + SETTLE_NS // 10)
             return
         because = Cause(code="rekey", text=f"heartbeat keys: {step.stage}", index=state.keys_set)
         self._append(now, wall, Planned(events=(step,), because=because))
+
+    def _settle_profile(self, now: int, wall: int) -> None:
+        """Have the new profile alone, when nothing of the former one can be in force."""
+        leader, quorum, state = self._leader, self._quorum, self._leader.ahead
+        if not state.profile_former:
+            leader.profile_since = -1
+            return
+        if quorum.commit < state.profile_set:
+            return  # looked at again after every commit
+        if leader.profile_since < 0:
+            leader.profile_since = now
+        over_at = leader.profile_since + awaited(longest(state, self._rules).run)
+        leased = [node for node, standing in leader.standings.items() if standing.leased]
+        known = all(quorum.durable_at(node) >= state.profile_set for node in leased)
+        if now < over_at or not known:
+            heartbeat = acting(state, self._rules).heartbeat
+            leader.plan_by(over_at if now < over_at else now + heartbeat)
+            return
+        text = f"no lease of the profile {state.profile_former} is in force"
+        because = Cause(code="profile-settled", text=text, index=state.profile_set)
+        self._append(now, wall, Planned(events=(ProfileSettled(),), because=because))
 
     def _take_step(self, now: int, wall: int, step: Step) -> None:
         leader = self._leader

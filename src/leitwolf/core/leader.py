@@ -80,8 +80,14 @@ class Leader:
     """Nodes that leave: never opened again."""
     joint_since: int = -1
     """Instant at which the joint configuration was appended (L10), -1: none."""
+    profile_since: int = -1
+    """Instant at which a change of the profile was committed, -1: none is under way."""
     plan_at: int = -1
     """Instant of the next planned decision, -1: none."""
+
+    def plan_by(self, instant: int) -> None:
+        """Look again at ``instant`` at the latest."""
+        self.plan_at = instant if self.plan_at < 0 else min(self.plan_at, instant)
 
     def standing(self, node: NodeId) -> Standing:
         """Return what is known of a node, created on first sight."""

@@ -19,6 +19,7 @@ without two owners arising from it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from operator import is_
 
 import msgspec
@@ -43,8 +44,8 @@ from leitwolf.core.effects import (
     Tick,
 )
 from leitwolf.core.governor import Governor
-from leitwolf.core.lease.profile import MILLISECOND, PROFILES
-from leitwolf.core.membership import guard_configuration
+from leitwolf.core.lease.profile import MILLISECOND
+from leitwolf.core.membership import acting, guard_configuration
 from leitwolf.core.messages import Appended
 from leitwolf.core.policy import Runner
 from leitwolf.core.quorum import (
@@ -137,7 +138,7 @@ class Node:
             loaded=loaded,
             config=config,
             page=lambda: page() or LeasePage(),
-            promise_ns=PROFILES[self.state.profile].promise,
+            promise_ns=acting(self.state, rules).promise,
             now=now,
             rules=rules,
         )
@@ -149,6 +150,8 @@ class Node:
         self._configured: Configure | None = None
         self._configured_by: tuple[object, ...] = ()
         """What the guard was configured from: tables are copied when they change."""
+        self._profile_lags = False
+        """The guard waits for the profile of an entry that is not on the disk yet."""
         self._streams_told: set[NodeId] | None = None
         self._runner = Runner()
         self._inventory: dict[ResourceId, ResourceReport] | None = None
@@ -357,7 +360,8 @@ class Node:
 
     def _settle(self, now: int, *, replicated: bool) -> None:
         signals = self.quorum.take_signals()
-        if replicated and not signals and not (self.governor and self.governor.waiting):
+        waiting = self._profile_lags or (self.governor is not None and self.governor.waiting)
+        if replicated and not signals and not waiting:
             # Half of all events say only that one more disk has an entry: nothing follows of it.
             self._collect(self.quorum.take_effects())
             return
@@ -431,11 +435,14 @@ class Node:
     def _configure_guard(self) -> None:
         """Tell the guard who votes from the moment that a configuration is appended."""
         newest = self.foreseen
+        self._profile_lags = self.quorum.durable_index < newest.profile_set
         basis = (
+            self._profile_lags,
             newest.nodes,
             newest.networks,
             newest.port,
             newest.profile,
+            newest.profile_former,
             self.state.nodes,
             self.quorum.config,
             self.governor is None,
@@ -445,8 +452,11 @@ class Node:
         self._configured_by = basis
         if self.governor is None:  # a removal counts when it is committed
             newest = msgspec.structs.replace(newest, nodes=self.acquainted)
-        configuration = guard_configuration(newest, self.quorum.config, self.me)
-        self.quorum.set_promise(PROFILES[newest.profile].promise)
+        configuration = guard_configuration(newest, self.quorum.config, self.me, self._rules)
+        if configuration is not None and self._profile_lags:
+            # A guard that lost its page waits by what is on the disk then.
+            configuration = self._configured and _as_long(configuration, self._configured)
+        self.quorum.set_promise(acting(newest, self._rules).promise)
         if configuration is not None and configuration != self._configured:
             self._configured = configuration
             self._ask(configuration)
@@ -520,6 +530,19 @@ class Node:
 
     def _wall(self, now: int) -> int:
         return now + self._wall_base
+
+
+def _as_long(configuration: Configure, former: Configure) -> Configure:
+    """Return a configuration with the timing of another one."""
+    return replace(
+        configuration,
+        heartbeat=former.heartbeat,
+        promise=former.promise,
+        run=former.run,
+        kill=former.kill,
+        promise_longest=former.promise_longest,
+        run_longest=former.run_longest,
+    )
 
 
 def _only_replicated(event: Event) -> bool:

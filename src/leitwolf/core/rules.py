@@ -46,6 +46,10 @@ RULES: dict[str, str] = {
     ),
     "release-stops-counting": "L8: a leader keeps its lease after it freed everybody's promise",
     "daemon-progress": "L12: a leader whose daemon hangs stays leader, and nobody decides",
+    "promise-known": (
+        "L3: a guard confirms a longer promise than it waits for when it lost its page, since its "
+        "node does not know the longer profile yet"
+    ),
     "leader-has-streams": (
         "L12: a leader whose streams are broken while its heartbeats pass stays leader, and nobody "
         "decides"
@@ -62,6 +66,13 @@ RULES: dict[str, str] = {
     "attest-after-stopped": "L7: a node attests the stop while its processes still run",
     "slept": "L1: leases go on after a suspend, during which the clock stood still",
     "rates": "A3: a holder with a slow clock outlasts those who wait with a fast one",
+    # --- change of the profile -------------------------------------------------------------------
+    "former-profile": (
+        "L6, L10: after a change to a shorter profile a lease of the longer one is not waited for"
+    ),
+    "shorter-profile-first": (
+        "L6, L10: a leader grants longer leases than the next one, which does not know, waits for"
+    ),
     # --- driver of the guard, host ---------------------------------------------------------------
     "arm-in-time": (
         "L9: a guard frozen between computing and arming opens the gate beyond the lease"

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from leitwolf.core.lease.profile import MILLISECOND, PROFILES
+from leitwolf.core.lease.profile import MILLISECOND
+from leitwolf.core.membership import acting
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.node import Node
 from leitwolf.core.policy import group_status, survives
+from leitwolf.core.rules import ALL_RULES
 from leitwolf.model.events import Cause, Change, Event
 from leitwolf.model.ids import NetworkRole, NodeId
 from leitwolf.model.state import Group, Resource, State
@@ -227,7 +229,7 @@ def quorum_view(
     """Return who promised what, votes, lease margins, worst stall, profile."""
     state, quorum = node.state, node.quorum
     config = quorum.config
-    profile = PROFILES[state.profile]
+    profile = acting(state, ALL_RULES)
     page = page or LeasePage()
     naming = name_of or (lambda item: _node_name(state, item))
     votes = sum(acceptor.weight for acceptor in config.acceptors)

@@ -30,7 +30,7 @@ _ROUNDS = 3
 def warm_up() -> None:
     """Run sealing, opening, packing and a machine of its own for a few steps; no I/O."""
     configure = Configure(
-        1, 1, ("192.0.2.1",), 50 * _MS, 260 * _MS, 420 * _MS, 60 * _MS,
+        1, 1, ("192.0.2.1",), 50 * _MS, 260 * _MS, 420 * _MS, 60 * _MS, 260 * _MS, 420 * _MS,
         (PeerNode(2, ("192.0.2.2",)),), (Votes((1, 2), (1, 1)),),
     )  # fmt: skip
     ballot, boot_id = Ballot(1, 1, 1), bytes(16)

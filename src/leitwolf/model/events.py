@@ -48,6 +48,7 @@ __all__ = [
     "NodeStopping",
     "NodeUp",
     "NotChosen",
+    "ProfileSettled",
     "QuorumChanged",
     "ResourceAdded",
     "ResourceChanged",
@@ -111,6 +112,10 @@ class ClusterChanged(_Event, frozen=True, kw_only=True):
 
     name: str | None = None
     profile: str | None = None
+
+
+class ProfileSettled(_Event, frozen=True, kw_only=True):
+    """Nothing that was granted under the former timing profile is in force any more."""
 
 
 class NodeAdded(_Event, frozen=True, kw_only=True):
@@ -399,6 +404,7 @@ Event = (
     | TokenIssued
     | TokenUsed
     | KeysSet
+    | ProfileSettled
     | LocalRecord
     | GroupAdded
     | GroupChanged

@@ -129,6 +129,10 @@ class State(_Data, frozen=True, kw_only=True):
     uuid: str = ""
     name: str = ""
     profile: str = "default"
+    profile_former: str = ""
+    """Leases granted under it may be in force; '': none of another profile than ``profile``."""
+    profile_set: int = 0
+    """Index of the entry that changed it, 0: the cluster was formed with it."""
     port: int = 0
     authority: bytes = b""
     index: int = 0

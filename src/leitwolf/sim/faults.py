@@ -82,6 +82,14 @@ MIXES: dict[str, dict[str, int]] = {
     },
     "blackouts": {"blackout": 10, "slow-disk": 6, "operator": 30},
     "streams": {"cut-streams": 10, "partition": 2, "kill-daemon": 2, "noise": 2, "operator": 10},
+    "profiles": {
+        "profile": 10,
+        "power": 4,
+        "partition": 5,
+        "kill-guard-and-page": 4,
+        "kill-daemon": 4,
+        "slow-disk": 3,
+    },
     "sleep": {"suspend": 6, "operator": 4},
     "members": {
         "members": 10,
@@ -131,6 +139,7 @@ class Faults:
             "crashes": lambda _: self._world_wide("crash_per_million", 2_000, 3_000),
             "operator": self._operators.ask,
             "members": self._operators.change_members,
+            "profile": self._operators.change_profile,
         }
         self._mix = MIXES[mix]
 

@@ -10,6 +10,7 @@ from leitwolf.core.effects import FromGuard, FromHost, GuardLost
 from leitwolf.core.lease import (
     Armed,
     ArmGate,
+    Commanded,
     DaemonGone,
     DaemonSeen,
     Disarm,
@@ -27,7 +28,7 @@ from leitwolf.core.lease import Tick as GuardTick
 from leitwolf.model.ids import ResourceState
 from leitwolf.sim.network import MICROSECOND, MILLISECOND
 from leitwolf.sim.process import Process
-from leitwolf.wire.guard import GuardHello, LeaseClosed, LeaseOpened
+from leitwolf.wire.guard import Configure, GuardHello, LeaseClosed, LeaseOpened
 from leitwolf.wire.heartbeat import Ack
 from leitwolf.wire.page import LeasePage
 
@@ -51,7 +52,7 @@ class SimGuard(Process):
         self._entropy = node.entropy
         self.machine: LeaseMachine | None = None
         self.promise_ns = 0
-        """P as this guard knew it last."""
+        """Longest P that this guard was told of last: what it waits for without its page."""
         self._passed_at = 0
         self._alarm = -1
         """True time for which a tick is scheduled already, -1: none."""
@@ -116,6 +117,8 @@ class SimGuard(Process):
     def _step(self, event: LeaseEvent) -> None:
         if self.machine is None:
             return
+        if isinstance(event, Commanded) and isinstance(event.command, Configure):
+            self.promise_ns = event.command.promise_longest
         now = self._node.clocks()
         self._passed_at = now.raw
         self._execute(self.machine.step(now, event))
@@ -183,8 +186,6 @@ class SimGuard(Process):
     def _write(self, page: LeasePage) -> None:
         node = self._node
         former, node.kernel.page = node.kernel.page, page
-        if page.configured:
-            self.promise_ns = page.promise
         if page.lease and (former is None or page.lease_end != former.lease_end):
             node.run_end = max(node.run_end, node.true_time(page.lease_end))
         if former is None or page.leader_end != former.leader_end or page.office != former.office:

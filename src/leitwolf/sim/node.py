@@ -122,8 +122,8 @@ class SimNode:
         """Return the earliest true time at which this node may help another than ``leader``."""
         page = self.kernel.page
         if not self.powered or page is None:
-            promise = page.promise if page is not None else self.guard.promise_ns
-            return self.world.now + promise  # a guard without memory waits as long (R5)
+            # A guard without memory waits as long (R5).
+            return self.world.now + self.guard.promise_ns
         instant = page.fence_from
         if page.renewed.node == leader and not page.freed:
             instant = max(instant, page.promise_end)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from leitwolf.core.lease.profile import PROFILES
 from leitwolf.model.commands import (
     AddNode,
+    ChangeCluster,
     ChangeGroup,
     Command,
     EvictNode,
@@ -60,6 +62,10 @@ class Operators:
             TransferLeader(node=entropy.choice([other, NodeId(0)])),
         )
         self._send(node, entropy.choice(commands))
+
+    def change_profile(self, node: SimNode) -> None:
+        """Have the cluster use another timing profile."""
+        self._send(node, ChangeCluster(profile=self._entropy.choice(sorted(PROFILES))))
 
     def change_members(self, node: SimNode) -> None:
         """Let a machine in, or put one out."""

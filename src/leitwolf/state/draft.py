@@ -72,6 +72,8 @@ class Draft:
         self.uuid = state.uuid
         self.name = state.name
         self.profile = state.profile
+        self.profile_former = state.profile_former
+        self.profile_set = state.profile_set
         self.port = state.port
         self.authority = state.authority
         self.node_serial = state.node_serial
@@ -102,6 +104,8 @@ class Draft:
             uuid=self.uuid,
             name=self.name,
             profile=self.profile,
+            profile_former=self.profile_former,
+            profile_set=self.profile_set,
             port=self.port,
             authority=self.authority,
             index=self.index,

@@ -43,6 +43,7 @@ _HANDLERS: dict[type, Callable[[Draft, Any], None]] = {
     events.NodeDown: nodes.apply_node_down,
     events.LeaderElected: nodes.apply_leader_elected,
     events.KeysSet: nodes.apply_keys_set,
+    events.ProfileSettled: nodes.apply_profile_settled,
     events.QuorumChanged: nodes.apply_nothing,
     events.NetworkSet: nodes.apply_network_set,
     events.TokenIssued: nodes.apply_token_issued,

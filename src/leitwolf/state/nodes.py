@@ -51,7 +51,14 @@ def apply_cluster_changed(draft: Draft, event: events.ClusterChanged) -> None:
     if event.name is not None:
         draft.name = event.name
     if event.profile is not None:
-        draft.profile = event.profile
+        check(not draft.profile_former, "a change of the profile before the last one settled")
+        draft.profile_former, draft.profile = draft.profile, event.profile
+        draft.profile_set = draft.index
+
+
+def apply_profile_settled(draft: Draft, _event: events.ProfileSettled) -> None:
+    """Forget the former profile."""
+    draft.profile_former = ""
 
 
 def apply_keys_set(draft: Draft, event: events.KeysSet) -> None:

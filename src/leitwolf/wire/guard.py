@@ -113,6 +113,10 @@ class Configure:
     """R in ns."""
     kill: int
     """K in ns."""
+    promise_longest: int
+    """Longest P that a promise in force may have, in ns: as P, or more while that changes."""
+    run_longest: int
+    """Longest R that a lease in force may have, in ns: as R, or more while that changes."""
     peers: tuple[PeerNode, ...]
     """All other members and learners."""
     configurations: tuple[Votes, ...]

@@ -58,7 +58,8 @@ class Acceptor:
             self.follow(written)
         if self.awake or self._told is None or ledger.configuration is None:
             return
-        promise, run = ledger.configuration.promise, ledger.configuration.run
+        promise = ledger.configuration.promise_longest
+        run = ledger.configuration.run_longest
         wait = ledger.awaited(promise) if ledger.rules.holds("restart-wait") else 0
         ledger.change(
             fence_from=self._started + wait,

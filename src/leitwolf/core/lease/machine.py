@@ -204,6 +204,11 @@ class LeaseMachine:
             if message.ballot == ledger.page.floor:
                 self._runlease.grant(message)
             return
+        known = ledger.configuration is not None and (
+            message.promise <= ledger.configuration.promise_longest
+        )
+        if not known and ledger.rules.holds("promise-known"):
+            return
         if not self._acceptor.renew(message.ballot, message.promise):
             ledger.emit(SendPeer(sender, Outbid(message.ballot, ledger.page.floor), link))
             return
@@ -280,8 +285,8 @@ class LeaseMachine:
             heartbeat=command.heartbeat,
             promise=command.promise,
             run=command.run,
-            kill=command.kill,
         )
+        self._runlease.follow_kill()
         self._acceptor.learn(None)
         self._follow_streams(self._streams)
         self._links.configure(command)

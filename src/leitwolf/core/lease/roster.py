@@ -124,9 +124,11 @@ class Roster:
         }
 
     def _wait(self) -> int:
-        page = self._ledger.page
-        duration = page.run if self._ledger.rules.holds("horizon") else page.promise
-        return self._ledger.awaited(duration)
+        ledger = self._ledger
+        duration = ledger.page.promise
+        if ledger.configuration is not None and ledger.rules.holds("horizon"):
+            duration = ledger.configuration.run_longest
+        return ledger.awaited(duration)
 
     # --- granting --------------------------------------------------------------------------------
 

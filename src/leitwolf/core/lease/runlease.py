@@ -142,6 +142,7 @@ class RunLease:
         if ledger.page.lease or self._stopping or ledger.raw >= end - ledger.page.kill:
             return False
         ledger.change(lease=lease, lease_end=end, lease_index=index, gate=True, drift=ledger.drift)
+        self.follow_kill()
         self._rearm = False
         ledger.tell(LeaseOpened(lease, index))
         ledger.emit(ArmGate(lease, end, renewal=False))
@@ -153,8 +154,21 @@ class RunLease:
         if not self.valid or end <= ledger.page.lease_end:
             return
         ledger.change(lease_end=end, drift=ledger.drift)
+        self.follow_kill()
         ledger.emit(ArmGate(ledger.page.lease, end, renewal=not self._rearm))
         self._rearm = False
+
+    def follow_kill(self) -> None:
+        """Take K of the configuration; a longer one only with a lease that is long enough for it.
+
+        Else a change to a longer profile would end the leases of the shorter one at once.
+        """
+        ledger = self._ledger
+        if ledger.configuration is None:
+            return
+        kill, page = ledger.configuration.kill, ledger.page
+        if kill <= page.kill or not page.gate or page.lease_end - ledger.raw >= 2 * kill:
+            ledger.change(kill=kill)
 
     def cut(self, end: int) -> None:
         """Shorten a valid lease to ``end``: a leader's lease must not outlast its promises (L5)."""

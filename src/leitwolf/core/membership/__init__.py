@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from leitwolf.core.membership.profiles import acting, longest
 from leitwolf.core.membership.reconfigure import Step, next_step
 from leitwolf.core.membership.rekey import SETTLE_NS, next_keys
 from leitwolf.core.membership.roster import guard_configuration
 
-__all__ = ["SETTLE_NS", "Step", "guard_configuration", "next_keys", "next_step"]
+__all__ = [
+    "SETTLE_NS",
+    "Step",
+    "acting",
+    "guard_configuration",
+    "longest",
+    "next_keys",
+    "next_step",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from leitwolf.core.lease.profile import PROFILES
+from leitwolf.core.membership.profiles import acting, longest
+from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.ids import NetworkRole, NodeId
 from leitwolf.model.quorum import Acceptor, QuorumConfig
 from leitwolf.model.state import State
@@ -26,19 +27,22 @@ def _votes(acceptors: tuple[Acceptor, ...]) -> Votes:
     )
 
 
-def guard_configuration(state: State, config: QuorumConfig, me: NodeId) -> Configure | None:
+def guard_configuration(
+    state: State, config: QuorumConfig, me: NodeId, rules: Rules = ALL_RULES
+) -> Configure | None:
     """Return what to tell the guard, or None while this node is not part of the cluster.
 
     Args:
         state: nodes, addresses and profile; the newest state that the log holds, committed or not.
         config: quorum configuration in force (from the moment that it is appended).
         me: this node.
+        rules: switched off in tests.
     """
     own = state.nodes.get(me)
     if own is None:
         return None
     links = interconnects(state)
-    profile = PROFILES[state.profile]
+    profile, waited_for = acting(state, rules), longest(state, rules)
     configurations = [_votes(config.acceptors)]
     if config.former is not None:
         configurations.append(_votes(config.former))
@@ -50,6 +54,8 @@ def guard_configuration(state: State, config: QuorumConfig, me: NodeId) -> Confi
         promise=profile.promise,
         run=profile.run,
         kill=profile.kill,
+        promise_longest=waited_for.promise,
+        run_longest=waited_for.run,
         peers=tuple(
             PeerNode(node.id, tuple(node.addresses.get(link, "") for link in links))
             for node in sorted(state.nodes.values(), key=lambda node: node.id)

@@ -82,6 +82,7 @@ REFUSALS: dict[str, str] = {
     "owner-not-connected": "The daemon of the owner does not answer; the group runs on.",
     "provider-offline": "An online resource cannot begin to depend on one that is not.",
     "rekey-under-way": "The heartbeat keys are being replaced already.",
+    "profile-changing": "A change of the timing profile is under way.",
     "resource-exists": "There is a resource of this name.",
     "resource-online": "The resource must be offline for this.",
     "token-exists": "The join token is known already.",

@@ -405,6 +405,14 @@ def change_cluster(state: State, command: commands.ChangeCluster, _seen: Observa
         )
     name = command.name if command.name != state.name else None
     profile = command.profile if command.profile != state.profile else None
+    if profile is not None and state.profile_former:
+        raise Refused(
+            "profile-changing",
+            f"the change from {state.profile_former} to {state.profile} is not over yet",
+            hint="ask again in some seconds; every node with a lease must have the last change",
+            field="profile",
+            retryable=True,
+        )
     found: list[Event] = []
     if name is not None or profile is not None:
         found.append(events.ClusterChanged(name=name, profile=profile))

@@ -128,6 +128,15 @@ class QuorumView:
             return 0
         return self._leadership.progress[node].match
 
+    @property
+    def durable_index(self) -> int:
+        """Index up to which entries are durable on this node."""
+        return self._standing.outbox.durable_index
+
+    def durable_at(self, node: int) -> int:
+        """Return up to where ``node``, this one included, is durable, while this one leads."""
+        return self.durable_index if node == self._standing.me.node else self.match(node)
+
     def key_at(self, index: int) -> Key:
         """Return the key of the entry at ``index``, which must be in the log."""
         return self._standing.log.key_at(index)
