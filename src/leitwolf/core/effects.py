@@ -14,17 +14,21 @@ from leitwolf.core.messages import QuorumMessage
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.log import Entry, Record, Snapshot
 from leitwolf.model.observations import HostOrder, HostReport, NodeReport
+from leitwolf.model.quorum import AcceptorId
+from leitwolf.ports.witness import WitnessCall, WitnessResult
 from leitwolf.wire.guard import GuardCommand, GuardReport
 
 __all__ = [
     "Applied",
     "AskGuard",
+    "CallWitness",
     "Durable",
     "Effect",
     "Event",
     "FromGuard",
     "FromHost",
     "FromPeer",
+    "FromWitness",
     "GuardLost",
     "HostLost",
     "OrderHost",
@@ -100,6 +104,17 @@ class Durable(_Item, frozen=True, kw_only=True):
     position: int
 
 
+class FromWitness(_Item, frozen=True, kw_only=True):
+    """A call to a passive acceptor ended (answers :class:`CallWitness` with ``serial``)."""
+
+    node: int
+    """Id of the acceptor."""
+    serial: int
+    started: int
+    """RAW ns just before the call was begun."""
+    result: WitnessResult
+
+
 class Request(_Item, frozen=True, kw_only=True):
     """Somebody asks through the API of this or (forwarded) another node."""
 
@@ -120,6 +135,7 @@ Event = (
     | FromHost
     | HostLost
     | Durable
+    | FromWitness
     | Request
 )
 
@@ -157,6 +173,15 @@ class AskGuard(_Item, frozen=True, kw_only=True):
     after: int = 0
 
 
+class CallWitness(_Item, frozen=True, kw_only=True):
+    """Call a passive acceptor, once the log is durable up to ``after``; one call at a time each."""
+
+    acceptor: AcceptorId
+    serial: int
+    call: WitnessCall
+    after: int = 0
+
+
 class Applied(_Item, frozen=True, kw_only=True):
     """These entries are committed and folded into the state; for event streams."""
 
@@ -176,4 +201,4 @@ class Reply(_Item, frozen=True, kw_only=True):
     answer: Answer
 
 
-Effect = Write | SaveSnapshot | Send | AskGuard | Applied | OrderHost | Reply
+Effect = Write | SaveSnapshot | Send | AskGuard | CallWitness | Applied | OrderHost | Reply

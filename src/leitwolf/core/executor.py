@@ -6,8 +6,8 @@ Rules:
   that is queued when it begins (group commit); one batch at a time is under way.
 - What names a position ``after`` leaves when the log is durable up to it, not earlier. What waits
   leaves in the order of its positions, and in the order of submission among equal ones.
-- Of one step: messages and guard commands first, then applied entries, then orders to the host,
-  then replies.
+- Of one step: messages, guard commands and calls of passive acceptors first, then applied entries,
+  then orders to the host, then replies.
 - A write that failed ends everything: nothing that waits leaves any more (A2), and the executor
   refuses to go on.
 
@@ -29,6 +29,7 @@ import msgspec
 from leitwolf.core.effects import (
     Applied,
     AskGuard,
+    CallWitness,
     Effect,
     OrderHost,
     PeerMessage,
@@ -46,6 +47,9 @@ from leitwolf.wire.guard import GuardCommand
 __all__ = ["Batch", "Executor", "Outlets"]
 
 
+_Outgoing = Send | AskGuard | CallWitness
+
+
 class Outlets(Protocol):
     """Where effects go that are not writes; every call returns at once."""
 
@@ -54,6 +58,9 @@ class Outlets(Protocol):
 
     def ask_guard(self, command: GuardCommand) -> None:
         """Tell the own guard; dropped when there is none."""
+
+    def call_witness(self, call: CallWitness) -> None:
+        """Begin a call of a passive acceptor; its end comes back as an event."""
 
     def applied(self, entries: tuple[Entry, ...]) -> None:
         """Publish committed entries."""
@@ -80,7 +87,7 @@ class Executor:
     def __init__(self, outlets: Outlets) -> None:
         self._outlets = outlets
         self._queue: deque[Write | SaveSnapshot] = deque()
-        self._waiting: list[tuple[int, int, Send | AskGuard]] = []
+        self._waiting: list[tuple[int, int, _Outgoing]] = []
         self._serial = 0
         self._submitted = 0
         self._under_way = 0
@@ -101,7 +108,7 @@ class Executor:
         """
         check(not self._failed, "a write failed: nothing is executed any more")
         later: list[Applied | OrderHost | Reply] = []
-        ready: list[Send | AskGuard] = []
+        ready: list[_Outgoing] = []
         for effect in effects:
             match effect:
                 case Write() | SaveSnapshot():
@@ -111,7 +118,7 @@ class Executor:
                     )
                     self._submitted = effect.position
                     self._queue.append(effect)
-                case Send() | AskGuard():
+                case Send() | AskGuard() | CallWitness():
                     ready.append(effect)
                 case _:
                     later.append(effect)
@@ -160,7 +167,7 @@ class Executor:
         """
         self._failed = True
 
-    def _release_or_wait(self, effect: Send | AskGuard) -> None:
+    def _release_or_wait(self, effect: _Outgoing) -> None:
         check(effect.after <= self._submitted, f"waits for {effect.after}, never written")
         if effect.after <= self.durable:
             self._emit(effect)
@@ -168,11 +175,14 @@ class Executor:
         self._serial += 1
         heapq.heappush(self._waiting, (effect.after, self._serial, effect))
 
-    def _emit(self, effect: Send | AskGuard) -> None:
-        if isinstance(effect, Send):
-            self._outlets.send(effect.node, effect.message)
-        else:
-            self._outlets.ask_guard(effect.command)
+    def _emit(self, effect: _Outgoing) -> None:
+        match effect:
+            case Send():
+                self._outlets.send(effect.node, effect.message)
+            case AskGuard():
+                self._outlets.ask_guard(effect.command)
+            case CallWitness():
+                self._outlets.call_witness(effect)
 
     def _finish(self, effect: Applied | OrderHost | Reply) -> None:
         match effect:

@@ -33,6 +33,7 @@ from leitwolf.core.effects import (
     FromGuard,
     FromHost,
     FromPeer,
+    FromWitness,
     GuardLost,
     HostLost,
     OrderHost,
@@ -107,6 +108,7 @@ class Node:
         now: int,
         snapshot_entries: int = SNAPSHOT_ENTRIES,
         rules: Rules = ALL_RULES,
+        boot: int = 0,
     ) -> None:
         """Continue from what the log holds.
 
@@ -117,6 +119,7 @@ class Node:
             now: CLOCK_MONOTONIC_RAW in ns.
             snapshot_entries: take a snapshot after so many entries.
             rules: switched off one by one in tests.
+            boot: random number of this process (64 bits).
         """
         self.me = me.node
         self._snapshot_entries = snapshot_entries
@@ -141,7 +144,10 @@ class Node:
             promise_ns=acting(self.state, rules).promise,
             now=now,
             rules=rules,
+            boot=boot,
+            snapshot=self._snapshot,
         )
+        self._newest: Snapshot | None = None
         self.governor: Governor | None = None
         self.connected: set[NodeId] = set()
         self.behind: dict[NodeId, int] = {}
@@ -187,6 +193,8 @@ class Node:
                 self._runner = Runner()
             case Durable():
                 self.quorum.durable(now, event.position)
+            case FromWitness():
+                self.quorum.witness(now, event.node, event.serial, event.started, event.result)
             case PeerUp():
                 self.connected.add(NodeId(event.node))
                 self.quorum.peer_up(now, event.node)
@@ -516,17 +524,25 @@ class Node:
         if self.state.index - self._snapshot_index < self._snapshot_entries:
             return
         self._snapshot_index = self.state.index
-        key = self.quorum.key_at(self.state.index)
-        check(self.state.quorum is not None, "a committed state has a quorum configuration")
-        if self.state.quorum is not None:
-            snapshot = Snapshot(
-                last=key,
-                config=self.state.quorum,
-                state=encode(self.state),
-                state_hash=digest(self.state),
-            )
+        snapshot = self._snapshot()
+        check(snapshot is not None, "a committed state has a quorum configuration")
+        if snapshot is not None:
             self.quorum.compact(now, snapshot)
             self._collect(self.quorum.take_effects())
+
+    def _snapshot(self) -> Snapshot | None:
+        """Return a snapshot of what is committed here; None: nothing is."""
+        state = self.state
+        if state.quorum is None:
+            return None
+        if self._newest is None or self._newest.last.index != state.index:
+            self._newest = Snapshot(
+                last=self.quorum.key_at(state.index),
+                config=state.quorum,
+                state=encode(state),
+                state_hash=digest(state),
+            )
+        return self._newest
 
     def _wall(self, now: int) -> int:
         return now + self._wall_base

@@ -26,6 +26,13 @@ class Acceptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     id: AcceptorId
     weight: int = 1
     kind: str = "node"
+    """``node``, ``disk`` (one block per node) or ``object`` (compare-and-swap)."""
+    location: str = ""
+    """Where a disk or object is; the same for every node."""
+    silence_ms: int = 0
+    """T_d of a disk or object beyond P: how long its armed stamp must stand still at least."""
+    full: bool = True
+    """An object holds snapshot and entries, not only the key of the newest one."""
 
 
 class QuorumConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,10 +12,25 @@ from typing import Protocol
 import msgspec
 
 from leitwolf.model.log import Entry, Snapshot
-from leitwolf.model.witness import DiskBlock, Region
+from leitwolf.model.witness import CasObject, DiskBlock, Region
 from leitwolf.wire.ballot import Ballot
 
-__all__ = ["Cas", "DiskCall", "DiskResult", "QuorumDisk", "RegionRead", "RegionWrite", "Versioned"]
+__all__ = [
+    "Cas",
+    "CasFound",
+    "CasGet",
+    "CasPut",
+    "CasWritten",
+    "DiskCall",
+    "DiskResult",
+    "QuorumDisk",
+    "RegionRead",
+    "RegionWrite",
+    "Versioned",
+    "WitnessCall",
+    "WitnessFault",
+    "WitnessResult",
+]
 
 
 class RegionWrite(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,3 +122,38 @@ class Cas(Protocol):
     def close(self) -> None:
         """Release connections and locks."""
         ...
+
+
+class CasGet(msgspec.Struct, frozen=True, kw_only=True):
+    """Read the object."""
+
+
+class CasPut(msgspec.Struct, frozen=True, kw_only=True):
+    """Replace the object if its version still is ``expected``."""
+
+    value: CasObject
+    expected: str
+
+
+class CasFound(msgspec.Struct, frozen=True, kw_only=True):
+    """The object and its version."""
+
+    value: CasObject
+    version: str
+
+
+class CasWritten(msgspec.Struct, frozen=True, kw_only=True):
+    """The version that was written; '': somebody else wrote meanwhile."""
+
+    version: str
+
+
+class WitnessFault(msgspec.Struct, frozen=True, kw_only=True):
+    """The call failed with a :class:`leitwolf.model.errors.WitnessError` of this code and text."""
+
+    code: str
+    text: str
+
+
+WitnessCall = DiskCall | CasGet | CasPut
+WitnessResult = DiskResult | CasFound | CasWritten | WitnessFault

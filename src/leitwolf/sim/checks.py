@@ -75,9 +75,17 @@ class NodeLike(Protocol):
 class Checker:
     """Observes all nodes of one world."""
 
-    def __init__(self, now: Callable[[], int]) -> None:
-        """``now`` is true time, ns."""
+    def __init__(
+        self, now: Callable[[], int], bound_until: Callable[[int, int], int] = lambda *_: 0
+    ) -> None:
+        """Observe nobody yet.
+
+        Args:
+            now: true time, ns.
+            bound_until: true time before which a passive acceptor helps nobody but a leader.
+        """
         self._now = now
+        self._bound_until = bound_until
         self._nodes: dict[int, NodeLike] = {}
         self._entries: dict[int, tuple[Ballot, bytes]] = {}
         self._digests: dict[int, str] = {}
@@ -162,7 +170,11 @@ class Checker:
             bound = 0
             for acceptor in acceptors:
                 voter = self._nodes.get(acceptor.id.node)
-                if voter is None or voter.may_vote_from(node.id) >= until:
+                if acceptor.kind != "node":
+                    helps_at = self._bound_until(acceptor.id.node, node.id)
+                else:
+                    helps_at = until if voter is None else voter.may_vote_from(node.id)
+                if helps_at >= until:
                     bound += acceptor.weight
             if 2 * bound <= total:
                 self._fail(f"I12: n{node.id} leads, but only {bound} of {total} votes are bound")

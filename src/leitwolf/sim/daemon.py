@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from leitwolf.core.effects import (
     Applied,
+    CallWitness,
     Durable,
     Event,
     FromPeer,
@@ -69,6 +70,7 @@ class SimDaemon(Process):
             now=node.raw(),
             snapshot_entries=world.snapshot_entries,
             rules=world.rules,
+            boot=self._entropy.bits(),
         )
         self._executor = Executor(self)
         world.note(node.id, "daemon", f"started at entry {self.core.state.index}")
@@ -228,6 +230,12 @@ class SimDaemon(Process):
         at = node.in_order("to-guard", self._entropy.between(20, 150) * MICROSECOND)
         event = Commanded(command)
         self._world.at(at, lambda: guard.deliver(life, lambda: guard.take(event)))
+
+    def call_witness(self, call: CallWitness) -> None:
+        """Call a shared disk or object."""
+        witness = self._world.witnesses.get(call.acceptor.node)
+        if witness is not None:
+            witness.call(self._node, call)
 
     def send(self, node: int, message: PeerMessage) -> None:
         """Send to another daemon."""

@@ -40,6 +40,7 @@ _ALL = {
     "operator": 20,
     "members": 2,
 }
+_SHARED = {"lose-path": 8, "slow-shared": 6, "lose-replies": 6}
 MIXES: dict[str, dict[str, int]] = {
     "all": _ALL,
     "network": {"partition": 6, "cut-one": 4, "one-way": 6, "noise": 8, "operator": 6},
@@ -100,6 +101,7 @@ MIXES: dict[str, dict[str, int]] = {
         "kill-daemon": 5,
         "operator": 4,
     },
+    "shared": {**_ALL, **_SHARED},
     "none": {},
 }
 """Weights of the kinds of faults, by the name of the mix."""
@@ -137,6 +139,9 @@ class Faults:
             "slow-arming": lambda _: self._world_wide("slow_arm_per_thousand", 100, 2_000),
             "unkillable": lambda _: self._world_wide("slow_kill_per_thousand", 300, 3_000),
             "crashes": lambda _: self._world_wide("crash_per_million", 2_000, 3_000),
+            "lose-path": self._lose_path,
+            "slow-shared": self._slow_shared,
+            "lose-replies": self._lose_replies,
             "operator": self._operators.ask,
             "members": self._operators.change_members,
             "profile": self._operators.change_profile,
@@ -156,6 +161,9 @@ class Faults:
         world.crash_per_million = 0
         world.slow_arm_per_thousand = world.slow_kill_per_thousand = 0
         world.network.heal()
+        for witness in world.witnesses.values():
+            witness.unreached.clear()
+            witness.slow_until = witness.lose_per_thousand = 0
         for node in list(world.nodes.values()):
             node.thaw()
             node.disk_slow_until, node.disk_fails = 0, False
@@ -235,6 +243,34 @@ class Faults:
     def _world_wide(self, setting: str, value: int, longest_ms: int) -> None:
         setattr(self._world, setting, value)
         self._later(100, longest_ms, lambda: setattr(self._world, setting, 0))
+
+    # --- shared disks and objects ----------------------------------------------------------------
+
+    def _lose_path(self, node: SimNode) -> None:
+        """One node, or now and then all, cannot reach what is shared."""
+        nodes = list(self._world.nodes) if self._entropy.chance(200) else [node.id]
+        self._world.note(0, "shared", f"{nodes} lose their path")
+        for witness in self._world.witnesses.values():
+            witness.unreached.update(nodes)
+
+        def mend() -> None:
+            for witness in self._world.witnesses.values():
+                witness.unreached.difference_update(nodes)
+
+        self._later(30, 3_000, mend)
+
+    def _slow_shared(self, _: SimNode) -> None:
+        for witness in self._world.witnesses.values():
+            duration = self._entropy.between(50, 2_000) * MILLISECOND
+            witness.slow_until = self._world.now + duration
+
+    def _lose_replies(self, _: SimNode) -> None:
+        def lose(per_thousand: int) -> None:
+            for witness in self._world.witnesses.values():
+                witness.lose_per_thousand = per_thousand
+
+        lose(self._entropy.between(0, 500))
+        self._later(50, 2_000, lambda: lose(0))
 
     # --- network ---------------------------------------------------------------------------------
 

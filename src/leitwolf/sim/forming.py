@@ -18,10 +18,22 @@ from leitwolf.model.events import (
 from leitwolf.model.ids import GroupId, NetworkRole, NodeId, ResourceId, Wish
 from leitwolf.model.log import Entry, Loaded
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
+from leitwolf.model.witness import WITNESS_ID_MIN
 from leitwolf.state import encode_change
 from leitwolf.wire.ballot import Ballot
 
-__all__ = ["formed_log"]
+__all__ = ["QUORUMS", "formed_log"]
+
+_WITNESS = AcceptorId(NodeId(WITNESS_ID_MIN), "shared")
+QUORUMS: dict[str, tuple[int, Acceptor | None]] = {
+    "majority": (1, None),
+    "disk": (0, Acceptor(id=_WITNESS, kind="disk")),
+    "disk-witness": (1, Acceptor(id=_WITNESS, kind="disk")),
+    "tag-witness": (1, Acceptor(id=_WITNESS, kind="object", full=False)),
+    "full-witness": (1, Acceptor(id=_WITNESS, kind="object")),
+    "engine": (0, Acceptor(id=_WITNESS, kind="object")),
+}
+"""Kinds of quorum: weight of a node, and the acceptor that is none."""
 
 
 def _group(number: int) -> list[Event]:
@@ -46,12 +58,17 @@ def _group(number: int) -> list[Event]:
     ]
 
 
-def formed_log(*, nodes: int, groups: int, links: int, profile: str) -> Loaded:
+def formed_log(
+    *, nodes: int, groups: int, links: int, profile: str, quorum: str = "majority"
+) -> Loaded:
     """Return the log of a cluster of ``nodes`` members with ``groups`` groups, all committed."""
     ballot = Ballot(0, 1, 1)
+    weight, witness = QUORUMS[quorum]
     acceptors = tuple(
-        Acceptor(id=AcceptorId(NodeId(number), f"disk{number}")) for number in range(1, nodes + 1)
+        Acceptor(id=AcceptorId(NodeId(number), f"disk{number}"), weight=weight)
+        for number in range(1, nodes + 1)
     )
+    acceptors += (witness,) if witness is not None else ()
     events: list[Event] = [
         ClusterFormed(uuid="sim", name="sim", profile=profile, port=6474, authority=b"")
     ]

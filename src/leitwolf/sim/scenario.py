@@ -39,6 +39,8 @@ class Setting:
     profile: str = "default"
     chaos_s: float = 30
     """Simulated seconds of faults."""
+    quorum: str = "majority"
+    """Kind of quorum, see :data:`leitwolf.sim.forming.QUORUMS`."""
     mix: str = "all"
     """Which faults, see :data:`leitwolf.sim.faults.MIXES`."""
     without: frozenset[str] = field(default_factory=frozenset)
@@ -76,6 +78,7 @@ def simulate(seed: int, setting: Setting | None = None) -> Outcome:
         groups=setting.groups,
         links=setting.links,
         profile=setting.profile,
+        quorum=setting.quorum,
         snapshot_entries=_SNAPSHOT_ENTRIES,
         rules=Rules(setting.without),
     )

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from leitwolf.core.effects import Applied
 from leitwolf.core.effects import PeerMessage as DaemonMessage
 from leitwolf.core.lease import Heard
+from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.limits import SNAPSHOT_ENTRIES
+from leitwolf.model.quorum import QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.sim.checks import Checker, Violation
 from leitwolf.sim.entropy import Entropy
@@ -23,6 +25,7 @@ from leitwolf.sim.forming import formed_log
 from leitwolf.sim.network import MILLISECOND, Network
 from leitwolf.sim.node import SimNode
 from leitwolf.sim.storage import Storage
+from leitwolf.sim.witness import SimWitness, build_witness
 from leitwolf.wire.heartbeat import PeerMessage as GuardMessage
 
 __all__ = ["World"]
@@ -42,6 +45,7 @@ class World:
         groups: int = 3,
         links: int = 2,
         profile: str = "default",
+        quorum: str = "majority",
         snapshot_entries: int = SNAPSHOT_ENTRIES,
         rules: Rules = ALL_RULES,
     ) -> None:
@@ -53,6 +57,7 @@ class World:
             groups: groups with an address and a process each.
             links: interconnects.
             profile: timing profile.
+            quorum: kind of quorum, see :data:`leitwolf.sim.forming.QUORUMS`.
             snapshot_entries: after how many entries a daemon takes a snapshot.
             rules: switched off in tests.
         """
@@ -73,10 +78,13 @@ class World:
         self._serial = 0
         self._streams: dict[tuple[int, int], str] = {}
         self._members: dict[int, tuple[int, ...]] = {}
-        self.checker = Checker(lambda: self.now)
+        self.checker = Checker(lambda: self.now, self._bound_until)
         self.network = Network(self.entropy.split(), links)
         self.nodes: dict[int, SimNode] = {}
-        loaded = formed_log(nodes=nodes, groups=groups, links=links, profile=profile)
+        loaded = formed_log(nodes=nodes, groups=groups, links=links, profile=profile, quorum=quorum)
+        self.witnesses: dict[int, SimWitness] = {}
+        for acceptor in witnesses(loaded.entries[0].config or QuorumConfig(acceptors=())):
+            self.witnesses[acceptor.id.node] = build_witness(self, acceptor)
         for number in range(1, nodes + 1):
             storage = Storage(f"disk{number}", loaded)
             self._build(number, storage)
@@ -259,6 +267,13 @@ class World:
         """An operator asks a node."""
         self.note(node, "request", f"{request}: {command}")
         self.nodes[node].daemon.request(request, command)
+
+    def _bound_until(self, acceptor: int, leader: int) -> int:
+        """Return the true time before which a passive acceptor helps nobody but ``leader``."""
+        core = self.nodes[leader].daemon.core
+        if core is None or acceptor not in self.witnesses:
+            return 0
+        return self.witnesses[acceptor].bound_until(leader, core.quorum.silence(acceptor))
 
     # --- what the world looks like ---------------------------------------------------------------
 

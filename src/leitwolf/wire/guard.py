@@ -16,6 +16,9 @@ from leitwolf.wire.layout import Registry
 __all__ = [
     "GUARD",
     "Attest",
+    "Back",
+    "BackDropped",
+    "BackingThin",
     "Configure",
     "DaemonHello",
     "Exclude",
@@ -211,6 +214,18 @@ class Streams:
     """The nodes with which the daemon has a stream now; sent again on every change."""
 
     nodes: tuple[int, ...]
+@GUARD.message(13)
+@dataclass(frozen=True, slots=True)
+class Back:
+    """A passive acceptor confirmed a renewal begun at ``start`` (L2); others await ``duration``.
+
+    ``duration`` 0: count it no more; answered by :class:`BackDropped`.
+    """
+
+    ballot: Ballot
+    acceptor: int
+    start: int
+    duration: int
 
 
 # --- guard to daemon and host --------------------------------------------------------------------
@@ -355,6 +370,24 @@ class Freed:
     ballot: Ballot
 
 
+@GUARD.message(46)
+@dataclass(frozen=True, slots=True)
+class BackDropped:
+    """The leader lease of ``ballot`` does not rest on ``acceptor`` any more."""
+
+    ballot: Ballot
+    acceptor: int
+
+
+@GUARD.message(47)
+@dataclass(frozen=True, slots=True)
+class BackingThin:
+    """Whether acks of nodes alone renew the leader lease too late for comfort; on every change."""
+
+    ballot: Ballot
+    thin: bool
+
+
 GuardCommand = (
     DaemonHello
     | Configure
@@ -366,6 +399,7 @@ GuardCommand = (
     | Release
     | StopEverything
     | Streams
+    | Back
     | HostHello
     | HostStopped
 )
@@ -382,6 +416,8 @@ GuardReport = (
     | Attest
     | Released
     | Freed
+    | BackDropped
+    | BackingThin
     | LinkReport
     | Recorded
 )

@@ -39,6 +39,7 @@ from leitwolf.core.lease.runlease import RunLease
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.wire.ballot import NO_BALLOT, Now, successor
 from leitwolf.wire.guard import (
+    Back,
     Configure,
     DaemonHello,
     Exclude,
@@ -255,6 +256,8 @@ class LeaseMachine:
                 self._office.open(command)
             case Release():
                 self._office.release(command.ballot)
+            case Back():
+                self._office.back(command)
             case StopEverything():
                 self._runlease.close(command.reason)
             case Streams():

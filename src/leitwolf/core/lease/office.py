@@ -36,6 +36,9 @@ from leitwolf.core.lease.runlease import RunLease
 from leitwolf.core.lease.streams import PATIENCE_NS, stranded
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, successor
 from leitwolf.wire.guard import (
+    Back,
+    BackDropped,
+    BackingThin,
     Configure,
     Exclude,
     Office,
@@ -66,6 +69,9 @@ class Incumbent:
         self._stranded_since = NEVER
         self._released = NO_BALLOT
         self._released_until = 0
+        self._backing: dict[int, int] = {}
+        """By passive acceptor: until when its newest confirmed renewal counts (L2)."""
+        self._thin = False
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -123,6 +129,7 @@ class Incumbent:
         self._released = NO_BALLOT
         self._progress = max(self._progress, ledger.raw)
         self._barred = command.barred
+        self._backing, self._thin = {}, False
         self._roster = Roster(ledger, ballot, frozenset(command.barred))
         self._follow_members()
         ledger.change(office=ballot, leader_end=0, drift=ledger.drift)
@@ -327,12 +334,45 @@ class Incumbent:
         if not ledger.rules.holds("joint-lease"):
             active = active[:1]
         ends = {member.node: member.promise_end for member in self._roster.members.values()}
-        end = min((quorum_end(votes, ends) for votes in active), default=0)
+        self._watch_backing(min((quorum_end(votes, ends) for votes in active), default=0))
+        end = min((quorum_end(votes, {**ends, **self._backing}) for votes in active), default=0)
         if end != ledger.page.leader_end:
             ledger.change(leader_end=end, drift=ledger.drift)
         if self.leading:
             self._led = True
             self._follow_lease()
+
+    def _watch_backing(self, end: int) -> None:
+        """Tell when nodes alone renew too late: acks are missing for two heartbeats."""
+        ledger = self._ledger
+        active = self._configuration().configurations
+        if not any(acceptor not in self._roster.members for v in active for acceptor in v.nodes):
+            return
+        page = ledger.page
+        thin = end < ledger.raw + ledger.held(page.promise) - 5 * page.heartbeat // 2
+        if thin != self._thin:
+            self._thin = thin
+            ledger.tell(BackingThin(self._ballot, thin))
+
+    def back(self, command: Back) -> None:
+        """Count a renewal that a passive acceptor confirmed, or count that acceptor no more."""
+        ledger = self._ledger
+        if command.ballot != self._ballot or self._ballot == NO_BALLOT:
+            return
+        if not command.duration:
+            self._backing.pop(command.acceptor, None)
+            self._evaluate()
+            ledger.tell(BackDropped(self._ballot, command.acceptor))
+            return
+        if not self._since <= command.start <= ledger.raw or command.duration > PROMISE_NS_MAX:
+            return
+        led = self._may_grant()
+        end = command.start + ledger.held(command.duration)
+        self._backing[command.acceptor] = max(end, self._backing.get(command.acceptor, 0))
+        self._evaluate()
+        if not led and self._may_grant():
+            for member in self._roster.members.values():
+                self._grant_at_once(member)
 
     def _follow_lease(self) -> None:
         ledger = self._ledger

@@ -20,10 +20,9 @@ def interconnects(state: State) -> list[str]:
 
 
 def _votes(acceptors: tuple[Acceptor, ...]) -> Votes:
-    nodes = [acceptor for acceptor in acceptors if acceptor.kind == "node"]
     return Votes(
-        tuple(acceptor.id.node for acceptor in nodes),
-        tuple(acceptor.weight for acceptor in nodes),
+        tuple(acceptor.id.node for acceptor in acceptors),
+        tuple(acceptor.weight for acceptor in acceptors),
     )
 
 

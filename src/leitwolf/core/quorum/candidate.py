@@ -29,7 +29,7 @@ from leitwolf.core.messages import (
     Promised,
     Refused,
 )
-from leitwolf.core.quorum.predicate import voters
+from leitwolf.core.quorum.predicate import contenders
 from leitwolf.core.quorum.signals import Behind, MayLead, SteppedDown
 from leitwolf.core.quorum.standing import NEVER, Standing
 from leitwolf.model.ids import NodeId
@@ -97,7 +97,7 @@ class Candidate:
         standing, page = self._standing, self._standing.page()
         config = standing.config
         leader = max(standing.leader, standing.log.last.ballot, page.heard, page.renewed).node
-        nodes = {identity.node for identity in voters(config)} | {standing.me.node}
+        nodes = {identity.node for identity in contenders(config)} | {standing.me.node}
         order = sorted(nodes, key=lambda node: (node <= leader, node))
         return order.index(standing.me.node)
 
@@ -121,6 +121,8 @@ class Candidate:
         if standing.promised_at >= 0 and standing.promised.node != standing.me.node:
             begin = max(begin, standing.promised_at + promise // 2)
         begin = max(begin, page.fence_from)
+        if standing.passives and not standing.nodes_suffice(connected=True):
+            begin = max(begin, *(one.free_at() for one in standing.passives.values()))
         return max(begin + self.rank() * standing.rank_delay_ns, self._retry_at)
 
     def deadline(self) -> int:
@@ -128,7 +130,8 @@ class Candidate:
         standing, campaign = self._standing, self.campaign
         if campaign is not None:
             return min(campaign.deadline, campaign.resend_at)
-        at = self.campaign_at()
+        watch = self._watch_at()
+        at = min(self.campaign_at(), watch if watch > standing.now else NEVER)
         if at == NEVER:
             return NEVER
         # Every heartbeat moves that instant on, and the guard tells of a release (``Freed``): it is
@@ -139,6 +142,9 @@ class Candidate:
         """Begin, repeat or give up."""
         standing, campaign = self._standing, self.campaign
         if campaign is None:
+            if standing.now >= self._watch_at():
+                for passive in standing.passives.values():
+                    passive.watch()
             if standing.now >= self.campaign_at():
                 self.start()
         elif standing.now >= campaign.deadline:
@@ -151,6 +157,13 @@ class Candidate:
                 for node in sorted(campaign.postponed):
                     self._prepare(node)
                 campaign.postponed.clear()
+
+    def _watch_at(self) -> int:
+        """Return when to look at disks and witnesses: a heartbeat is late by a quarter."""
+        standing, page = self._standing, self._standing.page()
+        if not standing.passives or not standing.may_campaign:
+            return NEVER
+        return page.heard_at + page.heartbeat + page.heartbeat // 4
 
     def pause(self, duration: int) -> None:
         """Do not campaign for ``duration`` ns."""
@@ -336,6 +349,8 @@ class Candidate:
         if campaign is None:
             return
         self.campaign = None
+        for passive in standing.passives.values():
+            passive.cancel()
         self._attempts += 1
         doublings = min(self._attempts, _BACKOFF_DOUBLINGS_MAX)
         pause = standing.rank_delay_ns * (self.rank() + 1) << doublings
@@ -364,7 +379,7 @@ class Candidate:
     def _others(self) -> tuple[int, ...]:
         config = self._standing.config
         acceptors = (*config.acceptors, *(config.former or ()))
-        nodes = {acceptor.id.node for acceptor in acceptors if acceptor.kind == "node"}
+        nodes = {acceptor.id.node for acceptor in acceptors}
         return tuple(sorted(nodes - {self._standing.me.node}))
 
     def _identities(self, nodes: set[int]) -> set[AcceptorId]:

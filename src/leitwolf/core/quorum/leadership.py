@@ -24,7 +24,7 @@ from leitwolf.core.messages import (
     InstallSnapshot,
     SnapshotInstalled,
 )
-from leitwolf.core.quorum.predicate import agreed, member_nodes, voters
+from leitwolf.core.quorum.predicate import agreed, contenders, member_nodes
 from leitwolf.core.quorum.progress import Progress, Stage
 from leitwolf.core.quorum.reconfigure import verify_change
 from leitwolf.core.quorum.standing import NEVER, Standing
@@ -93,6 +93,7 @@ class Leadership:
         """Feed exactly those nodes that the configuration names, except this one."""
         standing = self._standing
         nodes = set(member_nodes(standing.log.config)) - {standing.me.node}
+        nodes |= standing.passives.keys()
         for node in nodes - self.progress.keys():
             self.progress[node] = Progress(next=standing.log.last.index + 1)
         if self.config_committed:
@@ -200,7 +201,8 @@ class Leadership:
 
     def flush(self) -> None:
         """Send every connected node what it lacks, as far as it may be sent now."""
-        for node in sorted(self.progress.keys() & self._standing.connected):
+        standing = self._standing
+        for node in sorted(self.progress.keys() & standing.connected - standing.passives.keys()):
             self.feed(node)
         self._follow_config()
 
@@ -263,8 +265,8 @@ class Leadership:
     # --- handing over ----------------------------------------------------------------------------
 
     def voting_nodes(self) -> set[int]:
-        """Return the nodes with a vote in the configuration in force."""
-        return {identity.node for identity in voters(self._standing.log.config)}
+        """Return the nodes that may lead by the configuration in force."""
+        return {identity.node for identity in contenders(self._standing.log.config)}
 
     def successor(self) -> int:
         """Return the connected voter that is most up to date, 0: none."""

@@ -45,18 +45,24 @@ from leitwolf.core.messages import (
     verify_sender,
 )
 from leitwolf.core.quorum.candidate import Candidate, Phase
+from leitwolf.core.quorum.cas import CasAcceptor
+from leitwolf.core.quorum.disk import DiskAcceptor
 from leitwolf.core.quorum.leadership import Leadership
+from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.core.quorum.replica import Replica
 from leitwolf.core.quorum.signals import Elected, Signal, SteppedDown, TransferFailed
-from leitwolf.core.quorum.standing import Standing
+from leitwolf.core.quorum.standing import NEVER, Standing
 from leitwolf.core.quorum.view import QuorumView, Role
 from leitwolf.core.quorum.voter import Voter
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.errors import NotLeader, check
 from leitwolf.model.log import Loaded, Snapshot
 from leitwolf.model.quorum import AcceptorId, QuorumConfig
+from leitwolf.ports.witness import WitnessResult
 from leitwolf.wire.ballot import Ballot
 from leitwolf.wire.guard import (
+    BackDropped,
+    BackingThin,
     Fenced,
     FenceRefused,
     GuardHello,
@@ -95,6 +101,8 @@ class QuorumCore(QuorumView):
         rank_delay_ns: int = 5 * MILLISECOND,
         now: int,
         rules: Rules = ALL_RULES,
+        boot: int = 0,
+        snapshot: Callable[[], Snapshot | None] = lambda: None,
     ) -> None:
         """Continue from what the log holds; what it holds as committed is not signalled again.
 
@@ -107,6 +115,8 @@ class QuorumCore(QuorumView):
             rank_delay_ns: by how much a candidate of lower rank waits longer.
             now: CLOCK_MONOTONIC_RAW in ns.
             rules: switched off one by one in tests.
+            boot: random number of this process (64 bits), written to disks and witnesses.
+            snapshot: makes a snapshot of what is committed, for disks and witnesses.
         """
         self._standing = Standing(
             me=me,
@@ -117,11 +127,15 @@ class QuorumCore(QuorumView):
             rank_delay_ns=rank_delay_ns,
             now=now,
             rules=rules,
+            boot=boot,
+            snapshot=snapshot,
         )
+        self._leadership: Leadership | None = None
+        self._passives_of: QuorumConfig | None = None
+        self._follow_witnesses()
         self._voter = Voter(self._standing)
         self._replica = Replica(self._standing)
         self._candidate = Candidate(self._standing)
-        self._leadership: Leadership | None = None
         self._transfer: _Transfer | None = None
         self._guard_doubtful = False
 
@@ -132,9 +146,10 @@ class QuorumCore(QuorumView):
     def deadline(self) -> int:
         """Return the instant at which :meth:`tick` is needed at the latest."""
         leadership = self._leadership
+        at = min((one.deadline() for one in self._standing.passives.values()), default=NEVER)
         if leadership is None:
-            return min(self._candidate.deadline(), self._replica.deadline())
-        at = min(leadership.deadline(), self._replica.deadline())
+            return min(at, self._candidate.deadline(), self._replica.deadline())
+        at = min(at, leadership.deadline(), self._replica.deadline())
         if self._transfer is not None:
             at = min(at, self._transfer.deadline)
         if self._guard_doubtful:
@@ -207,6 +222,51 @@ class QuorumCore(QuorumView):
                 self._take_over(message)
             case _:
                 self._replicated(node, message)
+
+    def witness(
+        self, now: int, node: int, serial: int, started: int, result: WitnessResult
+    ) -> None:
+        """Take in how a call of the passive acceptor ``node`` ended; ``started``: RAW ns."""
+        self._standing.now = now
+        passive = self._standing.passives.get(node)
+        if passive is not None:
+            passive.result(serial, started, result)
+        self._take_replies()
+
+    def _take_replies(self) -> None:
+        """Take in what passive acceptors answer, as if nodes had sent it."""
+        while replies := self._standing.take_replies():
+            for node, message in replies:
+                match message:
+                    case PreProbeReply():
+                        self._candidate.probed(node, message)
+                    case Promised():
+                        self._candidate.promised(node, message)
+                    case Refused():
+                        self._refused(node, message)
+                    case Appended():
+                        self._replicated(node, message)
+                    case _:
+                        check(False, f"a passive acceptor said {type(message).__name__}")
+
+    def _follow_witnesses(self) -> None:
+        """Use exactly the passive acceptors of the configuration in force."""
+        standing = self._standing
+        if standing.config is self._passives_of:
+            return
+        self._passives_of = standing.config
+        former = standing.passives
+        standing.passives = {}
+        for acceptor in witnesses(standing.config):
+            known = former.pop(acceptor.id.node, None)
+            if known is None or known.acceptor.id != acceptor.id:
+                kind = DiskAcceptor if acceptor.kind == "disk" else CasAcceptor
+                known = kind(standing, acceptor)
+                if self._leadership is not None:
+                    known.lead(self._leadership.ballot)
+            known.acceptor = acceptor
+            standing.passives[acceptor.id.node] = known
+        standing.connected -= former.keys()
 
     def _replicated(self, node: int, message: Appended | Gap | SnapshotInstalled) -> None:
         leadership = self._leadership
@@ -290,6 +350,13 @@ class QuorumCore(QuorumView):
                 self._released(report.ballot)
             case GuardHello():
                 self._replica.guard_lost()
+            case BackingThin():
+                leads = self._leadership is not None and self._leadership.ballot == report.ballot
+                self._standing.thin = leads and report.thin
+            case BackDropped():
+                passive = self._standing.passives.get(report.acceptor)
+                if passive is not None and passive.ballot == report.ballot:
+                    passive.dropped()
             case _:
                 pass  # Freed only wakes: deadline() looks at the page anew
 
@@ -322,6 +389,8 @@ class QuorumCore(QuorumView):
         self._candidate.won()
         standing.leader = ballot
         self._leadership = Leadership(standing, ballot)
+        for passive in standing.passives.values():
+            passive.lead(ballot)
         self._guard_doubtful = False
         standing.signals.append(Elected(ballot=ballot))
 
@@ -357,6 +426,7 @@ class QuorumCore(QuorumView):
         self._standing.now = now
         self._standing.outbox.durable(position)
         self._candidate.durable()
+        self._take_replies()
         if self._leadership is not None:
             self._leadership.commit()
             self._after_commit(self._leadership)
@@ -420,8 +490,11 @@ class QuorumCore(QuorumView):
 
     def take_effects(self) -> list[Effect]:
         """Return the effects since the last call, in order; replication is sent here."""
+        self._follow_witnesses()
         if self._leadership is not None:
             self._leadership.flush()
+        for passive in self._standing.passives.values():
+            passive.work()
         return self._standing.take_effects()
 
     def take_signals(self) -> list[Signal]:
@@ -473,6 +546,9 @@ class QuorumCore(QuorumView):
             leadership.flush()
         self._leadership = None
         self._transfer = None
+        standing.thin = False
+        for passive in standing.passives.values():
+            passive.leave(released=reason in ("transferred", "released", "removed"))
         standing.leader = max(standing.leader, leadership.ballot)
         standing.signals.append(SteppedDown(ballot=leadership.ballot, reason=reason))
         if reason in ("transferred", "released", "removed"):

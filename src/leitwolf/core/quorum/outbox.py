@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 
-from leitwolf.core.effects import AskGuard, Effect, SaveSnapshot, Send, Write
+from leitwolf.core.effects import AskGuard, CallWitness, Effect, SaveSnapshot, Send, Write
 from leitwolf.core.messages import QuorumMessage
 from leitwolf.model.errors import check
 from leitwolf.model.log import Record, Snapshot
+from leitwolf.model.quorum import AcceptorId
+from leitwolf.ports.witness import WitnessCall
 from leitwolf.wire.guard import GuardCommand
 
 __all__ = ["Outbox"]
@@ -69,6 +71,11 @@ class Outbox:
     def send(self, node: int, message: QuorumMessage, after: int = 0) -> None:
         """Send a message once the log is durable up to ``after``."""
         self._effects.append(Send(node=node, message=message, after=after))
+
+    def call(self, acceptor: AcceptorId, serial: int, call: WitnessCall, after: int) -> None:
+        """Call a passive acceptor once the log is durable up to ``after``."""
+        effect = CallWitness(acceptor=acceptor, serial=serial, call=call, after=after)
+        self._effects.append(effect)
 
     def ask(self, command: GuardCommand) -> None:
         """Tell the guard something at once."""

@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
 
-__all__ = ["agreed", "is_quorum", "member_nodes", "voters"]
+__all__ = ["agreed", "contenders", "is_quorum", "member_nodes", "voters", "witnesses"]
 
 
 def is_quorum(acceptors: Iterable[Acceptor], have: Collection[AcceptorId], extra: int = 0) -> bool:
@@ -69,3 +69,21 @@ def member_nodes(config: QuorumConfig) -> tuple[int, ...]:
     acceptors = (*config.acceptors, *(config.former or ()))
     nodes = {acceptor.id.node for acceptor in acceptors if acceptor.kind == "node"}
     return tuple(sorted(nodes | {learner.node for learner in config.learners}))
+
+
+def witnesses(config: QuorumConfig) -> tuple[Acceptor, ...]:
+    """Return the acceptors that are no nodes, of every active configuration, ordered by id."""
+    acceptors = (*config.acceptors, *(config.former or ()))
+    found = {acceptor.id: acceptor for acceptor in acceptors if acceptor.kind != "node"}
+    return tuple(found[identity] for identity in sorted(found))
+
+
+def contenders(config: QuorumConfig) -> tuple[AcceptorId, ...]:
+    """Return the nodes that may lead, ordered: those with a vote.
+
+    A node without a vote may lead only for acceptors that are no nodes (disks, witnesses).
+    """
+    acceptors = (*config.acceptors, *(config.former or ()))
+    passive = any(acceptor.kind != "node" and acceptor.weight > 0 for acceptor in acceptors)
+    able = {a.id for a in acceptors if a.kind == "node" and (passive or a.weight > 0)}
+    return tuple(sorted(able))

@@ -128,7 +128,7 @@ class Replica:
             hint = max(log.divergence(previous), standing.commit)
             standing.send(node, Gap(ballot=message.ballot, hint=hint))
             return
-        self._merge(message)
+        standing.merge(message.entries)
         standing.advance(min(message.commit, end))
         if message.quiet:
             return
@@ -136,20 +136,6 @@ class Replica:
         match = max(end, standing.commit)
         reply = Appended(ballot=message.ballot, match=match, storage=standing.me.storage)
         standing.send(node, reply, standing.outbox.position)
-
-    def _merge(self, message: Append) -> None:
-        standing, log = self._standing, self._standing.log
-        for number, entry in enumerate(message.entries):
-            if entry.index <= log.base.index or log.ballot_at(entry.index) == entry.ballot:
-                continue
-            rest = message.entries[number:]
-            if entry.index <= log.last.index:
-                if not standing.rules.holds("truncate-conflict"):
-                    rest = tuple(item for item in rest if item.index > log.last.index)
-                else:
-                    standing.truncate(entry.index)
-            standing.append(*rest)
-            return
 
     def install(self, node: int, message: InstallSnapshot) -> None:
         """Take in a chunk of the leader's snapshot; store the whole once it is complete."""

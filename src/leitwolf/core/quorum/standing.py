@@ -9,12 +9,13 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from leitwolf.core.effects import Effect
-from leitwolf.core.messages import QuorumMessage
+from leitwolf.core.messages import Prepare, PreProbe, QuorumMessage
 from leitwolf.core.quorum.log import Log
 from leitwolf.core.quorum.outbox import Outbox
-from leitwolf.core.quorum.predicate import agreed, voters
+from leitwolf.core.quorum.predicate import agreed, contenders
 from leitwolf.core.quorum.signals import Committed, Restored, Signal
 from leitwolf.core.rules import Rules
 from leitwolf.model.errors import check
@@ -29,8 +30,11 @@ from leitwolf.model.log import (
     TruncateRecord,
 )
 from leitwolf.model.quorum import AcceptorId, QuorumConfig
-from leitwolf.wire.ballot import NO_BALLOT, Ballot
+from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
 from leitwolf.wire.page import LeasePage
+
+if TYPE_CHECKING:
+    from leitwolf.core.quorum.passive import Passive
 
 __all__ = ["NEVER", "Standing"]
 
@@ -52,8 +56,20 @@ class Standing:
         rank_delay_ns: int,
         now: int,
         rules: Rules,
+        boot: int = 0,
+        snapshot: Callable[[], Snapshot | None] = lambda: None,
     ) -> None:
         self.me = me
+        self.boot = boot
+        """Random number of this process: what it writes to a disk is told from a former one's."""
+        self._fold = snapshot
+        self._nonces = 0
+        self.passives: dict[int, Passive] = {}
+        """The passive acceptors of the configuration in force, by id."""
+        self.replies: list[tuple[int, int, QuorumMessage]] = []
+        """Answers of passive acceptors: position that they wait for, acceptor, message."""
+        self.thin = False
+        """The guard in office says that acks alone hardly renew its lease."""
         self.page = page
         self.promise_ns = promise_ns
         self.rank_delay_ns = rank_delay_ns
@@ -89,17 +105,21 @@ class Standing:
 
     @property
     def may_campaign(self) -> bool:
-        """Whether this acceptor may become leader.
+        """Whether this acceptor may become leader."""
+        return self.me in contenders(self.config)
 
-        A node without a vote may lead only for acceptors that are no nodes (disks, witnesses).
-        """
+    def nodes_suffice(self, *, connected: bool) -> bool:
+        """Return whether nodes alone are a quorum; ``connected``: only those within reach."""
         config = self.config
-        if self.me in voters(config):
-            return True
         acceptors = (*config.acceptors, *(config.former or ()))
-        if self.me not in {acceptor.id for acceptor in acceptors}:
-            return False
-        return any(acceptor.kind != "node" and acceptor.weight > 0 for acceptor in acceptors)
+        within = self.connected | {self.me.node}
+        return self.agreed(
+            {
+                acceptor.id
+                for acceptor in acceptors
+                if acceptor.kind == "node" and (not connected or acceptor.id.node in within)
+            }
+        )
 
     # --- promises and entries --------------------------------------------------------------------
 
@@ -116,6 +136,51 @@ class Standing:
         """Append entries and return the position at which they are durable."""
         self.log.extend(entries)
         return self.outbox.record(*(EntryRecord(entry=entry) for entry in entries))
+
+    def merge(self, entries: tuple[Entry, ...]) -> None:
+        """Take over entries that follow something which the log holds; drop what contradicts."""
+        log = self.log
+        for number, entry in enumerate(entries):
+            if entry.index <= log.base.index or log.ballot_at(entry.index) == entry.ballot:
+                continue
+            rest = entries[number:]
+            if entry.index <= log.last.index:
+                if not self.rules.holds("truncate-conflict"):
+                    rest = tuple(item for item in rest if item.index > log.last.index)
+                else:
+                    self.truncate(entry.index)
+            self.append(*rest)
+            return
+
+    def adopt(self, snapshot: Snapshot | None, entries: tuple[Entry, ...]) -> int:
+        """Take over a whole log that a passive acceptor holds, if it is newer than the own one.
+
+        Returns:
+            The position at which it is durable; 0: nothing was to be done.
+        """
+        log = self.log
+        newest = Key(entries[-1].ballot, entries[-1].index) if entries else None
+        if snapshot is not None:
+            newest = newest or snapshot.last
+            known = snapshot.last.index < log.base.index
+            known = known or log.ballot_at(snapshot.last.index) == snapshot.last.ballot
+        else:
+            known = True
+        if newest is None or newest <= log.last:
+            return 0
+        if snapshot is not None and not known:
+            self.restore(snapshot)
+        self.merge(entries)
+        return self.outbox.position
+
+    def snapshot(self) -> Snapshot | None:
+        """Return a snapshot from which the log can be continued: as new as there is one."""
+        return self._fold() or self.log.snapshot
+
+    def nonce(self) -> int:
+        """Return a number (64 bits) that no other write of this or another process carries."""
+        self._nonces += 1
+        return (self.boot + self._nonces * 0x9E3779B97F4A7C15) % (1 << 64)
 
     def truncate(self, index: int) -> None:
         """Drop entries from ``index`` on; none of them may be committed."""
@@ -149,7 +214,22 @@ class Standing:
         """Send a message; replies of an acceptor name the position that they rest on (R4)."""
         if not self.rules.holds("durable-before-reply"):
             after = 0
+        if node in self.passives:
+            if isinstance(message, PreProbe | Prepare):
+                self.passives[node].ask(message, after)
+            return
         self.outbox.send(node, message, after)
+
+    def answer(self, node: int, message: QuorumMessage, after: int = 0) -> None:
+        """Take the answer of a passive acceptor, once the log is durable up to ``after``."""
+        self.replies.append((after, node, message))
+
+    def take_replies(self) -> list[tuple[int, QuorumMessage]]:
+        """Return the answers of passive acceptors that need not wait any more."""
+        durable = self.outbox.durable_position
+        ready = [(node, message) for after, node, message in self.replies if after <= durable]
+        self.replies = [reply for reply in self.replies if reply[0] > durable]
+        return ready
 
     def take_effects(self) -> list[Effect]:
         """Return the effects of the step; now and then a write carries a commit hint."""

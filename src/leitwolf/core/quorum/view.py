@@ -101,10 +101,16 @@ class QuorumView:
         """Whether the configuration in force is committed."""
         return self._standing.log.config_index <= self._standing.commit
 
+    def silence(self, acceptor: int) -> int:
+        """Return how long (ns) an armed stamp of a passive acceptor must stand still; 0: none."""
+        passive = self._standing.passives.get(acceptor)
+        return passive.silence if passive is not None else 0
+
     @property
     def connected(self) -> set[NodeId]:
         """Nodes whose stream is up."""
-        return {NodeId(node) for node in self._standing.connected}
+        passives = self._standing.passives.keys()
+        return {NodeId(node) for node in self._standing.connected - passives}
 
     @property
     def log(self) -> tuple[Entry, ...]:

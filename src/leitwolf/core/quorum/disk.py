@@ -1,0 +1,285 @@
+"""A shared disk as an acceptor: one block per node, written by that node alone (P1-P4).
+
+Rules:
+
+- P1: a candidate reads all blocks. A higher promise: refused. An armed stamp of another node must
+  have stood still for ``silence``, stretched by the rates, between two readings.
+- P2: it writes its own block {promised}, both copies. P3: it reads all blocks again; a higher
+  promise, or a stamp that moved: not promised.
+- P4: the region with the highest accepted ballot; what it holds beyond the own log is copied there,
+  durably, before the vote counts.
+- A leader writes entries to its own region and then reads all blocks; a higher promise deposes it,
+  and nothing is acknowledged. The first write of a term is a new content in the other region, with
+  everything since the snapshot; so ``accepted`` is also the ballot of the last entry there.
+
+Theory of operation: two proposers each write and then read; so at least one of them sees the other
+(Gafni and Lamport, Disk Paxos). The own block is kept here as it was written last; after a failure
+it is read again, and the region that was being written counts as spoiled.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from leitwolf.core.messages import Prepare
+from leitwolf.core.quorum.passive import Passive
+from leitwolf.core.quorum.standing import NEVER, Standing
+from leitwolf.model.errors import check
+from leitwolf.model.quorum import Acceptor
+from leitwolf.model.witness import NO_BLOCK, DiskBlock, Region
+from leitwolf.ports.witness import (
+    DiskCall,
+    DiskResult,
+    RegionRead,
+    RegionWrite,
+    WitnessResult,
+)
+from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot
+
+__all__ = ["DiskAcceptor"]
+
+
+class DiskAcceptor(Passive):
+    """One shared disk, as this node uses it."""
+
+    def __init__(self, standing: Standing, acceptor: Acceptor) -> None:
+        super().__init__(standing, acceptor)
+        self._own = replace(NO_BLOCK, node=standing.me.node)
+        self._others: dict[int, DiskBlock] = {}
+        self._seen: dict[int, int] = {}
+        """By node: when a reading that showed its block as it is now ended first."""
+        self._writing: DiskBlock | None = None
+        self._end = 0
+        """Last index in the entries that are being written, 0: none are."""
+        self._fresh = True
+        self._sequence = 0
+        self._generation = 0
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def free_at(self) -> int:
+        """Return when every armed stamp of others will have stood still for long enough."""
+        if self.looked_at < 0:
+            return NEVER
+        return max((self._seen[block.node] + self._wait() for block in self._bound()), default=0)
+
+    def _bound(self) -> list[DiskBlock]:
+        """Return the blocks of others whose owner may hold a lease that rests on this disk."""
+        return [
+            block
+            for block in self._others.values()
+            if block.armed and not block.released and self._awaits(block.promised)
+        ]
+
+    def _higher(self) -> Ballot:
+        return max((block.promised for block in self._others.values()), default=NO_BALLOT)
+
+    def _look(self) -> None:
+        self._call(DiskCall(read=True))
+
+    def _take(self, blocks: tuple[DiskBlock, ...]) -> None:
+        """Note what stands there, and since when it stands still."""
+        standing = self._standing
+        for block in blocks:
+            if block.node == standing.me.node:
+                if block.sequence >= self._own.sequence:
+                    self._own = block
+                continue
+            former = self._others.get(block.node)
+            if former is None or (former.boot, former.sequence) != (block.boot, block.sequence):
+                self._seen[block.node] = standing.now
+            self._others[block.node] = block
+        self._sequence = max(self._sequence, self._own.sequence)
+        self._generation = max(self._generation, self._own.generation)
+        self.looked_at = standing.now
+
+    # --- results ---------------------------------------------------------------------------------
+
+    def _done(self, result: WitnessResult) -> None:
+        check(isinstance(result, DiskResult), f"a disk answered {type(result).__name__}")
+        if not isinstance(result, DiskResult):
+            return
+        if result.region is not None:
+            self._adopt(result.region)
+            return
+        written, self._writing = self._writing, None
+        end, self._end = self._end, 0
+        if result.full:
+            self._overflow()
+            return
+        if written is not None:
+            self._own = written
+        self._take(result.blocks)
+        if self.ballot != NO_BALLOT:
+            if self._called_in == self.ballot:
+                self._wrote(written, end)
+        elif self._prepare is not None and written is not None:
+            self._prepared(self._prepare, written)
+        else:
+            self._answer()
+
+    def _overflow(self) -> None:
+        """No room behind what is in the region: begin anew in the other one."""
+        if self._fresh:
+            self.fault = "witness-full: the state of the cluster is larger than a region"
+            self._retry_at = self._standing.now + self.silence
+        self._fresh, self._feed_at = True, self._standing.now
+
+    def _failed(self) -> None:
+        self._writing = None
+        self._again()
+        if self._end:
+            self._end, self._fresh = 0, True
+        if self._probe is not None or self._prepare is not None:
+            self._look_at = self._standing.now
+
+    # --- candidate -------------------------------------------------------------------------------
+
+    def _answer(self) -> None:
+        """Answer a candidate after a reading, or look again when it may be free (P1)."""
+        standing = self._standing
+        higher = self._higher()
+        prepare = self._prepare
+        if prepare is not None and higher > prepare.ballot:
+            self._refuse(higher, NO_KEY)
+            return
+        remaining = self.free_at() - standing.now
+        if remaining > 0 and (prepare is not None or self._probe is not None):
+            self._look_again(remaining)
+            return
+        self._welcome(higher, NO_KEY)
+        if prepare is not None:
+            self._call(
+                DiskCall(block=self._claim(prepare.ballot), read=True),
+                self._prepare_after,
+            )
+
+    def _block(self, **fields: object) -> DiskBlock:
+        """Return the own block as it is to be written next."""
+        standing = self._standing
+        self._sequence = max(self._sequence, self._own.sequence) + 1
+        given = {
+            "boot": standing.boot,
+            "sequence": self._sequence,
+            "commit": standing.commit,
+            **fields,
+        }
+        self._writing = replace(self._own, **given)
+        return self._writing
+
+    def _claim(self, ballot: Ballot) -> DiskBlock:
+        """Return the block that promises ``ballot`` (P2).
+
+        An office that is raised keeps its lease, so its stamp stays armed (L13). One that is over
+        may have left a run-lease behind, which a release did not end: that stays marked.
+        """
+        page = self._standing.page()
+        leading = page.office != NO_BALLOT and page.leader_end > self._standing.now
+        armed = self._own.armed and leading
+        released = not armed and (self._own.armed or self._own.released)
+        return self._block(promised=ballot, armed=armed, released=released)
+
+    def _prepared(self, prepare: Prepare, written: DiskBlock) -> None:
+        """The own promise stands there, and all blocks were read after it (P3)."""
+        if written.promised != prepare.ballot:
+            self._look_at = self._standing.now
+            return
+        if self._standing.rules.holds("disk-reread"):
+            higher = self._higher()
+            if higher > prepare.ballot:
+                self._refuse(higher, NO_KEY)
+                return
+            # The stamp stood still up to the START of the writing, or its owner may live.
+            if any(self._begun < self._seen[b.node] + self._wait() for b in self._bound()):
+                self._look_again(self.silence // 8)
+                return
+        best = max([*self._others.values(), self._own], key=lambda block: block.accepted)
+        behind = NO_BALLOT < best.accepted >= self._standing.log.last.ballot
+        if behind and self._standing.rules.holds("disk-adopt"):
+            self._call(DiskCall(region=RegionRead(block=best)))
+        else:
+            self._vouch(0)
+
+    def _adopt(self, region: Region) -> None:
+        """Copy what the disk holds beyond the own log (P4)."""
+        self._vouch(self._standing.adopt(region.snapshot, region.entries))
+
+    def _vouch(self, after: int) -> None:
+        """Promise, and say who renewed here last (L6)."""
+        renewed, freed = NO_BALLOT, False
+        for block in self._others.values():
+            if (block.armed or block.released) and block.promised > renewed:
+                renewed, freed = block.promised, block.released
+        self._promise(renewed, freed=freed, after=after)
+
+    # --- leader ----------------------------------------------------------------------------------
+
+    def lead(self, ballot: Ballot) -> None:
+        """This node is in office: its first write begins a new content."""
+        super().lead(ballot)
+        self._fresh = True
+
+    def _write(self, *, entries: bool, renew: bool, armed: bool) -> None:
+        standing = self._standing
+        write: RegionWrite | None = None
+        fields: dict[str, object] = {}
+        if entries:
+            write = self._entries()
+            if self._fresh:
+                fields = {
+                    "accepted": self.ballot,
+                    "region": write.region,
+                    "generation": write.generation,
+                    "key": standing.log.last,
+                }
+        block: DiskBlock | None = None
+        if renew or self._fresh or armed != self._own.armed:
+            fields |= {"promised": self.ballot, "released": False, "armed": armed}
+            fields["stamp"] = self._own.stamp + armed
+            block = self._block(**fields)
+        self._call(DiskCall(write=write, block=block, read=True))
+
+    def _entries(self) -> RegionWrite:
+        """Return what the own region lacks; the whole log when its content begins anew."""
+        log = self._standing.log
+        self._end = log.last.index
+        if not self._fresh:
+            return RegionWrite(
+                region=self._own.region,
+                generation=self._own.generation,
+                accepted=self.ballot,
+                fresh=False,
+                entries=log.after(self.match),
+            )
+        snapshot = self._standing.snapshot()
+        self._generation += 1
+        return RegionWrite(
+            region=1 - self._own.region,  # what the block names stays whole until the next one
+            generation=self._generation,
+            accepted=self.ballot,
+            fresh=True,
+            entries=log.after(snapshot.last.index if snapshot else 0),
+            snapshot=snapshot,
+        )
+
+    def _wrote(self, written: DiskBlock | None, end: int) -> None:
+        """A write of this office is done, and all blocks were read after it."""
+        higher = self._higher()
+        if higher > self.ballot and self._standing.rules.holds("disk-reread"):
+            self._deposed(higher)
+            return
+        if written is not None:
+            self.armed = written.armed
+            if written.accepted == self.ballot:
+                self._fresh = False
+            if written.armed and not self._dropping:
+                self._renewed()
+            if not written.armed:
+                self._dropping = self._dropped = False
+        if end and not self._fresh:
+            self._matched(end)
+
+    def _free(self) -> None:
+        self._freeing = False
+        self.armed = False
+        self._call(DiskCall(block=self._block(released=True, armed=False), read=True))

@@ -1,0 +1,308 @@
+"""The half of a passive acceptor, executed by the proposer: what disks and objects have in common.
+
+Rules:
+
+- One call is under way per acceptor (A4). What a call that failed did is not known: nothing is
+  counted by it, and the next call finds out.
+- R1, R2, R4, R5 hold as for a node: nothing is promised at or below a promise that stands there, a
+  candidate gets or must have what was accepted there, replies rest on finished writes, and an
+  *armed* stamp of another owner must stand still for ``silence`` before anybody overwrites it.
+- A renewal counts for the leader lease from the START of the call that confirmed it (L2), and for
+  less than challengers wait.
+- What is derived from an armed stamp is given up at the guard before the stamp is disarmed.
+
+Theory of operation: the rest of the quorum core speaks to a passive acceptor in the messages that
+it sends to nodes (:class:`PreProbe`, :class:`Prepare`) and gets the answers of a node (replies).
+Only replication differs: there is no stream; :meth:`Passive.work` writes whatever the log holds
+beyond ``match``. Calls go out at the end of a step, so that a step's entries are written as one.
+
+Lazy arming: while nodes alone can renew the lease, the stamp stays disarmed and challengers need
+not wait; the guard reports when acks run thin (``BackingThin``).
+
+What this does not guarantee: that a lease is held; the guard counts what it is told.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from leitwolf.core.lease.profile import MILLISECOND, awaited
+from leitwolf.core.messages import Appended, Prepare, PreProbe, PreProbeReply, Promised, Refused
+from leitwolf.core.quorum.standing import NEVER, Standing
+from leitwolf.model.quorum import Acceptor
+from leitwolf.ports.witness import WitnessCall, WitnessFault, WitnessResult
+from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
+from leitwolf.wire.guard import Back
+
+__all__ = ["Passive"]
+
+_LOOK_NS = 5 * MILLISECOND
+"""A candidate that waits for a stamp looks again after this time at the earliest."""
+_LAZY_NS = 1_000 * MILLISECOND
+"""While nodes alone commit, a witness follows at this pace."""
+_CALM_NS = 1_000 * MILLISECOND
+"""Nodes alone must have renewed for so long before a witness is disarmed."""
+
+
+class Passive(ABC):
+    """One passive acceptor, as this node uses it. Instants are RAW ns of this node."""
+
+    def __init__(self, standing: Standing, acceptor: Acceptor) -> None:
+        self._standing = standing
+        self.acceptor = acceptor
+        self.node = acceptor.id.node
+        self.ballot = NO_BALLOT
+        """Of the office in which this node writes here; NO_BALLOT: it does not lead."""
+        self.match = 0
+        self.fault = ""
+        """Why the last call failed, '': it did not."""
+        self.looked_at = -1
+        """When the last successful reading ended, -1: never."""
+        self.armed = False
+        self._serial = 0
+        self._busy = False
+        self._begun = 0
+        """When the last call that ended was begun, by the driver."""
+        self._called_in = NO_BALLOT
+        """Office in which it was made."""
+        self._probe: PreProbe | None = None
+        self._prepare: Prepare | None = None
+        self._prepare_after = 0
+        self._look_at = NEVER
+        self._renew_at = 0
+        self._feed_at = 0
+        self._retry_at = 0
+        self._calm_since = -1
+        self._dropping = False
+        self._dropped = False
+        self._freeing = False
+
+    # --- what the core asks ----------------------------------------------------------------------
+
+    @property
+    def silence(self) -> int:
+        """How long (ns) an armed stamp must stand still before its owner counts as gone."""
+        return max(self._standing.promise_ns, self.acceptor.silence_ms * MILLISECOND)
+
+    @property
+    def essential(self) -> bool:
+        """Whether nodes alone are never a quorum, so that the stamp is always armed."""
+        return not self._standing.nodes_suffice(connected=False)
+
+    def ask(self, message: PreProbe | Prepare, after: int) -> None:
+        """Take in what a candidate asks; it is answered by a reply."""
+        if isinstance(message, PreProbe):
+            self._probe = message
+        else:
+            self._prepare, self._prepare_after = message, after
+        self._look_at = self._standing.now
+
+    def cancel(self) -> None:
+        """The campaign is over: nothing is to be answered any more."""
+        self._probe = self._prepare = None
+        self._look_at = NEVER
+
+    def watch(self) -> None:
+        """Look now and then, so that a stamp that stands still is known to do so early."""
+        standing = self._standing
+        pace = max(_LOOK_NS, self.silence // 8)
+        if self._look_at == NEVER:
+            self._look_at = max(standing.now, self.looked_at + pace)
+
+    def lead(self, ballot: Ballot) -> None:
+        """This node is in office: write what the log holds, and renew."""
+        self.ballot, self.match = ballot, 0
+        self._renew_at = self._feed_at = self._standing.now
+        self._calm_since = -1
+        self._dropping = self._dropped = self._freeing = False
+        self.cancel()
+
+    def leave(self, *, released: bool) -> None:
+        """Out of office; ``released``: nobody need wait for this node, say so."""
+        self._freeing = released and self.armed
+        self.ballot = NO_BALLOT
+
+    def dropped(self) -> None:
+        """The guard counts this acceptor no more: the stamp may be disarmed."""
+        self._dropped = self._dropping
+
+    @abstractmethod
+    def free_at(self) -> int:
+        """Return when no stamp of another owner needs to be waited for; NEVER: not known yet."""
+
+    # --- calls -----------------------------------------------------------------------------------
+
+    def deadline(self) -> int:
+        """Return when :meth:`work` has something to do at the latest."""
+        if self._busy:
+            return NEVER
+        at = self._look_at
+        if self.ballot != NO_BALLOT and self.looked_at < 0:
+            at = self._standing.now
+        elif self.ballot != NO_BALLOT and self._standing.log.last.ballot == self.ballot:
+            at = min(at, self._renew_at if self._wanted else self._calm_at())
+            if self.match < self._standing.log.last.index:
+                at = min(at, self._feed_at)
+        if self._freeing:
+            at = min(at, self._standing.now)
+        return max(at, self._retry_at)
+
+    def work(self) -> None:
+        """Begin the next call, if one is due and none is under way."""
+        standing = self._standing
+        if self._busy or standing.now < self._retry_at:
+            return
+        if self.ballot != NO_BALLOT:
+            if self.looked_at < 0:
+                self._look()  # what stands there in the own name goes on, not anew
+            elif standing.log.last.ballot == self.ballot:
+                self._maintain()
+        elif self._freeing:
+            self._free()
+        elif standing.now >= self._look_at:
+            self._look_at = NEVER
+            self._look()
+
+    def result(self, serial: int, started: int, result: WitnessResult) -> None:
+        """Take in how the call ended; ``started``: RAW ns at which the driver began it."""
+        if serial != self._serial or not self._busy:
+            return
+        self._busy = False
+        self._begun = started
+        standing = self._standing
+        if isinstance(result, WitnessFault):
+            self.fault = f"{result.code}: {result.text}"
+            standing.connected.discard(self.node)
+            self._retry_at = standing.now + self.silence // 8
+            self._failed()
+            return
+        self.fault = ""
+        standing.connected.add(self.node)
+        self._done(result)
+
+    def _call(self, call: WitnessCall, after: int = 0) -> None:
+        self._serial += 1
+        self._busy, self._called_in = True, self.ballot
+        self._standing.outbox.call(self.acceptor.id, self._serial, call, after)
+
+    @abstractmethod
+    def _look(self) -> None:
+        """Begin to read."""
+
+    @abstractmethod
+    def _write(self, *, entries: bool, renew: bool, armed: bool) -> None:
+        """Begin to write as leader: entries behind ``match``, a stamp, or both."""
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Begin to write that nobody need wait for this node any more."""
+
+    @abstractmethod
+    def _done(self, result: WitnessResult) -> None:
+        """Take in the result of the call under way."""
+
+    @abstractmethod
+    def _failed(self) -> None:
+        """The call under way failed: what it did is not known."""
+
+    # --- leading ---------------------------------------------------------------------------------
+
+    def _again(self) -> None:
+        """What was to be written is still to be written."""
+        self._renew_at = self._feed_at = self._standing.now
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether the lease is to be derived from here now."""
+        if self.essential or self._standing.thin:
+            self._calm_since = -1
+            return True
+        if not self.armed:
+            return False
+        if self._calm_since < 0:
+            self._calm_since = self._standing.now
+        return self._standing.now < self._calm_since + _CALM_NS
+
+    def _calm_at(self) -> int:
+        return self._calm_since + _CALM_NS if self.armed and not self._dropping else NEVER
+
+    def _maintain(self) -> None:
+        standing = self._standing
+        wanted = self._wanted
+        renew = wanted and standing.now >= self._renew_at
+        eager = not standing.nodes_suffice(connected=True)
+        entries = self.match < standing.log.last.index and (eager or standing.now >= self._feed_at)
+        if wanted:
+            self._dropping = self._dropped = False
+        elif self.armed and not self._dropping:
+            self._dropping = True
+            standing.outbox.ask(Back(self.ballot, self.node, 0, 0))
+        disarm = (
+            not wanted
+            and self.armed
+            and (self._dropped or not standing.rules.holds("drop-before-disarm"))
+        )
+        if entries or renew or disarm:
+            self._feed_at = standing.now + _LAZY_NS
+            self._renew_at = standing.now + self._pace()
+            self._write(entries=entries, renew=renew, armed=wanted)
+
+    def _pace(self) -> int:
+        return self._standing.page().heartbeat or self.silence // 4
+
+    def _renewed(self) -> None:
+        """Tell the guard that a renewal was confirmed, begun when the call began (L2)."""
+        self._standing.outbox.ask(Back(self.ballot, self.node, self._begun, self.silence))
+
+    def _matched(self, index: int) -> None:
+        self.match = index
+        reply = Appended(ballot=self.ballot, match=index, storage=self.acceptor.id.storage)
+        self._standing.answer(self.node, reply)
+
+    def _deposed(self, higher: Ballot) -> None:
+        """A higher promise stands here: nothing that was written counts."""
+        standing = self._standing
+        refusal = Refused(ballot=self.ballot, promised=higher, key=standing.log.last, remaining=0)
+        standing.answer(self.node, refusal)
+
+    # --- promising -------------------------------------------------------------------------------
+
+    def _awaits(self, owner: Ballot) -> bool:
+        """Return whether an armed stamp of ``owner`` binds this candidate (R5)."""
+        page = self._standing.page()
+        released = page.freed and page.renewed >= owner
+        return owner.node != self._standing.me.node and not released
+
+    def _wait(self) -> int:
+        """Return how long a stamp must have stood still, by this clock."""
+        return awaited(self.silence) if self._standing.rules.holds("stamp-wait") else 0
+
+    def _look_again(self, remaining: int) -> None:
+        self._look_at = self._standing.now + max(_LOOK_NS, min(remaining, self.silence // 8))
+
+    def _welcome(self, promised: Ballot, key: Key, *, willing: bool = True) -> None:
+        """Answer a pre-probe."""
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            reply = PreProbeReply(round=probe.round, willing=willing, promised=promised, key=key)
+            self._standing.answer(self.node, reply)
+
+    def _refuse(self, promised: Ballot, key: Key) -> None:
+        prepare, self._prepare = self._prepare, None
+        if prepare is not None:
+            refusal = Refused(ballot=prepare.ballot, promised=promised, key=key, remaining=0)
+            self._standing.answer(self.node, refusal)
+
+    def _promise(self, renewed: Ballot, *, freed: bool, after: int = 0) -> None:
+        """Answer the candidate: promised, and nothing is here that its log lacks (P4)."""
+        prepare, self._prepare = self._prepare, None
+        if prepare is not None:
+            promised = Promised(
+                ballot=prepare.ballot,
+                renewed=renewed,
+                freed=freed,
+                no_memory=False,
+                key=self._standing.log.last,
+                storage=self.acceptor.id.storage,
+            )
+            self._standing.answer(self.node, promised, after)

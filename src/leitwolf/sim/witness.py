@@ -1,0 +1,267 @@
+"""Shared disks and objects of a simulated cluster, with what goes wrong on the way to them.
+
+A call is a row of steps. Each step takes effect at one instant while it is under way, whatever
+becomes of the process that began it (a late write); the next step begins only when that process
+runs. A machine that loses its power in a write leaves the written copy old, new or torn. A lost path
+answers with an error, after the write or without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from leitwolf.core.effects import CallWitness, FromWitness
+from leitwolf.core.lease.profile import awaited
+from leitwolf.model.log import Entry, Snapshot
+from leitwolf.model.quorum import Acceptor
+from leitwolf.model.witness import CasObject, DiskBlock, Region, WitnessMode
+from leitwolf.ports.witness import (
+    CasFound,
+    CasGet,
+    CasPut,
+    CasWritten,
+    DiskCall,
+    DiskResult,
+    RegionRead,
+    RegionWrite,
+    WitnessFault,
+    WitnessResult,
+)
+from leitwolf.sim.network import MICROSECOND, MILLISECOND
+from leitwolf.wire.ballot import Ballot
+
+if TYPE_CHECKING:
+    from leitwolf.sim.node import SimNode
+    from leitwolf.sim.world import World
+
+__all__ = ["SharedDisk", "SharedObject", "SimWitness", "build_witness"]
+
+_REGION_ENTRIES = 60
+"""So few that regions overflow in a run."""
+_FAULT_NS = 30 * MILLISECOND
+
+
+class SimWitness:
+    """What nodes share: how long calls take, and who reaches it."""
+
+    def __init__(self, world: World, acceptor: Acceptor) -> None:
+        self.acceptor = acceptor
+        self.unreached: set[int] = set()
+        """Nodes that lost their path."""
+        self.slow_until = 0
+        self.lose_per_thousand = 0
+        """Replies of an object that are lost."""
+        self._world = world
+        self._entropy = world.entropy.split()
+
+    def call(self, node: SimNode, call: CallWitness) -> None:
+        """Begin a call of a node's daemon; its end is an event of that daemon."""
+        raise NotImplementedError
+
+    def bound_until(self, leader: int, silence: int) -> int:
+        """Return the true time before which nobody but ``leader`` may be helped here (I12)."""
+        raise NotImplementedError
+
+    def _takes(self) -> int:
+        if self._world.now < self.slow_until:
+            return self._entropy.between(5, 400) * MILLISECOND
+        return self._entropy.between(100, 900) * MICROSECOND
+
+    def _wait(self, silence: int) -> int:
+        """Return the shortest true time that a challenger with a fast clock waits."""
+        return awaited(silence) * 1_000_000 // 1_001_000
+
+    def _end(self, node: SimNode, call: CallWitness, started: int, result: WitnessResult) -> None:
+        event = FromWitness(
+            node=call.acceptor.node, serial=call.serial, started=started, result=result
+        )
+        node.daemon.take_later(self._entropy.between(20, 150) * MICROSECOND, event)
+
+    def _steps(self, node: SimNode, call: CallWitness, steps: list[Callable[[], None]]) -> None:
+        """Do one step after another, then report; ``steps`` take effect in the midst of theirs."""
+        started, daemon, life = node.raw(), node.daemon, node.daemon.life
+        rest = list(steps)
+
+        def begin() -> None:
+            if node.id in self.unreached:
+                if rest and self._entropy.chance(500):
+                    rest[0]()
+                fault = WitnessFault(code="witness-unreachable", text="path lost")
+                self._world.later(_FAULT_NS, lambda: self._end(node, call, started, fault))
+                return
+            step, takes = rest.pop(0), self._takes()
+            self._world.later(takes * 2 // 3, step)
+            self._world.later(takes, lambda: daemon.deliver(life, ended))
+
+        def ended() -> None:
+            if rest:
+                begin()
+            else:
+                self._end(node, call, started, self._result(node))
+
+        begin()
+
+    def _result(self, node: SimNode) -> WitnessResult:
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class _Content:
+    generation: int
+    accepted: Ballot
+    snapshot: Snapshot | None
+    entries: list[Entry] = field(default_factory=list)
+
+
+class SharedDisk(SimWitness):
+    """One block per node, in two copies, and two regions per node."""
+
+    def __init__(self, world: World, acceptor: Acceptor) -> None:
+        super().__init__(world, acceptor)
+        self._copies: dict[int, list[DiskBlock | None]] = {}
+        self._regions: dict[tuple[int, int], _Content] = {}
+        self._changed: dict[int, int] = {}
+        self._results: dict[int, DiskResult] = {}
+
+    def call(self, node: SimNode, call: CallWitness) -> None:
+        """Begin the steps of a :class:`DiskCall`."""
+        order = call.call
+        if not isinstance(order, DiskCall):
+            self._world.fail(f"a disk was asked for {type(order).__name__}")
+            return
+        self._results[node.id] = DiskResult()
+        write = order.write
+        if write is not None and not self._fits(node.id, write):
+            self._results[node.id] = DiskResult(full=True)
+            self._end(node, call, node.raw(), DiskResult(full=True))
+            return
+        steps: list[Callable[[], None]] = []
+        if write is not None:
+            steps.append(lambda: self._write_region(node, write))
+        block = order.block
+        if block is not None:
+            steps.append(lambda: self._write_block(node, 0, block))
+            if self._world.rules.holds("second-copy"):
+                steps.append(lambda: self._write_block(node, 1, block))
+        if order.read:
+            steps.append(lambda: self._read(node.id))
+        region = order.region
+        if region is not None:
+            steps.append(lambda: self._read_region(node.id, region))
+        self._steps(node, call, steps)
+
+    def _result(self, node: SimNode) -> WitnessResult:
+        return self._results.pop(node.id, DiskResult())
+
+    def bound_until(self, leader: int, silence: int) -> int:
+        """Return when the armed stamp of ``leader`` has stood still for long enough."""
+        block = self._newest(leader)
+        if block is None or not block.armed or block.released:
+            return 0
+        return self._changed[leader] + self._wait(silence)
+
+    def _newest(self, node: int) -> DiskBlock | None:
+        copies = [copy for copy in self._copies.get(node, ()) if copy is not None]
+        return max(copies, key=lambda block: block.sequence, default=None)
+
+    def _write_block(self, node: SimNode, copy: int, block: DiskBlock) -> None:
+        copies = self._copies.setdefault(block.node, [None, None])
+        if not node.powered:
+            fate = self._entropy.between(0, 2)
+            if fate < 2:
+                copies[copy] = None if fate else copies[copy]
+                return
+        if copy == 0:
+            self._changed[block.node] = self._world.now
+        copies[copy] = block
+
+    def _fits(self, node: int, write: RegionWrite) -> bool:
+        content = self._regions.get((node, write.region))
+        if write.fresh or content is None:
+            return True
+        return len(content.entries) + len(write.entries) <= _REGION_ENTRIES
+
+    def _write_region(self, node: SimNode, write: RegionWrite) -> None:
+        place = (node.id, write.region)
+        if not node.powered and self._entropy.chance(500):
+            if write.fresh:
+                self._regions.pop(place, None)
+            return
+        content = self._regions.get(place)
+        if write.fresh:
+            content = _Content(write.generation, write.accepted, write.snapshot)
+            self._regions[place] = content
+        if content is None or content.generation != write.generation:
+            self._world.fail(f"n{node.id} appends to a region that holds something else")
+            return
+        content.entries.extend(write.entries)
+
+    def _read(self, node: int) -> None:
+        blocks = [self._newest(number) for number in self._copies]
+        self._results[node] = DiskResult(blocks=tuple(block for block in blocks if block))
+
+    def _read_region(self, node: int, read: RegionRead) -> None:
+        block = read.block
+        content = self._regions.get((block.node, block.region))
+        if content is None or content.generation != block.generation:
+            self._world.fail(f"n{node} reads a region of n{block.node} that is not there any more")
+            return
+        region = Region(
+            accepted=content.accepted, snapshot=content.snapshot, entries=tuple(content.entries)
+        )
+        self._results[node] = DiskResult(region=region)
+
+
+class SharedObject(SimWitness):
+    """One value with compare-and-swap; replies may be lost."""
+
+    def __init__(self, world: World, acceptor: Acceptor, value: CasObject) -> None:
+        super().__init__(world, acceptor)
+        self._value, self._version = value, 1
+        self._changed = 0
+        self._results: dict[int, WitnessResult] = {}
+
+    def call(self, node: SimNode, call: CallWitness) -> None:
+        """Begin a get or a put."""
+        order = call.call
+        if isinstance(order, CasGet):
+            self._steps(node, call, [lambda: self._get(node.id)])
+        elif isinstance(order, CasPut):
+            self._steps(node, call, [lambda: self._put(node.id, order)])
+        else:
+            self._world.fail(f"an object was asked for {type(order).__name__}")
+
+    def bound_until(self, leader: int, silence: int) -> int:
+        """Return when the armed stamp of ``leader`` has stood still for long enough."""
+        value = self._value
+        if not value.armed or value.holder.node != leader:
+            return 0
+        return self._changed + self._wait(silence)
+
+    def _result(self, node: SimNode) -> WitnessResult:
+        result = self._results.pop(node.id)
+        if self._entropy.chance(self.lose_per_thousand):
+            return WitnessFault(code="witness-unreachable", text="reply lost")
+        return result
+
+    def _get(self, node: int) -> None:
+        self._results[node] = CasFound(value=self._value, version=str(self._version))
+
+    def _put(self, node: int, put: CasPut) -> None:
+        if put.expected != str(self._version):
+            self._results[node] = CasWritten(version="")
+            return
+        self._version += 1
+        self._value, self._changed = put.value, self._world.now
+        self._results[node] = CasWritten(version=str(self._version))
+
+
+def build_witness(world: World, acceptor: Acceptor) -> SimWitness:
+    """Return a formatted, empty disk or object."""
+    if acceptor.kind == "disk":
+        return SharedDisk(world, acceptor)
+    mode = WitnessMode.FULL if acceptor.full else WitnessMode.TAG
+    value = CasObject(cluster="sim", storage=acceptor.id.storage, mode=mode)
+    return SharedObject(world, acceptor, value)
