@@ -246,7 +246,7 @@ class Governor:
             refusal = Refusal(code="not-ready", text=text, retryable=True)
             self._answer(pending, Answer(refusal=refusal))
             return
-        seen = leader.observations(self._quorum.connected)
+        seen = leader.observations(self._quorum.connected, self._quorum.witnesses)
         judged = judge(leader.ahead, request.command, seen)
         if isinstance(judged, Refusal):
             self._answer(pending, Answer(refusal=judged))

@@ -127,7 +127,9 @@ class Leader:
                     for group, generation in report.closed.items():
                         self.attested[group] = (node, generation)
 
-    def observations(self, connected: set[NodeId]) -> Observations:
+    def observations(
+        self, connected: set[NodeId], witnesses: frozenset[int] = frozenset()
+    ) -> Observations:
         """Return the view from which a plan is made; reports count only from a group's owner."""
         groups, resources = self.ahead.groups, self.ahead.resources
         views: dict[NodeId, NodeView] = {}
@@ -151,4 +153,4 @@ class Leader:
             owned = groups.get(group_id)
             if owned and owned.owner == node_id:
                 attested[group_id] = generation
-        return Observations(nodes=views, resources=seen, attested=attested)
+        return Observations(nodes=views, resources=seen, attested=attested, witnesses=witnesses)

@@ -205,6 +205,23 @@ class ChangeCluster(_Command, frozen=True, kw_only=True):
     profile: str | None = None
 
 
+class SetQuorum(_Command, frozen=True, kw_only=True):
+    """Change the kind of quorum: who votes beside (or instead of) the nodes."""
+
+    witness: str = ""
+    """``disk`` or ``object``; '': nodes alone vote."""
+    storage: str = ""
+    """UUID of what was formatted there."""
+    location: str = ""
+    """The same for every node."""
+    full: bool = True
+    """An object holds snapshot and entries."""
+    alone: bool = False
+    """Nodes have no vote: who has the disk (or engine) leads."""
+    silence_ms: int = 0
+    """T_d beyond P: how long the armed stamp must stand still at least."""
+
+
 class Rekey(_Command, frozen=True, kw_only=True):
     """Replace the heartbeat key of all guards; 32 bytes each."""
 
@@ -240,6 +257,7 @@ Command = (
     | SetNetwork
     | ChangeCluster
     | Rekey
+    | SetQuorum
     | TransferLeader
 )
 

@@ -17,6 +17,7 @@ from leitwolf.model.ids import (
     ResourceState,
     Wish,
 )
+from leitwolf.model.quorum import QuorumWish
 
 __all__ = [
     "Cause",
@@ -50,6 +51,7 @@ __all__ = [
     "NotChosen",
     "ProfileSettled",
     "QuorumChanged",
+    "QuorumWished",
     "ResourceAdded",
     "ResourceChanged",
     "ResourceMoved",
@@ -226,6 +228,12 @@ class TokenUsed(_Event, frozen=True, kw_only=True):
     """A join token was used up or withdrawn."""
 
     digest: str
+
+
+class QuorumWished(_Event, frozen=True, kw_only=True):
+    """The operator wants another kind of quorum; the id of a witness was never used before."""
+
+    wish: QuorumWish
 
 
 class KeysSet(_Event, frozen=True, kw_only=True):
@@ -405,6 +413,7 @@ Event = (
     | TokenUsed
     | KeysSet
     | ProfileSettled
+    | QuorumWished
     | LocalRecord
     | GroupAdded
     | GroupChanged

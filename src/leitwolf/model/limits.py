@@ -11,6 +11,7 @@ __all__ = [
     "ENTRY_BYTES_MAX",
     "GROUPS_MAX",
     "HEARTBEAT_KEY_BYTES",
+    "LOCATION_LENGTH_MAX",
     "NAME_LENGTH_MAX",
     "NODES_MAX",
     "PARAMETER_BYTES_MAX",
@@ -19,6 +20,7 @@ __all__ = [
     "RESOURCES_MAX",
     "RESTART_PAUSE_MS",
     "RESTART_PAUSE_MS_MAX",
+    "SILENCE_MS_MAX",
     "SNAPSHOT_CHUNK_BYTES",
     "SNAPSHOT_ENTRIES",
     "TOKEN_LIFETIME_S_MAX",
@@ -37,6 +39,10 @@ RESTART_PAUSE_MS = 100
 first is made at once, so only what fails again and again waits, and does not flood the log."""
 RESTART_PAUSE_MS_MAX = 5_000
 """The pause grows up to this: a service whose cause is gone comes back within seconds."""
+LOCATION_LENGTH_MAX = 1_024
+"""A path or URL of a disk or witness."""
+SILENCE_MS_MAX = 60_000
+"""T_d of a disk or witness; a guard believes no longer promise."""
 NAME_LENGTH_MAX = 63
 """Names become cgroup and file names; 63 is a DNS label."""
 PARAMETER_BYTES_MAX = 8_192

@@ -154,3 +154,5 @@ class Observations(msgspec.Struct, frozen=True, kw_only=True):
     """Newest report of each resource by its owner, of the current generation."""
     attested: dict[GroupId, int]
     """Highest generation of each group that its owner attested."""
+    witnesses: frozenset[int] = frozenset()
+    """Disks and witnesses that did what was asked of them last."""

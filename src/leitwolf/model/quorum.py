@@ -6,7 +6,7 @@ import msgspec
 
 from leitwolf.model.ids import NodeId
 
-__all__ = ["Acceptor", "AcceptorId", "QuorumConfig"]
+__all__ = ["Acceptor", "AcceptorId", "QuorumConfig", "QuorumWish"]
 
 
 class AcceptorId(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
@@ -33,6 +33,15 @@ class Acceptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """T_d of a disk or object beyond P: how long its armed stamp must stand still at least."""
     full: bool = True
     """An object holds snapshot and entries, not only the key of the newest one."""
+
+
+class QuorumWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which kind of quorum the operator wants; reconfiguration leads there."""
+
+    witness: Acceptor | None = None
+    """The disk or object that votes, None: nodes alone do."""
+    node_weight: int = 1
+    """Votes of each node: 1, or 0 where ``witness`` alone decides."""
 
 
 class QuorumConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,7 +16,7 @@ from leitwolf.model.ids import (
     ResourceState,
     Wish,
 )
-from leitwolf.model.quorum import QuorumConfig
+from leitwolf.model.quorum import QuorumConfig, QuorumWish
 
 __all__ = ["Group", "Network", "Node", "Resource", "State", "Token"]
 
@@ -153,6 +153,9 @@ class State(_Data, frozen=True, kw_only=True):
     leader: NodeId = NO_NODE
     """Node whose election the log recorded last."""
     quorum: QuorumConfig | None = None
+    wish: QuorumWish = QuorumWish()
+    witness_serial: int = 0
+    """How many witnesses there ever were: their ids are never used again."""
     nodes: dict[int, Node] = {}
     networks: dict[str, Network] = {}
     tokens: dict[str, Token] = {}

@@ -28,7 +28,7 @@ from leitwolf.core.quorum.view import QuorumView
 from leitwolf.model.errors import InvariantError
 from leitwolf.model.events import GroupWished, NodePaused, ResourceWished
 from leitwolf.model.log import Entry
-from leitwolf.model.quorum import Acceptor
+from leitwolf.model.quorum import Acceptor, AcceptorId
 from leitwolf.model.state import State
 from leitwolf.sim.kernel import Cell
 from leitwolf.state import decode_change, digest
@@ -76,7 +76,7 @@ class Checker:
     """Observes all nodes of one world."""
 
     def __init__(
-        self, now: Callable[[], int], bound_until: Callable[[int, int], int] = lambda *_: 0
+        self, now: Callable[[], int], bound_until: Callable[[AcceptorId, int], int] = lambda *_: 0
     ) -> None:
         """Observe nobody yet.
 
@@ -171,7 +171,7 @@ class Checker:
             for acceptor in acceptors:
                 voter = self._nodes.get(acceptor.id.node)
                 if acceptor.kind != "node":
-                    helps_at = self._bound_until(acceptor.id.node, node.id)
+                    helps_at = self._bound_until(acceptor.id, node.id)
                 else:
                     helps_at = until if voter is None else voter.may_vote_from(node.id)
                 if helps_at >= until:

@@ -19,6 +19,7 @@ from leitwolf.core.effects import (
 from leitwolf.core.executor import Batch, Executor
 from leitwolf.core.lease import Commanded
 from leitwolf.core.node import Node
+from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.ids import NodeId
 from leitwolf.model.log import Entry
@@ -26,6 +27,7 @@ from leitwolf.model.observations import HostOrder
 from leitwolf.model.quorum import AcceptorId
 from leitwolf.sim.network import MICROSECOND, MILLISECOND
 from leitwolf.sim.process import Process
+from leitwolf.sim.witness import build_witness
 from leitwolf.wire.ballot import NO_BALLOT
 from leitwolf.wire.guard import GuardCommand
 
@@ -233,9 +235,13 @@ class SimDaemon(Process):
 
     def call_witness(self, call: CallWitness) -> None:
         """Call a shared disk or object."""
-        witness = self._world.witnesses.get(call.acceptor.node)
-        if witness is not None:
-            witness.call(self._node, call)
+        world, core = self._world, self.core
+        if core is None:
+            return
+        for acceptor in witnesses(core.quorum.config):
+            if acceptor.id == call.acceptor and acceptor.id not in world.witnesses:
+                world.witnesses[acceptor.id] = build_witness(world, acceptor)
+        world.witnesses[call.acceptor].call(self._node, call)
 
     def send(self, node: int, message: PeerMessage) -> None:
         """Send to another daemon."""

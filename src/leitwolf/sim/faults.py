@@ -102,6 +102,7 @@ MIXES: dict[str, dict[str, int]] = {
         "operator": 4,
     },
     "shared": {**_ALL, **_SHARED},
+    "quorums": {**_ALL, **_SHARED, "quorum": 20, "members": 6},
     "none": {},
 }
 """Weights of the kinds of faults, by the name of the mix."""
@@ -145,6 +146,7 @@ class Faults:
             "operator": self._operators.ask,
             "members": self._operators.change_members,
             "profile": self._operators.change_profile,
+            "quorum": self._operators.change_quorum,
         }
         self._mix = MIXES[mix]
 

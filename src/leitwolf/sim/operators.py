@@ -13,12 +13,14 @@ from leitwolf.model.commands import (
     MoveGroup,
     PauseNode,
     RecoverGroup,
+    SetQuorum,
     TransferLeader,
     WishGroup,
     WishResource,
 )
 from leitwolf.model.ids import GroupId, NodeId, ResourceId, Wish
 from leitwolf.sim.entropy import Entropy
+from leitwolf.sim.forming import QUORUMS
 from leitwolf.sim.network import MILLISECOND
 from leitwolf.sim.node import SimNode
 from leitwolf.sim.world import World
@@ -66,6 +68,21 @@ class Operators:
     def change_profile(self, node: SimNode) -> None:
         """Have the cluster use another timing profile."""
         self._send(node, ChangeCluster(profile=self._entropy.choice(sorted(PROFILES))))
+
+    def change_quorum(self, node: SimNode) -> None:
+        """Want another kind of quorum, with a disk or object that was just formatted."""
+        self._serial += 1
+        weight, witness = QUORUMS[self._entropy.choice(sorted(QUORUMS))]
+        self._send(
+            node,
+            SetQuorum(
+                witness=witness.kind if witness else "",
+                storage=f"{self._serial:08x}",
+                location=f"sim:{self._serial}",
+                full=witness.full if witness else True,
+                alone=weight == 0,
+            ),
+        )
 
     def change_members(self, node: SimNode) -> None:
         """Let a machine in, or put one out."""

@@ -2,8 +2,8 @@
 
 A call is a row of steps. Each step takes effect at one instant while it is under way, whatever
 becomes of the process that began it (a late write); the next step begins only when that process
-runs. A machine that loses its power in a write leaves the written copy old, new or torn. A lost path
-answers with an error, after the write or without it.
+runs. A machine that loses its power in a write leaves the written copy old, new or torn. A path
+that is lost answers with an error, after the write or without it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.limits import SNAPSHOT_ENTRIES
-from leitwolf.model.quorum import QuorumConfig
+from leitwolf.model.quorum import AcceptorId, QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.sim.checks import Checker, Violation
 from leitwolf.sim.entropy import Entropy
@@ -82,9 +82,9 @@ class World:
         self.network = Network(self.entropy.split(), links)
         self.nodes: dict[int, SimNode] = {}
         loaded = formed_log(nodes=nodes, groups=groups, links=links, profile=profile, quorum=quorum)
-        self.witnesses: dict[int, SimWitness] = {}
+        self.witnesses: dict[AcceptorId, SimWitness] = {}
         for acceptor in witnesses(loaded.entries[0].config or QuorumConfig(acceptors=())):
-            self.witnesses[acceptor.id.node] = build_witness(self, acceptor)
+            self.witnesses[acceptor.id] = build_witness(self, acceptor)
         for number in range(1, nodes + 1):
             storage = Storage(f"disk{number}", loaded)
             self._build(number, storage)
@@ -268,12 +268,12 @@ class World:
         self.note(node, "request", f"{request}: {command}")
         self.nodes[node].daemon.request(request, command)
 
-    def _bound_until(self, acceptor: int, leader: int) -> int:
+    def _bound_until(self, acceptor: AcceptorId, leader: int) -> int:
         """Return the true time before which a passive acceptor helps nobody but ``leader``."""
         core = self.nodes[leader].daemon.core
         if core is None or acceptor not in self.witnesses:
             return 0
-        return self.witnesses[acceptor].bound_until(leader, core.quorum.silence(acceptor))
+        return self.witnesses[acceptor].bound_until(leader, core.quorum.silence(acceptor.node))
 
     # --- what the world looks like ---------------------------------------------------------------
 

@@ -84,6 +84,8 @@ class Draft:
         self.keys_set = state.keys_set
         self.keys_time = state.keys_time
         self.quorum = state.quorum
+        self.wish = state.wish
+        self.witness_serial = state.witness_serial
         self._members: dict[str, list[str]] | None = None
 
     def members(self, group: GroupId) -> list[Resource]:
@@ -118,6 +120,8 @@ class Draft:
             keys_set=self.keys_set,
             keys_time=self.keys_time,
             quorum=self.quorum,
+            wish=self.wish,
+            witness_serial=self.witness_serial,
             nodes=self.nodes.rows,
             networks=self.networks.rows,
             tokens=self.tokens.rows,

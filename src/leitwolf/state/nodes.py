@@ -8,6 +8,7 @@ from leitwolf.model import events
 from leitwolf.model.errors import check
 from leitwolf.model.ids import NO_NODE, NodeStatus
 from leitwolf.model.state import Network, Node, Token
+from leitwolf.model.witness import WITNESS_ID_MIN, is_witness
 from leitwolf.state.draft import Draft
 from leitwolf.state.transitions import NODE_TRANSITIONS
 
@@ -66,6 +67,16 @@ def apply_keys_set(draft: Draft, event: events.KeysSet) -> None:
     check(1 <= len(event.keys) <= 2, f"{len(event.keys)} heartbeat keys")
     draft.keys, draft.keys_stage = event.keys, event.stage
     draft.keys_set, draft.keys_time = draft.index, draft.time
+
+
+def apply_quorum_wished(draft: Draft, event: events.QuorumWished) -> None:
+    """Remember which kind of quorum is wanted."""
+    witness = event.wish.witness
+    if witness is not None:
+        check(is_witness(witness.id.node), f"a witness has the id of a node: {witness.id.node}")
+        draft.witness_serial = max(draft.witness_serial, witness.id.node - WITNESS_ID_MIN + 1)
+    check(witness is not None or event.wish.node_weight > 0, "nobody has a vote")
+    draft.wish = event.wish
 
 
 def apply_leader_elected(draft: Draft, event: events.LeaderElected) -> None:

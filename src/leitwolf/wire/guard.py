@@ -214,6 +214,8 @@ class Streams:
     """The nodes with which the daemon has a stream now; sent again on every change."""
 
     nodes: tuple[int, ...]
+
+
 @GUARD.message(13)
 @dataclass(frozen=True, slots=True)
 class Back:

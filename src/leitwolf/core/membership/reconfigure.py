@@ -19,13 +19,15 @@ old one stopped.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
 from leitwolf.model.state import State
 
-__all__ = ["Step", "next_step"]
+__all__ = ["Step", "describe_quorum", "next_step"]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,12 +110,43 @@ def next_step(
         if node.id in caught_up:
             acceptors = (
                 *(a for a in config.acceptors if a.id.node != node.id),
-                Acceptor(id=identity, weight=1),
+                Acceptor(id=identity, weight=state.wish.node_weight),
             )
             return Step(
                 kind="joint",
                 node=node.id,
                 config=_changed(config, acceptors),
-                text=f"{node.name} gets a vote",
+                text=f"{node.name} gets a vote" if state.wish.node_weight else f"{node.name} is in",
             )
-    return None
+    return _wished(state, config)
+
+
+def _wished(state: State, config: QuorumConfig) -> Step | None:
+    """Return the step to the kind of quorum that is wanted, None: it is in force."""
+    wish = state.wish
+    acceptors = tuple(
+        msgspec.structs.replace(acceptor, weight=wish.node_weight)
+        for acceptor in config.acceptors
+        if acceptor.kind == "node"
+    )
+    if wish.witness is not None:
+        acceptors = (*acceptors, wish.witness)
+    if set(acceptors) == set(config.acceptors):
+        return None
+    who = wish.witness.location if wish.witness is not None else "nodes alone"
+    return Step(
+        kind="joint",
+        config=_changed(config, acceptors),
+        text=f"the quorum becomes {describe_quorum(acceptors)}: {who}",
+    )
+
+
+def describe_quorum(acceptors: Iterable[Acceptor]) -> str:
+    """Return the kind of a quorum in words."""
+    acceptors = tuple(acceptors)
+    nodes = any(acceptor.kind == "node" and acceptor.weight > 0 for acceptor in acceptors)
+    kinds = {acceptor.kind for acceptor in acceptors if acceptor.kind != "node"}
+    if not kinds:
+        return "majority of nodes"
+    what = "disk" if "disk" in kinds else "witness"
+    return f"nodes and a {what}" if nodes else f"shared {what} alone"

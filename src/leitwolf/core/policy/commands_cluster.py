@@ -257,7 +257,7 @@ def evict_node(state: State, command: commands.EvictNode, seen: Observations) ->
             hint="wait until another node is a full member",
             field="node",
         )
-    reachable = _connected(seen)
+    reachable = _connected(seen) | seen.witnesses
     if acceptors and not is_quorum(remaining, reachable):
         missing = sorted(
             state.nodes[acceptor.id.node].name

@@ -44,6 +44,8 @@ def survives(state: State, alive: Collection[int] | None = None) -> Survival:
     """
     if alive is None:
         alive = {node.id for node in state.nodes.values() if node.up}
+        if state.quorum is not None:
+            alive |= {a.id.node for a in state.quorum.acceptors if a.kind != "node"}
     configurations = []
     if state.quorum is not None:
         configurations.append(state.quorum.acceptors)
@@ -70,12 +72,15 @@ def survives(state: State, alive: Collection[int] | None = None) -> Survival:
     while failures < len(voting) and holds(set(alive) - set(voting[: failures + 1])):
         failures += 1
     if failures:
-        text = f"any {failures} of {len(voting)} voting nodes may fail" + (
+        text = f"any {failures} of {len(voting)} that vote may fail" + (
             "" if failures == 1 else ", one after the other"
         )
     elif single:
-        names = ", ".join(state.nodes[node].name for node in single if node in state.nodes)
+        names = ", ".join(
+            state.nodes[node].name if node in state.nodes else "the disk or witness"
+            for node in single
+        )
         text = f"only one of these may fail: {names}"
     else:
-        text = "no voting node may fail"
+        text = "none that votes may fail"
     return Survival(quorum=True, failures=failures, nodes=single, text=text)

@@ -82,6 +82,7 @@ class CasAcceptor(Passive):
             self._again()
             return
         self._value, self._version, self._seen = written, result.version, standing.now
+        self.looked_at = standing.now
         self._nonce = 0
         self._wrote(written)
 

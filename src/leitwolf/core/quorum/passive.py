@@ -40,6 +40,8 @@ _LOOK_NS = 5 * MILLISECOND
 """A candidate that waits for a stamp looks again after this time at the earliest."""
 _LAZY_NS = 1_000 * MILLISECOND
 """While nodes alone commit, a witness follows at this pace."""
+_HEALTH_NS = 5_000 * MILLISECOND
+"""A witness that is not needed is looked at so often."""
 _CALM_NS = 1_000 * MILLISECOND
 """Nodes alone must have renewed for so long before a witness is disarmed."""
 
@@ -137,6 +139,8 @@ class Passive(ABC):
         if self._busy:
             return NEVER
         at = self._look_at
+        if self.ballot != NO_BALLOT:
+            at = min(at, self.looked_at + _HEALTH_NS)
         if self.ballot != NO_BALLOT and self.looked_at < 0:
             at = self._standing.now
         elif self.ballot != NO_BALLOT and self._standing.log.last.ballot == self.ballot:
@@ -157,6 +161,8 @@ class Passive(ABC):
                 self._look()  # what stands there in the own name goes on, not anew
             elif standing.log.last.ballot == self.ballot:
                 self._maintain()
+            if not self._busy and standing.now >= self.looked_at + _HEALTH_NS:
+                self._look()
         elif self._freeing:
             self._free()
         elif standing.now >= self._look_at:

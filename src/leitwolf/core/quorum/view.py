@@ -107,6 +107,11 @@ class QuorumView:
         return passive.silence if passive is not None else 0
 
     @property
+    def witnesses(self) -> frozenset[int]:
+        """Disks and witnesses that did what was asked of them last."""
+        return frozenset(self._standing.connected & self._standing.passives.keys())
+
+    @property
     def connected(self) -> set[NodeId]:
         """Nodes whose stream is up."""
         passives = self._standing.passives.keys()

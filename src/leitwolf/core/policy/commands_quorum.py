@@ -1,0 +1,109 @@
+"""What a command about the kind of quorum means."""
+
+from __future__ import annotations
+
+import re
+
+from leitwolf.core.policy.checks import Judged, Refused, check_range, judged
+from leitwolf.core.policy.health import is_quorum
+from leitwolf.model import commands, events
+from leitwolf.model.ids import NodeId
+from leitwolf.model.limits import LOCATION_LENGTH_MAX, SILENCE_MS_MAX
+from leitwolf.model.observations import Observations
+from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumWish
+from leitwolf.model.state import State
+from leitwolf.model.witness import WITNESS_ID_MIN
+
+__all__ = ["set_quorum"]
+
+_STORAGE = re.compile(r"[0-9a-f-]{8,64}")
+_WITNESSES_MAX = 65_535 - WITNESS_ID_MIN
+
+
+def set_quorum(state: State, command: commands.SetQuorum, seen: Observations) -> Judged:
+    """Want another kind of quorum, if those that can be reached are one of it."""
+    config = state.quorum
+    if config is not None and config.former is not None:
+        raise Refused(
+            "quorum-changing",
+            "another change of the quorum is under way",
+            hint="wait until leitwolf quorum status shows one configuration",
+            retryable=True,
+        )
+    wish = QuorumWish(witness=_witness(state, command), node_weight=0 if command.alone else 1)
+    text = _text(command)
+    if wish == state.wish:
+        return judged([], text)
+    _check_survives(state, wish, seen)
+    return judged([events.QuorumWished(wish=wish)], text)
+
+
+def _text(command: commands.SetQuorum) -> str:
+    if not command.witness:
+        return "let nodes alone be the quorum"
+    role = "be the quorum alone" if command.alone else "vote beside the nodes"
+    return f"let {command.location} {role}"
+
+
+def _witness(state: State, command: commands.SetQuorum) -> Acceptor | None:
+    if not command.witness:
+        if command.alone:
+            text = "nodes without a vote need a disk or an engine that has one"
+            raise Refused("nobody-votes", text, field="alone")
+        return None
+    if command.witness not in ("disk", "object"):
+        text = f"witness = {command.witness!r}"
+        raise Refused("invalid-witness", text, hint="'disk', 'object' or ''", field="witness")
+    check_range(len(command.location), "location", 1, LOCATION_LENGTH_MAX)
+    check_range(command.silence_ms, "silence_ms", 0, SILENCE_MS_MAX)
+    if not _STORAGE.fullmatch(command.storage):
+        text = f"storage = {command.storage!r} is no uuid of a formatted disk or object"
+        raise Refused("invalid-storage", text, field="storage")
+    if command.alone and not command.full:
+        raise Refused(
+            "tag-alone",
+            "an object in mode tag holds no entries, so it cannot be the quorum alone",
+            hint="use mode full",
+            field="full",
+        )
+    known = state.wish.witness
+    serial = state.witness_serial
+    if known is not None and known.id.storage == command.storage:
+        serial = known.id.node - WITNESS_ID_MIN
+    check_range(serial, "witness number", 0, _WITNESSES_MAX)
+    return Acceptor(
+        id=AcceptorId(NodeId(WITNESS_ID_MIN + serial), command.storage),
+        kind=command.witness,
+        location=command.location,
+        full=command.full,
+        silence_ms=command.silence_ms,
+    )
+
+
+def _check_survives(state: State, wish: QuorumWish, seen: Observations) -> None:
+    """Refuse what could not go on with the nodes that can be reached now."""
+    if state.quorum is None:
+        return
+    reachable = {node for node, view in seen.nodes.items() if view.connected}
+    acceptors = [
+        Acceptor(id=acceptor.id, weight=wish.node_weight)
+        for acceptor in state.quorum.acceptors
+        if acceptor.kind == "node"
+    ]
+    if wish.witness is not None:
+        acceptors.append(wish.witness)
+        reachable.add(wish.witness.id.node)  # whoever asked has just formatted or opened it
+    if is_quorum(acceptors, reachable):
+        return
+    missing = sorted(
+        state.nodes[acceptor.id.node].name
+        for acceptor in acceptors
+        if acceptor.id.node in state.nodes and acceptor.id.node not in reachable
+    )
+    raise Refused(
+        "not-enough-voters",
+        f"the nodes that can be reached would be no quorum of that kind: "
+        f"{', '.join(missing)} cannot be reached",
+        hint=f"start {' or '.join(missing)} first, or evict what is gone for good",
+        retryable=True,
+    )
