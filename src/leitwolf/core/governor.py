@@ -135,7 +135,7 @@ class Governor:
         state, config = self._leader.ahead, self._quorum.config
         if config.former is not None or len(state.keys) > 1 or not self._quorum.config_committed:
             return True
-        if state.profile_former:
+        if state.profile_former or any(a.kind != "node" and not a.weight for a in config.acceptors):
             return True
         voting = {acceptor.id for acceptor in config.acceptors}
         return any(
@@ -355,7 +355,8 @@ class Governor:
                 if quorum.match(node.id) >= quorum.commit
                 # A vote that no guard renews would end the leader's own lease.
                 and leader.standing(node.id).leased
-            ),
+            )
+            | {n for n in quorum.ready_witnesses if quorum.match(n) >= quorum.commit},
             away=frozenset(n for n, standing in leader.standings.items() if standing.away),
             connected=frozenset(quorum.connected | {leader.me}),
             joint_over=joint_over,

@@ -74,6 +74,8 @@ class DiskBlock(_Item, frozen=True, kw_only=True):
     """Grows with every renewal; while it moves, its armed writer lives."""
     armed: bool = False
     """The writer derives a lease from this disk: challengers wait until the stamp stood still."""
+    silence: int = 0
+    """For how long (ns) it must stand still, whatever a challenger's own profile says."""
     released: bool = False
     """The writer gave its ballot up: nobody need wait for it."""
 
@@ -107,6 +109,8 @@ class CasObject(_Item, frozen=True, kw_only=True):
     """Ballot whose owner renews here."""
     stamp: int = 0
     armed: bool = False
+    silence: int = 0
+    """For how long (ns) an armed stamp must stand still, whatever a challenger's profile says."""
     released: bool = False
     nonce: int = 0
     """Of the writer, random for each write (64 bits): after a lost reply it tells whose it is."""

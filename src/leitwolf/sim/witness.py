@@ -60,7 +60,7 @@ class SimWitness:
         """Begin a call of a node's daemon; its end is an event of that daemon."""
         raise NotImplementedError
 
-    def bound_until(self, leader: int, silence: int) -> int:
+    def bound_until(self, leader: int) -> int:
         """Return the true time before which nobody but ``leader`` may be helped here (I12)."""
         raise NotImplementedError
 
@@ -155,12 +155,12 @@ class SharedDisk(SimWitness):
     def _result(self, node: SimNode) -> WitnessResult:
         return self._results.pop(node.id, DiskResult())
 
-    def bound_until(self, leader: int, silence: int) -> int:
+    def bound_until(self, leader: int) -> int:
         """Return when the armed stamp of ``leader`` has stood still for long enough."""
         block = self._newest(leader)
         if block is None or not block.armed or block.released:
             return 0
-        return self._changed[leader] + self._wait(silence)
+        return self._changed[leader] + self._wait(block.silence)
 
     def _newest(self, node: int) -> DiskBlock | None:
         copies = [copy for copy in self._copies.get(node, ()) if copy is not None]
@@ -233,12 +233,12 @@ class SharedObject(SimWitness):
         else:
             self._world.fail(f"an object was asked for {type(order).__name__}")
 
-    def bound_until(self, leader: int, silence: int) -> int:
+    def bound_until(self, leader: int) -> int:
         """Return when the armed stamp of ``leader`` has stood still for long enough."""
         value = self._value
         if not value.armed or value.holder.node != leader:
             return 0
-        return self._changed + self._wait(silence)
+        return self._changed + self._wait(value.silence)
 
     def _result(self, node: SimNode) -> WitnessResult:
         result = self._results.pop(node.id)

@@ -270,10 +270,8 @@ class World:
 
     def _bound_until(self, acceptor: AcceptorId, leader: int) -> int:
         """Return the true time before which a passive acceptor helps nobody but ``leader``."""
-        core = self.nodes[leader].daemon.core
-        if core is None or acceptor not in self.witnesses:
-            return 0
-        return self.witnesses[acceptor].bound_until(leader, core.quorum.silence(acceptor.node))
+        witness = self.witnesses.get(acceptor)
+        return witness.bound_until(leader) if witness is not None else 0
 
     # --- what the world looks like ---------------------------------------------------------------
 

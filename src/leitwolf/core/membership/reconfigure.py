@@ -65,7 +65,7 @@ def next_step(
     Args:
         state: the fold of the whole log.
         config: quorum configuration in force.
-        caught_up: learners whose log reaches the commit index.
+        caught_up: learners whose log reaches the commit index, and witnesses that may vote.
         away: nodes that certainly hold no run-lease.
         connected: nodes whose daemon can be talked to: their groups move away in order.
         joint_over: the joint configuration is committed and its waiting time is over.
@@ -118,11 +118,15 @@ def next_step(
                 config=_changed(config, acceptors),
                 text=f"{node.name} gets a vote" if state.wish.node_weight else f"{node.name} is in",
             )
-    return _wished(state, config)
+    return _wished(state, config, caught_up)
 
 
-def _wished(state: State, config: QuorumConfig) -> Step | None:
-    """Return the step to the kind of quorum that is wanted, None: it is in force."""
+def _wished(state: State, config: QuorumConfig, ready: frozenset[NodeId]) -> Step | None:
+    """Return the step to the kind of quorum that is wanted, None: it is in force.
+
+    A disk or witness is brought in without a vote first: its first renewal must count before the
+    leader's lease needs it.
+    """
     wish = state.wish
     acceptors = tuple(
         msgspec.structs.replace(acceptor, weight=wish.node_weight)
@@ -132,6 +136,14 @@ def _wished(state: State, config: QuorumConfig) -> Step | None:
     if wish.witness is not None:
         acceptors = (*acceptors, wish.witness)
     if set(acceptors) == set(config.acceptors):
+        return None
+    present = {acceptor.id for acceptor in config.acceptors}
+    if wish.witness is not None and wish.witness.id not in present:
+        voting = tuple(a for a in config.acceptors if a.kind == "node" or a.weight)
+        entering = msgspec.structs.replace(wish.witness, weight=0)
+        learning = msgspec.structs.replace(config, acceptors=(*voting, entering))
+        return Step(kind="learn", config=learning, text=f"{wish.witness.location} is brought in")
+    if wish.witness is not None and wish.witness.id.node not in ready:
         return None
     who = wish.witness.location if wish.witness is not None else "nodes alone"
     return Step(

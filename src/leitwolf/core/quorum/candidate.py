@@ -122,7 +122,8 @@ class Candidate:
             begin = max(begin, standing.promised_at + promise // 2)
         begin = max(begin, page.fence_from)
         if standing.passives and not standing.nodes_suffice(connected=True):
-            begin = max(begin, *(one.free_at() for one in standing.passives.values()))
+            voting = [one for one in standing.passives.values() if not one.entering]
+            begin = max([begin, *(one.free_at() for one in voting)])
         return max(begin + self.rank() * standing.rank_delay_ns, self._retry_at)
 
     def deadline(self) -> int:

@@ -49,7 +49,8 @@ class CasAcceptor(Passive):
         """Return when an armed stamp of another node will have stood still for long enough."""
         if self.looked_at < 0:
             return NEVER
-        return self._seen + self._wait() if self._bound() else 0
+        value = self._value
+        return self._seen + self._wait(value.silence) if value and self._bound() else 0
 
     def _bound(self) -> bool:
         value = self._value
@@ -168,6 +169,7 @@ class CasAcceptor(Passive):
             holder=self.ballot,
             stamp=value.stamp + renew,
             armed=armed,
+            silence=self.silence,
             released=False,
         )
         if entries:
@@ -190,7 +192,7 @@ class CasAcceptor(Passive):
             return
         self.armed = value.armed
         if value.armed and not self._dropping and counted:
-            self._renewed()
+            self._renewed(value.silence)
         if not value.armed:
             self._dropping = self._dropped = False
         if value.accepted == self.ballot and value.key.index > self.match:

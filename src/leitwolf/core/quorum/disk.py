@@ -61,7 +61,10 @@ class DiskAcceptor(Passive):
         """Return when every armed stamp of others will have stood still for long enough."""
         if self.looked_at < 0:
             return NEVER
-        return max((self._seen[block.node] + self._wait() for block in self._bound()), default=0)
+        return max(map(self._still_at, self._bound()), default=0)
+
+    def _still_at(self, block: DiskBlock) -> int:
+        return self._seen[block.node] + self._wait(block.silence)
 
     def _bound(self) -> list[DiskBlock]:
         """Return the blocks of others whose owner may hold a lease that rests on this disk."""
@@ -190,7 +193,7 @@ class DiskAcceptor(Passive):
                 self._refuse(higher, NO_KEY)
                 return
             # The stamp stood still up to the START of the writing, or its owner may live.
-            if any(self._begun < self._seen[b.node] + self._wait() for b in self._bound()):
+            if any(self._begun < self._still_at(block) for block in self._bound()):
                 self._look_again(self.silence // 8)
                 return
         best = max([*self._others.values(), self._own], key=lambda block: block.accepted)
@@ -236,6 +239,7 @@ class DiskAcceptor(Passive):
         if renew or self._fresh or armed != self._own.armed:
             fields |= {"promised": self.ballot, "released": False, "armed": armed}
             fields["stamp"] = self._own.stamp + armed
+            fields["silence"] = self.silence
             block = self._block(**fields)
         self._call(DiskCall(write=write, block=block, read=True))
 
@@ -273,7 +277,7 @@ class DiskAcceptor(Passive):
             if written.accepted == self.ballot:
                 self._fresh = False
             if written.armed and not self._dropping:
-                self._renewed()
+                self._renewed(written.silence)
             if not written.armed:
                 self._dropping = self._dropped = False
         if end and not self._fresh:

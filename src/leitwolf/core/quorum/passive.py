@@ -83,13 +83,23 @@ class Passive(ABC):
 
     @property
     def silence(self) -> int:
-        """How long (ns) an armed stamp must stand still before its owner counts as gone."""
+        """How long (ns) an own armed stamp must stand still before this node counts as gone."""
         return max(self._standing.promise_ns, self.acceptor.silence_ms * MILLISECOND)
 
     @property
     def essential(self) -> bool:
         """Whether nodes alone are never a quorum, so that the stamp is always armed."""
-        return not self._standing.nodes_suffice(connected=False)
+        return self.entering or not self._standing.nodes_suffice(connected=False)
+
+    @property
+    def entering(self) -> bool:
+        """Without a vote: it is being brought in, and must hold and renew all before it votes."""
+        return self.acceptor.weight == 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it could vote now without ending the leader lease: its renewals are counted."""
+        return self.ballot != NO_BALLOT and self.armed and not self.fault
 
     def ask(self, message: PreProbe | Prepare, after: int) -> None:
         """Take in what a candidate asks; it is answered by a reply."""
@@ -236,7 +246,7 @@ class Passive(ABC):
         standing = self._standing
         wanted = self._wanted
         renew = wanted and standing.now >= self._renew_at
-        eager = not standing.nodes_suffice(connected=True)
+        eager = self.entering or not standing.nodes_suffice(connected=True)
         entries = self.match < standing.log.last.index and (eager or standing.now >= self._feed_at)
         if wanted:
             self._dropping = self._dropped = False
@@ -256,9 +266,9 @@ class Passive(ABC):
     def _pace(self) -> int:
         return self._standing.page().heartbeat or self.silence // 4
 
-    def _renewed(self) -> None:
+    def _renewed(self, silence: int) -> None:
         """Tell the guard that a renewal was confirmed, begun when the call began (L2)."""
-        self._standing.outbox.ask(Back(self.ballot, self.node, self._begun, self.silence))
+        self._standing.outbox.ask(Back(self.ballot, self.node, self._begun, silence))
 
     def _matched(self, index: int) -> None:
         self.match = index
@@ -279,9 +289,13 @@ class Passive(ABC):
         released = page.freed and page.renewed >= owner
         return owner.node != self._standing.me.node and not released
 
-    def _wait(self) -> int:
-        """Return how long a stamp must have stood still, by this clock."""
-        return awaited(self.silence) if self._standing.rules.holds("stamp-wait") else 0
+    def _wait(self, silence: int) -> int:
+        """Return how long a stamp must have stood still, by this clock.
+
+        What its writer says counts, too: this node may not know yet that the profile changed.
+        """
+        waits = self._standing.rules.holds("stamp-wait")
+        return awaited(max(self.silence, silence)) if waits else 0
 
     def _look_again(self, remaining: int) -> None:
         self._look_at = self._standing.now + max(_LOOK_NS, min(remaining, self.silence // 8))

@@ -4,7 +4,7 @@ Rules:
 
 - Voters and weights change only through a joint configuration, whose ``former`` is exactly the
   configuration in force. From a joint one only its own final configuration leads on.
-- Learners come and go at any time: they have no vote.
+- Learners come and go at any time, and so do disks and witnesses of weight 0: they have no vote.
 - The leader proposes one change at a time, and none before its own first entry committed
   (:mod:`leitwolf.core.quorum.leadership`); otherwise two changes could be under way that do not
   know of each other.
@@ -31,6 +31,10 @@ def _verify_acceptors(acceptors: tuple[Acceptor, ...], field: str) -> None:
         raise InvalidConfig("nobody has a vote; give one acceptor a weight above 0", field=field)
 
 
+def _voting(config: QuorumConfig) -> set[Acceptor]:
+    return {acceptor for acceptor in config.acceptors if acceptor.weight or acceptor.kind == "node"}
+
+
 def verify_change(current: QuorumConfig, proposed: QuorumConfig) -> None:
     """Check that ``proposed`` may follow ``current``.
 
@@ -50,7 +54,7 @@ def verify_change(current: QuorumConfig, proposed: QuorumConfig) -> None:
             )
         return
     if proposed.former is None:
-        if set(proposed.acceptors) != set(current.acceptors):
+        if _voting(proposed) != _voting(current):
             raise InvalidConfig("votes change through a joint configuration only", field="former")
     elif set(proposed.former) != set(current.acceptors):
         raise InvalidConfig("former is not the configuration in force", field="former")

@@ -101,10 +101,11 @@ class QuorumView:
         """Whether the configuration in force is committed."""
         return self._standing.log.config_index <= self._standing.commit
 
-    def silence(self, acceptor: int) -> int:
-        """Return how long (ns) an armed stamp of a passive acceptor must stand still; 0: none."""
-        passive = self._standing.passives.get(acceptor)
-        return passive.silence if passive is not None else 0
+    @property
+    def ready_witnesses(self) -> frozenset[NodeId]:
+        """Disks and witnesses that could vote now, as far as this leader's lease is concerned."""
+        passives = self._standing.passives
+        return frozenset(NodeId(node) for node, passive in passives.items() if passive.ready)
 
     @property
     def witnesses(self) -> frozenset[int]:
