@@ -271,6 +271,17 @@ def test_a_region_named_by_a_write_that_failed_is_not_begun_anew() -> None:
     assert blocks(device, 3) == {1: 2}, "copy B was not mended"
 
 
+def test_appending_to_a_region_whose_beginning_failed_is_refused() -> None:
+    """It is no damage, for no block named it: the other region is to be begun."""
+    device = formatted()
+    disk = opened(device)
+    device.fail_at = device.writes + 1
+    with pytest.raises(WitnessError):
+        disk.call(DiskCall(write=append(1, fresh=True)))
+    assert disk.call(DiskCall(write=append(2))).full
+    assert not disk.call(DiskCall(write=append(1, fresh=True, region=0))).full
+
+
 def test_a_content_equal_to_an_earlier_one_does_not_inherit_its_end() -> None:
     """The first record is the same, the second is of another time: it does not count."""
     device = formatted()

@@ -56,9 +56,9 @@ class DiskResult(msgspec.Struct, frozen=True, kw_only=True):
     """Of every node that ever wrote one, if ``read``."""
     region: Region | None = None
     full: bool = False
-    """Nothing of the call was done; begin the other region: there was no room for ``write``, or it
-    would have begun the region anew that the block on the disk names. That block may be newer than
-    the caller knows, when writing it failed."""
+    """Nothing of the call was done; begin the other region: there was no room for ``write``, or an
+    earlier call failed so that there is nothing to append to, or that the region which ``write``
+    would begin anew is named by the block on the disk already."""
 
 
 class QuorumDisk(Protocol):

@@ -245,7 +245,7 @@ class BlockingDisk:
     # --- regions
 
     def _write_region(self, write: RegionWrite) -> bool:
-        """Write one record; False: there is no room, or the region named counts (W3)."""
+        """Write one record; False: no room, nothing to append to, or the region counts (W3)."""
         start = self._geometry.region_offset(self._slot, write.region)
         if write.fresh:
             if self._own.accepted != NO_BALLOT and self._own.region == write.region:
@@ -253,7 +253,10 @@ class BlockingDisk:
             seed = seed_of(self._header.disk, start)
             tail = begin(seed, write.generation, secrets.randbits(64))
         else:
-            tail = self._tail_of(write)
+            found = self._tail_of(write)
+            if found is None:
+                return False
+            tail = found
         data, after = append_record(tail, write.accepted, write.entries, write.snapshot)
         if after.end > self._header.region_bytes:
             if not write.fresh:
@@ -268,8 +271,14 @@ class BlockingDisk:
         self._tail, self._tail_region = after, write.region
         return True
 
-    def _tail_of(self, write: RegionWrite) -> Tail:
-        """Return where to append; after a start or a failure it is read from the disk."""
+    def _tail_of(self, write: RegionWrite) -> Tail | None:
+        """Return where to append; after a start or a failure it is read from the disk.
+
+        None: beginning the region failed, and no block named it yet.
+
+        Raises:
+            WitnessError: ``witness-damaged``, what the own block names is not there.
+        """
         tail = self._tail
         if tail is not None and self._tail_region == write.region:
             check(tail.generation == write.generation, "the region has another generation")
@@ -277,10 +286,11 @@ class BlockingDisk:
         own = self._own
         named = msgspec.structs.replace(own, region=write.region, generation=write.generation)
         _, tail = load_region(self._device, self._header, self._slot, named)
-        same = own.region == write.region and own.generation == write.generation
-        if tail.number == 0 or (same and tail.last < own.key):
-            raise _lost(own)
-        return tail
+        if (own.region, own.generation) == (write.region, write.generation):
+            if tail.number == 0 or tail.last < own.key:
+                raise _lost(own)
+            return tail
+        return tail if tail.number else None
 
     def _read_region(self, wanted: RegionRead) -> Region:
         block = wanted.block
