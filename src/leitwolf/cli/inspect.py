@@ -9,6 +9,7 @@ import msgspec
 
 from leitwolf.cli import render
 from leitwolf.cli.common import Context, with_json
+from leitwolf.cli.disk import disk
 from leitwolf.model.views import StatusView
 
 __all__ = ["COMMANDS"]
@@ -98,5 +99,7 @@ def check(context: Context) -> None:
     context.show(found, "\n".join(lines))
     sys.exit(0 if all(item.ok for item in found) else 1)
 
+
+quorum.add_command(disk)
 
 COMMANDS = (status, log, why, quorum, check)

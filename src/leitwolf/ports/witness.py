@@ -57,7 +57,8 @@ class DiskCall(msgspec.Struct, frozen=True, kw_only=True):
 
     write: RegionWrite | None = None
     block: DiskBlock | None = None
-    """Written as copy A, flushed, then as copy B, flushed."""
+    """Written as copy A, flushed, then as copy B, flushed. Its ``sequence`` is raised above the one
+    on the disk if need be."""
     read: bool = False
     """Read the blocks of all nodes."""
     region: RegionRead | None = None
@@ -70,7 +71,9 @@ class DiskResult(msgspec.Struct, frozen=True, kw_only=True):
     """Of every node that ever wrote one, if ``read``."""
     region: Region | None = None
     full: bool = False
-    """There was no room for ``write``: nothing of the call was done; begin the other region."""
+    """Nothing of the call was done; begin the other region: there was no room for ``write``, or an
+    earlier call failed so that there is nothing to append to, or that the region which ``write``
+    would begin anew is named by the block on the disk already."""
 
 
 class QuorumDisk(Protocol):

@@ -1,0 +1,228 @@
+"""Devices that hold a shared disk: block devices and files by O_DIRECT; iSCSI by a library.
+
+Every write is durable when it returns, and no cache of this machine is between: a read shows what
+other machines wrote.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from leitwolf.model.errors import WitnessError
+from leitwolf.witness.layout import UNIT_BYTES
+
+__all__ = ["Device", "DirectFile", "open_device"]
+
+_BUFFER_BYTES = 1 << 20
+_MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
+_FLOCK = "hhqqi0q"
+"""struct flock: type, whence, start, length, pid."""
+
+_CODES = {
+    errno.EACCES: "witness-denied",
+    errno.EPERM: "witness-denied",
+    errno.EROFS: "witness-denied",
+    errno.EINVAL: "witness-unfit",
+    errno.EOPNOTSUPP: "witness-unfit",
+    errno.EBADE: "witness-fenced",  # what the kernel makes of a reservation conflict
+}
+"""Everything else means that the device does not answer."""
+
+
+class Device(Protocol):
+    """A device, opened. Offsets and lengths are multiples of 4096. Used by one thread at a time.
+
+    Failures are :class:`leitwolf.model.errors.WitnessError`.
+    """
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        ...
+
+    def claim(self, cluster: str, node: int, offset: int) -> None:
+        """Make sure that no other process writes as this node.
+
+        Args:
+            cluster: UUID of the cluster.
+            node: the own number.
+            offset: of the node's block; nobody else writes it.
+        """
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from the device itself."""
+        ...
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write ``data``; it is durable when this returns. Not retried."""
+        ...
+
+    def preempt(self, cluster: str, node: int) -> None:
+        """Take the right to write from another node."""
+        ...
+
+    def close(self) -> None:
+        """Release the device; a second call does nothing."""
+        ...
+
+
+class DirectFile:
+    """A block device or regular file, past the page cache (O_DIRECT, O_DSYNC)."""
+
+    def __init__(self, path: Path, *, write: bool = True, exclusive: bool = False) -> None:
+        """Open it.
+
+        Args:
+            path: of a block device or regular file.
+            write: else read-only.
+            exclusive: refuse a block device that is mounted or part of something (LVM, RAID).
+
+        Raises:
+            WitnessError: it cannot be opened, or gives no direct and durable access.
+        """
+        self._path = path
+        self._fd = -1
+        flags = os.O_CLOEXEC | os.O_DIRECT | ((os.O_RDWR | os.O_DSYNC) if write else os.O_RDONLY)
+        with self._explained("open"):
+            kind = path.stat()
+            if exclusive and stat.S_ISBLK(kind.st_mode):
+                flags |= os.O_EXCL
+            self._refuse_unfit(kind)
+            self._fd = os.open(path, flags)
+            self._size = os.lseek(self._fd, 0, os.SEEK_END)
+        self._buffer = mmap.mmap(-1, _BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+
+    def _refuse_unfit(self, kind: os.stat_result) -> None:
+        if stat.S_ISBLK(kind.st_mode):
+            return
+        if not stat.S_ISREG(kind.st_mode):
+            raise WitnessError(
+                f"{self._path} is neither a block device nor a file", code="witness-unfit"
+            )
+        held_by = _file_system(kind.st_dev)
+        if held_by in _MEMORY_FILE_SYSTEMS:
+            raise WitnessError(
+                f"{self._path} is in memory ({held_by}): nothing there survives a crash",
+                code="witness-unfit",
+                hint="use a block device, or a file on a disk or share",
+            )
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            code = _CODES.get(error.errno or 0, "witness-unreachable")
+            hint = ""
+            if error.errno == errno.EINVAL:
+                hint = "the file system or device has no direct I/O (O_DIRECT) in units of 4096"
+            elif error.errno == errno.EBUSY:
+                hint = "it is mounted, or part of LVM, RAID or device-mapper"
+            raise WitnessError(
+                f"cannot {what} {self._path}: {error.strerror}", code=code, hint=hint
+            ) from error
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    def claim(self, cluster: str, node: int, offset: int) -> None:
+        """Lock the range of the node's block; the kernel frees it when the process ends.
+
+        Raises:
+            WitnessError: ``witness-denied``, another process holds it.
+        """
+        del cluster
+        lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, offset, UNIT_BYTES, 0)
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, lock)
+        except OSError as error:
+            raise WitnessError(
+                f"{self._path} is used by another process as node {node} ({error.strerror})",
+                code="witness-denied",
+                hint="a write of it may still be on its way; end it first",
+            ) from error
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from the device itself."""
+        parts = []
+        with self._explained("read"):
+            for start in range(offset, offset + length, _BUFFER_BYTES):
+                part = self._view[: min(_BUFFER_BYTES, offset + length - start)]
+                if os.preadv(self._fd, [part], start) != len(part):
+                    raise OSError(errno.EIO, "it is shorter than it was")
+                parts.append(bytes(part))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write ``data``; it is durable when this returns."""
+        with self._explained("write"):
+            for start in range(0, len(data), _BUFFER_BYTES):
+                part = self._view[: min(_BUFFER_BYTES, len(data) - start)]
+                part[:] = data[start : start + len(part)]
+                if os.pwrite(self._fd, part, offset + start) != len(part):
+                    raise OSError(errno.EIO, "it took only a part of the data")
+
+    def preempt(self, cluster: str, node: int) -> None:
+        """Refuse: files have no reservations, and those of block devices are not managed here.
+
+        Raises:
+            WitnessError: ``witness-unfit``, always.
+        """
+        del cluster
+        raise WitnessError(
+            f"{self._path} has no reservation that could be taken from node {node}",
+            code="witness-unfit",
+            hint="only disks given as iscsi://... are fenced by reservations",
+        )
+
+    def close(self) -> None:
+        """Release file and buffer."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._view.release()
+            self._buffer.close()
+
+
+def _file_system(device: int) -> str:
+    """Return the type of the file system with this device number, '' when it is not mounted."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split()[2] == wanted:
+            return source.split()[0]
+    return ""
+
+
+def open_device(
+    location: str, *, timeout_s: float, write: bool = True, exclusive: bool = False
+) -> Device:
+    """Open the device that a location names.
+
+    Args:
+        location: path of a block device or file, or ``iscsi://portal[:port]/target/lun``.
+        timeout_s: limit of one command where the device has such (iSCSI).
+        write: else read-only.
+        exclusive: refuse a block device that something else uses.
+
+    Raises:
+        WitnessError: there is no such device, or it is unfit.
+    """
+    if location.startswith("iscsi:"):
+        from leitwolf.witness.iscsi import IscsiDevice  # noqa: PLC0415 — needs a C library
+
+        return IscsiDevice(location, timeout_s=timeout_s)
+    return DirectFile(Path(location), write=write, exclusive=exclusive)

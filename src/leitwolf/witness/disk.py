@@ -1,0 +1,399 @@
+"""A formatted shared disk, opened for one node.
+
+Rules
+    W1 A block is written as copy A, durably, then as copy B, durably.
+    W2 Before anything is written after a failure or a start, the newer whole copy of the own block
+       is written over the other one: only then it is known which region counts.
+    W3 A region that the own block names is never begun anew.
+    W4 Whatever reads blocks reads the header with them: a disk that another cluster formatted
+       meanwhile is noticed before anything that it says is believed.
+
+Theory of operation
+    Copy A is never older than copy B (W1, W2), so readers look at the copies A of all nodes in one
+    read with the header, and at the copies B only where something is not whole: a write on its way,
+    or damage. Where both are not whole the read is repeated, for a write on its way passes; damage
+    does not.
+
+What this does not guarantee: that a disk which acknowledged a write did it. ``check_disk`` compares
+the copies.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+
+from leitwolf.model.errors import WitnessError, check
+from leitwolf.model.witness import DiskBlock, Region
+from leitwolf.ports.witness import DiskCall, DiskResult, RegionRead, RegionWrite
+from leitwolf.system.clock import raw_ns
+from leitwolf.wire.ballot import NO_BALLOT
+from leitwolf.witness.device import Device, open_device
+from leitwolf.witness.durations import Durations, DurationsView
+from leitwolf.witness.layout import (
+    HALF_BYTES,
+    UNIT_BYTES,
+    Geometry,
+    Header,
+    decode_block,
+    decode_header,
+    encode_block,
+    encode_header,
+    seed_of,
+    unwritten,
+)
+from leitwolf.witness.region import Tail, append_record, begin, read_region
+from leitwolf.witness.worker import Worker
+
+__all__ = ["BlockingDisk", "TimedDisk", "load_region", "open_disk", "read_header"]
+
+_READS_MAX = 5
+"""Both copies of a block torn, five times in a row, is no write on its way: it is damage."""
+
+
+def read_header(device: Device) -> Header:
+    """Return the header of a disk, from the copy that is whole.
+
+    Raises:
+        WitnessError: ``witness-unformatted`` there is none; ``witness-foreign`` the copies are of
+            two formattings; ``witness-unfit`` a later version's.
+    """
+    found = [decode_header(device.read(offset, UNIT_BYTES)) for offset in (0, HALF_BYTES)]
+    headers = {header for header in found if header is not None}
+    if not headers:
+        raise WitnessError(
+            "there is no quorum disk",
+            code="witness-unformatted",
+            hint="format it once, on one node: leitwolf quorum disk format",
+        )
+    if len(headers) > 1:
+        raise WitnessError(
+            "two formattings overlap on this disk: " + " and ".join(sorted(map(str, headers))),
+            code="witness-foreign",
+            hint="use another disk, or format this one anew",
+        )
+    return headers.pop()
+
+
+def load_region(device: Device, header: Header, slot: int, block: DiskBlock) -> tuple[Region, Tail]:
+    """Return the region that a block names, as far as it is whole, and where it ends."""
+    geometry = Geometry(header.nodes_max, header.region_bytes)
+    start = geometry.region_offset(slot, block.region)
+
+    def read(offset: int, length: int) -> bytes:
+        return device.read(start + offset, length)
+
+    seed = seed_of(header.disk, start)
+    return read_region(read, header.region_bytes, seed, block.generation)
+
+
+class BlockingDisk:
+    """The disk without a time limit: calls last as long as the device needs."""
+
+    def __init__(self, device: Device, *, cluster: str, node: int) -> None:
+        """Read header and own block, and settle the own block (W2).
+
+        Args:
+            device: opened for writing; closed by the owner of this object.
+            cluster: UUID of the own cluster.
+            node: own number; the slot follows from it.
+
+        Raises:
+            WitnessError: not a disk of this cluster, without place for this node, or damaged.
+        """
+        self._device = device
+        self._header = read_header(device)
+        if self._header.cluster != cluster:
+            raise _foreign(self._header)
+        if not 1 <= node <= self._header.nodes_max:
+            raise WitnessError(
+                f"the disk has room for nodes 1..{self._header.nodes_max}; this is node {node}",
+                code="witness-unfit",
+                hint="format a disk with --nodes as high as the highest node number",
+            )
+        self._geometry = Geometry(self._header.nodes_max, self._header.region_bytes)
+        self._image = encode_header(self._header)
+        self._node, self._slot, self._cluster = node, node - 1, cluster
+        self._own = unwritten(self._slot)
+        self._tail: Tail | None = None
+        self._tail_region = 0
+        self._settled = False
+        self.durations = Durations()
+        device.claim(cluster, node, self._geometry.block_offset(self._slot, 0))
+        self._settle()
+
+    @property
+    def header(self) -> Header:
+        """What the disk says about itself."""
+        return self._header
+
+    def call(self, call: DiskCall) -> DiskResult:
+        """Do the steps of a call, see :class:`leitwolf.ports.witness.QuorumDisk`."""
+        if call.write is not None or call.block is not None:
+            if not self._settled:
+                self._settle()
+            self._settled = False  # until all that follows went well; forgets the tail, too
+            if call.write is not None and not self._write_region(call.write):
+                self._settled = True
+                return DiskResult(full=True)
+            if call.block is not None:
+                self._write_block(call.block)
+            self._settled = True
+        blocks = self._read_blocks() if call.read else ()
+        region = self._read_region(call.region) if call.region is not None else None
+        return DiskResult(blocks=blocks, region=region)
+
+    def preempt(self, node: int) -> None:
+        """Take the right to write from an evicted node, where the device has reservations.
+
+        Raises:
+            WitnessError: ``witness-unfit``, it has none.
+        """
+        check(node != self._node, "a node does not fence itself")
+        self._device.preempt(self._cluster, node)
+
+    # --- blocks
+
+    def _settle(self) -> None:
+        """Find the own block; make both copies hold it (W2)."""
+        offsets = [self._geometry.block_offset(self._slot, copy) for copy in (0, 1)]
+        units = [self._read(offset, UNIT_BYTES) for offset in offsets]
+        self._own = self._newest(
+            self._slot,
+            [
+                decode_block(unit, self._header.disk, offset)
+                for unit, offset in zip(units, offsets, strict=True)
+            ],
+        )
+        for offset, unit in zip(offsets, units, strict=True):
+            wanted = encode_block(self._own, self._header.disk, offset)
+            if wanted != unit:
+                self._write(offset, wanted)
+        self._tail = None
+        self._settled = True
+
+    def _newest(self, slot: int, copies: list[DiskBlock | None]) -> DiskBlock:
+        """Return the newer whole copy of a block.
+
+        Raises:
+            WitnessError: ``witness-damaged``, none is whole.
+        """
+        whole = [block for block in copies if block is not None]
+        if whole:
+            return max(whole, key=lambda block: block.sequence)
+        raise WitnessError(
+            f"the block of node {slot + 1} is damaged in both copies",
+            code="witness-damaged",
+            hint="what it promised is lost: evict the disk and format another one",
+        )
+
+    def _write_block(self, block: DiskBlock) -> None:
+        check(block.node == self._node, f"node {self._node} writes a block of node {block.node}")
+        found = self._own.sequence
+        block = msgspec.structs.replace(block, sequence=max(block.sequence, found + 1))
+        for copy in (0, 1):
+            offset = self._geometry.block_offset(self._slot, copy)
+            self._write(offset, encode_block(block, self._header.disk, offset))
+        self._own = block
+
+    def _read_blocks(self) -> tuple[DiskBlock, ...]:
+        for _ in range(_READS_MAX - 1):
+            try:
+                return self._read_blocks_once()
+            except WitnessError as error:
+                if error.code != "witness-damaged":
+                    raise
+        return self._read_blocks_once()
+
+    def _read_blocks_once(self) -> tuple[DiskBlock, ...]:
+        table = self._read(0, self._geometry.table_bytes)
+        images, halves = [table[:UNIT_BYTES]], [self._blocks(table, 0)]
+        if None in halves[0] or images[0] != self._image:
+            self._refuse_foreign(images[0])
+            table = self._read(HALF_BYTES, self._geometry.table_bytes)
+            images.append(table[:UNIT_BYTES])
+            self._refuse_foreign(images[1])
+            halves.append(self._blocks(table, 1))
+        if self._image not in images:
+            raise WitnessError(
+                "both headers of the disk are damaged: something else wrote there",
+                code="witness-damaged",
+                hint="leitwolf quorum disk check tells what is left",
+            )
+        newest = (
+            self._newest(slot, list(copies))
+            for slot, copies in enumerate(zip(*halves, strict=True))
+        )
+        return tuple(block for block in newest if block.sequence)
+
+    def _blocks(self, table: bytes, copy: int) -> list[DiskBlock | None]:
+        return [
+            decode_block(
+                table[UNIT_BYTES * (1 + slot) : UNIT_BYTES * (2 + slot)],
+                self._header.disk,
+                self._geometry.block_offset(slot, copy),
+            )
+            for slot in range(self._geometry.nodes_max)
+        ]
+
+    def _refuse_foreign(self, image: bytes) -> None:
+        header = decode_header(image)
+        if header is not None and header != self._header:
+            raise _foreign(header)
+
+    # --- regions
+
+    def _write_region(self, write: RegionWrite) -> bool:
+        """Write one record; False: no room, nothing to append to, or the region counts (W3)."""
+        start = self._geometry.region_offset(self._slot, write.region)
+        if write.fresh:
+            if self._own.accepted != NO_BALLOT and self._own.region == write.region:
+                return False
+            seed = seed_of(self._header.disk, start)
+            tail = begin(seed, write.generation, secrets.randbits(64))
+        else:
+            found = self._tail_of(write)
+            if found is None:
+                return False
+            tail = found
+        data, after = append_record(tail, write.accepted, write.entries, write.snapshot)
+        if after.end > self._header.region_bytes:
+            if not write.fresh:
+                return False
+            raise WitnessError(
+                f"the cluster's state needs {after.end} bytes; a region of this disk has "
+                f"{self._header.region_bytes}",
+                code="witness-unfit",
+                hint="format a disk with larger regions: leitwolf quorum disk format --region",
+            )
+        self._write(start + tail.end, data)
+        self._tail, self._tail_region = after, write.region
+        return True
+
+    def _tail_of(self, write: RegionWrite) -> Tail | None:
+        """Return where to append; after a start or a failure it is read from the disk.
+
+        None: beginning the region failed, and no block named it yet.
+
+        Raises:
+            WitnessError: ``witness-damaged``, what the own block names is not there.
+        """
+        tail = self._tail
+        if tail is not None and self._tail_region == write.region:
+            check(tail.generation == write.generation, "the region has another generation")
+            return tail
+        own = self._own
+        named = msgspec.structs.replace(own, region=write.region, generation=write.generation)
+        _, tail = load_region(self._device, self._header, self._slot, named)
+        if (own.region, own.generation) == (write.region, write.generation):
+            if tail.number == 0 or tail.last < own.key:
+                raise _lost(own)
+            return tail
+        return tail if tail.number else None
+
+    def _read_region(self, wanted: RegionRead) -> Region:
+        block = wanted.block
+        if block.accepted == NO_BALLOT:
+            return Region(accepted=NO_BALLOT)
+        slot = block.node - 1
+        check(0 <= slot < self._geometry.nodes_max, f"no slot for node {block.node}")
+        begun = raw_ns()
+        region, tail = load_region(self._device, self._header, slot, block)
+        self.durations.add(raw_ns() - begun)
+        if tail.last >= block.key:
+            return region
+        if block not in self._read_blocks():
+            raise WitnessError(f"node {block.node} wrote while its region was read")
+        raise _lost(block)
+
+    # --- the device, with the time it takes
+
+    def _read(self, offset: int, length: int) -> bytes:
+        begun = raw_ns()
+        data = self._device.read(offset, length)
+        self.durations.add(raw_ns() - begun)
+        return data
+
+    def _write(self, offset: int, data: bytes) -> None:
+        begun = raw_ns()
+        self._device.write(offset, data)
+        self.durations.add(raw_ns() - begun)
+
+
+def _foreign(header: Header) -> WitnessError:
+    return WitnessError(
+        f"the disk belongs to cluster {header.cluster} (formatted as {header.disk})",
+        code="witness-foreign",
+        hint="every cluster needs a disk of its own",
+    )
+
+
+def _lost(block: DiskBlock) -> WitnessError:
+    return WitnessError(
+        f"the region of node {block.node} ends before entry {block.key.index}, which was written",
+        code="witness-damaged",
+        hint="leitwolf quorum disk check tells what is left",
+    )
+
+
+class TimedDisk:
+    """A disk with a time limit for every call; see :class:`leitwolf.ports.witness.QuorumDisk`."""
+
+    def __init__(self, worker: Worker, device: Device, disk: BlockingDisk) -> None:
+        self._worker = worker
+        self._device = device
+        self._disk = disk
+
+    def call(self, call: DiskCall) -> DiskResult:
+        """Do the steps of a call, or raise :class:`WitnessError` when the limit is over."""
+        return self._worker.run(lambda: self._disk.call(call))
+
+    def preempt(self, node: int) -> None:
+        """Take the right to write from an evicted node, where the device has reservations."""
+        self._worker.run(lambda: self._disk.preempt(node))
+
+    def durations(self) -> DurationsView:
+        """Return how long reads and durable writes took lately."""
+        return self._disk.durations.view()
+
+    @property
+    def header(self) -> Header:
+        """What the disk says about itself; ``disk`` is its storage UUID as an acceptor."""
+        return self._disk.header
+
+    def close(self) -> None:
+        """Release the device; writes nothing."""
+        self._worker.close(self._device.close)
+
+
+def open_disk(location: str, *, cluster: str, node: int, timeout_s: float) -> TimedDisk:
+    """Open a formatted disk for one node.
+
+    Args:
+        location: path of a block device or file, or ``iscsi://portal[:port]/target/lun``.
+        cluster: UUID of the own cluster.
+        node: own number, 1..nodes_max of the disk.
+        timeout_s: limit of one call, seconds.
+
+    Raises:
+        WitnessError: the disk is gone, of another cluster, in use by another process as this node,
+            damaged, or does not answer in time.
+    """
+    devices: list[Device] = []
+
+    def opened() -> tuple[Device, BlockingDisk]:
+        devices.append(open_device(location, timeout_s=timeout_s))
+        return devices[0], BlockingDisk(devices[0], cluster=cluster, node=node)
+
+    def released() -> None:
+        for device in devices:
+            device.close()
+
+    worker = Worker(location, timeout_s)
+    try:
+        device, disk = worker.run(opened)
+    except BaseException:
+        worker.close(released)
+        raise
+    return TimedDisk(worker, device, disk)

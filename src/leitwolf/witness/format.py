@@ -1,0 +1,180 @@
+"""Formatting of shared disks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+
+from leitwolf.model.errors import Conflict, WitnessError
+from leitwolf.witness.device import Device, open_device
+from leitwolf.witness.layout import (
+    HALF_BYTES,
+    REGION_BYTES_DEFAULT,
+    UNIT_BYTES,
+    VERSION,
+    Geometry,
+    Header,
+    encode_block,
+    encode_header,
+    unwritten,
+)
+from leitwolf.witness.signatures import INSPECTED_BYTES, what_stands
+
+__all__ = ["Formatted", "format_disk", "write_structure"]
+
+_CHUNK_BYTES = 4 << 20
+_TIMEOUT_S = 30.0
+
+Progress = Callable[[str], None]
+
+
+class Formatted(msgspec.Struct, frozen=True, kw_only=True):
+    """What formatting did."""
+
+    location: str
+    cluster: str
+    disk: str
+    """UUID of this formatting."""
+    nodes_max: int
+    region_bytes: int
+    used_bytes: int
+    found: str
+    """What stood there before and is gone; '': nothing."""
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+def _make_file(path: Path, size: int) -> None:
+    """Make a file of zeros, every block of it allocated and written.
+
+    Raises:
+        WitnessError: it cannot be made.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise WitnessError(
+            f"cannot make {path} of {size} bytes: {error.strerror}", code="witness-denied"
+        ) from error
+
+
+def _is_file(location: str) -> bool:
+    return not location.startswith("iscsi:") and Path(location).is_file()
+
+
+def _wipe(device: Device, geometry: Geometry, progress: Progress) -> None:
+    """Write zeros over all regions, so that no later write has to allocate."""
+    end, start = geometry.needed_bytes, geometry.region_offset(0, 0)
+    zeros = bytes(_CHUNK_BYTES)
+    for offset in range(start, end, _CHUNK_BYTES):
+        device.write(offset, zeros[: min(_CHUNK_BYTES, end - offset)])
+        done = (offset - start) * 100 // (end - start)
+        if offset % (16 * _CHUNK_BYTES) == start % (16 * _CHUNK_BYTES):
+            progress(f"writing zeros: {done} %")
+
+
+def write_structure(device: Device, header: Header, wipe_progress: Progress | None) -> None:
+    """Write everything. The headers go first and come back last, see :func:`format_disk`.
+
+    Raises:
+        WitnessError: the device does not keep what is written.
+    """
+    geometry = Geometry(header.nodes_max, header.region_bytes)
+    for half in (0, HALF_BYTES):
+        device.write(half, bytes(HALF_BYTES))
+    if wipe_progress is not None:
+        _wipe(device, geometry, wipe_progress)
+    for slot in range(header.nodes_max):
+        for copy in (0, 1):
+            offset = geometry.block_offset(slot, copy)
+            device.write(offset, encode_block(unwritten(slot), header.disk, offset))
+    image = encode_header(header)
+    for half in (HALF_BYTES, 0):
+        device.write(half, image)
+    if any(device.read(half, UNIT_BYTES) != image for half in (0, HALF_BYTES)):
+        raise WitnessError("the device does not keep what is written", code="witness-unfit")
+
+
+def format_disk(
+    location: str,
+    *,
+    cluster: str,
+    nodes_max: int = 8,
+    region_bytes: int = REGION_BYTES_DEFAULT,
+    force: bool = False,
+    create: bool = False,
+    progress: Progress = _silent,
+) -> Formatted:
+    """Make a quorum disk for a cluster.
+
+    The headers go first and come back last: a formatting that was interrupted is no quorum disk.
+
+    Args:
+        location: path of a block device or file, or ``iscsi://portal[:port]/target/lun``.
+        cluster: UUID of the cluster.
+        nodes_max: highest number of a node, 1..64.
+        region_bytes: for the state of one node, twice; a multiple of 4096.
+        force: whatever the device holds is lost.
+        create: make a file that is not there.
+        progress: is told what takes long.
+
+    Raises:
+        InvalidConfig: nodes_max or region_bytes.
+        Conflict: ``disk-in-use``, it holds something, and ``force`` is not given.
+        WitnessError: it is too small, or does not do what it must.
+    """
+    geometry = Geometry(nodes_max, region_bytes)
+    if create and not location.startswith("iscsi:") and not Path(location).exists():
+        _make_file(Path(location), geometry.needed_bytes)
+    device = open_device(location, timeout_s=_TIMEOUT_S, exclusive=True)
+    try:
+        if device.size < geometry.needed_bytes:
+            raise WitnessError(
+                f"{location} has {device.size} bytes; {nodes_max} nodes with regions of "
+                f"{region_bytes} bytes need {geometry.needed_bytes} bytes",
+                code="witness-unfit",
+                hint="a larger device, fewer nodes (--nodes), or smaller regions (--region)",
+            )
+        found = what_stands(device.read(0, INSPECTED_BYTES))
+        if found and not force:
+            raise Conflict(
+                f"{location} holds {found}",
+                code="disk-in-use",
+                hint="everything on it is lost with --force",
+            )
+        header = Header(
+            version=VERSION,
+            cluster=cluster,
+            disk=str(uuid4()),
+            nodes_max=nodes_max,
+            region_bytes=region_bytes,
+        )
+        write_structure(device, header, progress if _is_file(location) else None)
+    finally:
+        device.close()
+    return Formatted(
+        location=location,
+        cluster=cluster,
+        disk=header.disk,
+        nodes_max=nodes_max,
+        region_bytes=region_bytes,
+        used_bytes=geometry.needed_bytes,
+        found=found,
+    )

@@ -1,0 +1,171 @@
+"""Looking at a shared disk without changing it: ``quorum disk check`` and ``quorum disk dump``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from leitwolf.model.witness import DiskBlock
+from leitwolf.system.clock import raw_ns
+from leitwolf.wire.ballot import NO_BALLOT
+from leitwolf.witness.device import Device, open_device
+from leitwolf.witness.disk import load_region, read_header
+from leitwolf.witness.durations import Durations, DurationsView
+from leitwolf.witness.layout import (
+    HALF_BYTES,
+    UNIT_BYTES,
+    Geometry,
+    Header,
+    decode_block,
+    decode_header,
+)
+
+__all__ = ["DiskCheck", "DiskView", "SlotView", "check_disk", "dump_disk"]
+
+_TIMEOUT_S = 30.0
+_READS = 100
+
+
+class SlotView(msgspec.Struct, frozen=True, kw_only=True):
+    """What one node has on the disk."""
+
+    node: int
+    copies: tuple[bool, bool]
+    """Whether copy A and copy B of the block are whole."""
+    block: DiskBlock | None
+    """The newer whole copy; None: the node never wrote, or no copy is whole."""
+    entries: int = 0
+    """Entries in the region, behind its snapshot."""
+    snapshot_index: int = 0
+    """Index of the snapshot's last entry; 0: there is none."""
+    last_index: int = 0
+    region_bytes: int = 0
+    """Of the region, in use."""
+    region_whole: bool = True
+    """It reaches as far as the block says."""
+
+
+class DiskView(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything on a disk, in short."""
+
+    location: str
+    size_bytes: int
+    header: Header
+    slots: tuple[SlotView, ...]
+
+
+class DiskCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a disk is what it should be."""
+
+    location: str
+    ok: bool
+    faults: tuple[str, ...]
+    """Each in one sentence; copies that a node is just writing may show for a moment."""
+    reads: DurationsView
+    """Reads of 4096 bytes past all caches of this machine."""
+    view: DiskView
+
+
+Progress = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+def _slot(device: Device, header: Header, slot: int) -> SlotView:
+    geometry = Geometry(header.nodes_max, header.region_bytes)
+    copies = []
+    for copy in (0, 1):
+        offset = geometry.block_offset(slot, copy)
+        copies.append(decode_block(device.read(offset, UNIT_BYTES), header.disk, offset))
+    whole = (copies[0] is not None, copies[1] is not None)
+    block = max((c for c in copies if c is not None), key=lambda c: c.sequence, default=None)
+    if block is None or not block.sequence:
+        return SlotView(node=slot + 1, copies=whole, block=None)
+    if block.accepted == NO_BALLOT:
+        return SlotView(node=slot + 1, copies=whole, block=block)
+    region, tail = load_region(device, header, slot, block)
+    return SlotView(
+        node=slot + 1,
+        copies=whole,
+        block=block,
+        entries=len(region.entries),
+        snapshot_index=region.snapshot.last.index if region.snapshot is not None else 0,
+        last_index=tail.last.index,
+        region_bytes=tail.end,
+        region_whole=tail.last >= block.key,
+    )
+
+
+def _view(location: str, device: Device, progress: Progress) -> DiskView:
+    header = read_header(device)
+    slots = []
+    for slot in range(header.nodes_max):
+        progress(f"reading what node {slot + 1} wrote")
+        slots.append(_slot(device, header, slot))
+    return DiskView(location=location, size_bytes=device.size, header=header, slots=tuple(slots))
+
+
+def dump_disk(location: str, *, progress: Progress = _silent) -> DiskView:
+    """Return what stands on a disk; read-only.
+
+    Raises:
+        WitnessError: the device is gone, or is no quorum disk.
+    """
+    device = open_device(location, timeout_s=_TIMEOUT_S, write=False)
+    try:
+        return _view(location, device, progress)
+    finally:
+        device.close()
+
+
+def _faults(device: Device, view: DiskView) -> list[str]:
+    faults = [
+        f"header copy {name} is damaged"
+        for name, offset in (("A", 0), ("B", HALF_BYTES))
+        if decode_header(device.read(offset, UNIT_BYTES)) is None
+    ]
+    needed = Geometry(view.header.nodes_max, view.header.region_bytes).needed_bytes
+    if view.size_bytes < needed:
+        faults.append(f"the device has {view.size_bytes} bytes, its header says {needed}")
+    for slot in view.slots:
+        faults += [
+            f"copy {name} of the block of node {slot.node} is damaged"
+            for name, whole in zip("AB", slot.copies, strict=True)
+            if not whole
+        ]
+        if not slot.region_whole and slot.block is not None:
+            faults.append(
+                f"the region of node {slot.node} ends at entry {slot.last_index}, "
+                f"entry {slot.block.key.index} was written"
+            )
+    return faults
+
+
+def check_disk(location: str, *, progress: Progress = _silent) -> DiskCheck:
+    """Look at every copy and region of a disk, and at the time that reads take; read-only.
+
+    Raises:
+        WitnessError: the device is gone, or is no quorum disk.
+    """
+    device = open_device(location, timeout_s=_TIMEOUT_S, write=False)
+    try:
+        view = _view(location, device, progress)
+        faults = _faults(device, view)
+        progress("measuring reads")
+        durations = Durations()
+        for _ in range(_READS):
+            begun = raw_ns()
+            device.read(0, UNIT_BYTES)
+            durations.add(raw_ns() - begun)
+    finally:
+        device.close()
+    return DiskCheck(
+        location=location,
+        ok=not faults,
+        faults=tuple(faults),
+        reads=durations.view(),
+        view=view,
+    )

@@ -1,0 +1,90 @@
+"""An iSCSI target for tests: tgtd on the loopback, on a free port, one LUN in a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+TARGET = "iqn.2026-01.org.leitwolf.test:disk"
+READY_S = 20.0
+CONTROL = "9"
+"""Number of the control socket, whose folder belongs to the test."""
+
+
+def missing() -> str:
+    """Return what is missing for a target and for libiscsi, '' when nothing is."""
+    found = [tool for tool in ("tgtd", "tgtadm") if shutil.which(tool) is None]
+    return f"not installed: {', '.join(found)} (package tgt)" if found else ""
+
+
+class Target:
+    """A running tgtd. It ignores SIGTERM: it is ended by SIGKILL."""
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        self.lun = folder / "lun"
+        if not self.lun.exists():
+            with self.lun.open("wb") as file:
+                file.truncate(size_bytes)
+        self._environment = os.environ | {"TGT_IPC_SOCKET": str(folder / "ipc")}
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def location(self) -> str:
+        return f"iscsi://127.0.0.1:{self.port}/{TARGET}/1"
+
+    def start(self) -> None:
+        """Start it and make the LUN; it remembers no reservation of an earlier run."""
+        portal = f"portal=127.0.0.1:{self.port}"
+        log = (self._folder / "tgtd.log").open("ab")
+        self._process = subprocess.Popen(
+            ["tgtd", "-f", "-C", CONTROL, "--iscsi", portal],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        log.close()
+        deadline = time.monotonic() + READY_S
+        while self._ask("--op", "show", "--mode", "sys").returncode:
+            assert time.monotonic() < deadline, (self._folder / "tgtd.log").read_text()
+            time.sleep(0.05)
+        self._do("--op", "new", "--mode", "target", "--tid", "1", "-T", TARGET)
+        self._do(
+            "--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "-b", str(self.lun)
+        )
+        self._do("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the target: SIGSTOP is a target that does not answer."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["tgtadm", "-C", CONTROL, "--lld", "iscsi", *arguments],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=READY_S,
+        )
+
+    def _do(self, *arguments: str) -> None:
+        done = self._ask(*arguments)
+        assert done.returncode == 0, done.stderr
