@@ -15,7 +15,16 @@ from leitwolf.model.log import Entry, Snapshot
 from leitwolf.model.witness import DiskBlock, Region
 from leitwolf.wire.ballot import Ballot
 
-__all__ = ["Cas", "DiskCall", "DiskResult", "QuorumDisk", "RegionRead", "RegionWrite", "Versioned"]
+__all__ = [
+    "Cas",
+    "DiskCall",
+    "DiskResult",
+    "QuorumDisk",
+    "RegionRead",
+    "RegionWrite",
+    "RemovableCas",
+    "Versioned",
+]
 
 
 class RegionWrite(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +92,10 @@ class Versioned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cas(Protocol):
-    """One value with compare-and-swap, by whatever is behind it."""
+    """One value with compare-and-swap, by whatever is behind it.
+
+    A version never comes again, also not with the same bytes or after a removal.
+    """
 
     def get(self) -> Versioned | None:
         """Return the newest value, None: there is none. Never a stale one.
@@ -106,4 +118,16 @@ class Cas(Protocol):
 
     def close(self) -> None:
         """Release connections and locks."""
+        ...
+
+
+class RemovableCas(Cas, Protocol):
+    """What back-ends offer besides: needed for scratch values and by administrators."""
+
+    def remove(self) -> None:
+        """Remove the value, whatever its version is; there may be none.
+
+        Raises:
+            WitnessError: as for ``put``.
+        """
         ...

@@ -1,0 +1,1 @@
+"""Passive acceptors: values with compare-and-swap that stand outside of the nodes."""
