@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import http.client
+import ipaddress
+import json
 import os
 import shutil
 import signal
@@ -14,12 +18,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.witness_support import Proxy, Witness, etcd, s3
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from tests.integration.witness_support import Proxy, Witness, etcd, s3, wait_for
 from tests.witness_fakes import MemoryCas, Store
 
-from leitwolf.model.errors import WitnessError
-from leitwolf.model.location import parse_location
+from leitwolf.model.errors import InvalidConfig, WitnessError
+from leitwolf.model.limits import CAS_BYTES_MAX
+from leitwolf.model.location import EtcdLocation, parse_location
 from leitwolf.ports.witness import RemovableCas
+from leitwolf.witness.etcd import EtcdCas
 from leitwolf.witness.opening import open_location, try_location
 from leitwolf.witness.selftest import self_test
 
@@ -175,6 +185,24 @@ def test_sizes(opened: Open, size: int) -> None:
     assert found.data == data
 
 
+@pytest.mark.parametrize("kind", ["share", "s3", "witness"])
+def test_the_largest_values_have_conditions_too(places: Places, kind: str) -> None:
+    """Stores write large objects in parts, where conditions do not count: not these."""
+    cas = places.open(places.location(kind))
+    data = os.urandom(CAS_BYTES_MAX)
+    version = cas.put(data, None)
+    assert version is not None
+    assert cas.put(bytes(CAS_BYTES_MAX), None) is None
+    assert cas.put(data, version)
+    assert cas.put(bytes(CAS_BYTES_MAX), version) is None
+    with pytest.raises(WitnessError, match="at most"):
+        cas.put(bytes(CAS_BYTES_MAX + 1), version)
+    found = cas.get()
+    assert found is not None
+    assert found.data == data
+    cas.close()
+
+
 def test_the_self_test_accepts_it(opened: Open) -> None:
     """A whole store is fit."""
     report = self_test(opened)
@@ -280,6 +308,88 @@ def test_etcd_endpoints_must_belong_together(places: Places, tmp_path: Path) -> 
             cas.get()
         assert caught.value.code == "witness-foreign"
         cas.close()
+
+
+def ask_etcd(port: int, path: str, **body: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST", path, json.dumps(body))
+    response = connection.getresponse()
+    assert response.status == 200, response.read()
+    connection.close()
+
+
+def test_etcd_with_a_password(tmp_path: Path) -> None:
+    """Right, wrong and missing credentials; a token that etcd forgot is replaced by itself."""
+    with etcd(tmp_path) as port:
+        ask_etcd(port, "/v3/auth/user/add", name="root", password="secret")
+        ask_etcd(port, "/v3/auth/role/add", name="root")
+        ask_etcd(port, "/v3/auth/user/grant", user="root", role="root")
+        ask_etcd(port, "/v3/auth/enable")
+        location = parse_location(f"etcd://127.0.0.1:{port}/office")
+        assert isinstance(location, EtcdLocation)
+        right = {"username": "root", "password": "secret"}
+        cas = EtcdCas(location, right, timeout_s=TIMEOUT_S)
+        version = cas.put(b"one", None)
+        assert version is not None
+        cas._token = "forgotten"
+        assert cas.put(b"two", version) is not None
+        cas.close()
+        for wrong in ({}, {"username": "root", "password": "wrong"}):
+            cas = EtcdCas(location, wrong, timeout_s=TIMEOUT_S)
+            with pytest.raises(WitnessError) as caught:
+                cas.put(b"three", None)
+            assert caught.value.code == "witness-denied"
+            assert "wrong" not in caught.value.text
+            cas.close()
+
+
+def server_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate of 127.0.0.1 that is its own authority; return it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "etcd")])
+    now = dt.datetime.now(dt.UTC)
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(alternative, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "etcd.crt").write_bytes(certificate.public_bytes(pem))
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "etcd.key").write_bytes(key.private_bytes(pem, form, plain))
+    return folder / "etcd.crt", folder / "etcd.key"
+
+
+def test_etcd_with_tls(places: Places, tmp_path: Path) -> None:
+    """With its authority it is spoken to; without, it is not."""
+    certificate, key = server_certificate(tmp_path)
+    with etcd(tmp_path, certificate, key) as port:
+        location = f"etcd://127.0.0.1:{port}/office?tls=yes"
+        cas = places.open(f"{location}&ca={certificate}")
+        wait_for(lambda: is_up(cas), "etcd")
+        assert cas.put(b"one", None)
+        cas.close()
+        stranger = places.open(location)
+        with pytest.raises(WitnessError, match="CERTIFICATE_VERIFY_FAILED"):
+            stranger.get()
+        stranger.close()
+    with pytest.raises(InvalidConfig, match="no file with certificates"):
+        places.open(f"{location}&ca={tmp_path}/nothing.pem")
+
+
+def is_up(cas: RemovableCas) -> bool:
+    with contextlib.suppress(WitnessError):
+        cas.get()
+        return True
+    return False
 
 
 WRITER = """

@@ -157,6 +157,9 @@ def test_a_restart_is_no_event_for_an_idle_client(
     found = cas.get()
     assert found is not None
     assert found.version == version
+    witness.stop()
+    witness.start()
+    assert cas.put(b"two", version)
     cas.close()
 
 
@@ -195,6 +198,7 @@ NONSENSE = (
     (1_025).to_bytes(4, "big"),
     (3).to_bytes(4, "big") + b"abc",
     frame(Ask(kind=Kind.GET)),
+    frame(Hello(protocol=PROTOCOL, name="office", secret=bytes(2_000))),
 )
 
 

@@ -46,6 +46,13 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    return False
+
+
 def answers(port: int, method: str, path: str, body: bytes = b"") -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
@@ -81,27 +88,31 @@ def s3() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def etcd(folder: Path) -> Iterator[int]:
-    """Run one etcd; yield its client port."""
+def etcd(folder: Path, certificate: Path | None = None, key: Path | None = None) -> Iterator[int]:
+    """Run one etcd, with TLS if there is a certificate; yield its client port."""
     client, peer = free_port(), free_port()
+    scheme = "https" if certificate else "http"
+    tls = [f"--cert-file={certificate}", f"--key-file={key}"] if certificate else []
     server = subprocess.Popen(
         [
             "etcd",
             "--name=m",
             f"--data-dir={folder / 'etcd'}",
-            f"--listen-client-urls=http://127.0.0.1:{client}",
-            f"--advertise-client-urls=http://127.0.0.1:{client}",
+            f"--listen-client-urls={scheme}://127.0.0.1:{client}",
+            f"--advertise-client-urls={scheme}://127.0.0.1:{client}",
             f"--listen-peer-urls=http://127.0.0.1:{peer}",
             f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
             f"--initial-cluster=m=http://127.0.0.1:{peer}",
             f"--initial-cluster-token={client}",
+            *tls,
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     with ended(server):
         body = json.dumps({"key": "YQ=="}).encode()
-        wait_for(lambda: answers(client, "POST", "/v3/kv/range", body), "etcd")
+        up = listens if certificate else lambda port: answers(port, "POST", "/v3/kv/range", body)
+        wait_for(lambda: up(client), "etcd")
         yield client
 
 
@@ -128,13 +139,7 @@ class Witness:
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
             )
-        wait_for(self._listens, "the witness")
-
-    def _listens(self) -> bool:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-            return True
-        return False
+        wait_for(lambda: listens(self.port), "the witness")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it by a signal; return its exit status."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -148,6 +150,25 @@ def test_a_confirmed_value_that_is_damaged_is_told(
         assert caught.value.code == "witness-damaged"
 
 
+def test_what_was_read_never_counts_as_unwritten(
+    path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value of a writer who died before he confirmed it: once read, its loss is damage."""
+    cas = share(path)
+    version = written(cas, b"one", b"two")
+    monkeypatch.setattr(disk.chance, "random", lambda: 1.0)  # nothing unsynced is there
+    disk.crash_after(2)
+    with pytest.raises(Crash):
+        cas.put(b"three", version)
+    found = cas.get()
+    assert found is not None
+    assert found.data == b"three"
+    spoil(path, SLOTS[1] + 41)
+    with pytest.raises(WitnessError) as caught:
+        cas.get()
+    assert caught.value.code == "witness-damaged"
+
+
 def test_an_old_value_that_is_damaged_does_not_matter(path: Path) -> None:
     """Only the newest one counts."""
     cas = share(path)
@@ -185,28 +206,61 @@ def test_a_file_of_something_else_is_not_touched(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+class Holder(ShareCas):
+    """Holds the lock, in a thread, until it is told to let go."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(ShareLocation(path=str(path), options=(("local", "yes"),)), timeout_s=10)
+        self.reached = threading.Event()
+        self.done = threading.Event()
+
+    def _newest(self, file: SharedFile) -> None:
+        self.reached.set()
+        self.done.wait(30)
+
+    def __enter__(self) -> Self:
+        self.thread = threading.Thread(target=self.get)
+        self.thread.start()
+        assert self.reached.wait(30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+
+
 def test_who_holds_the_lock_too_long_is_told(path: Path) -> None:
     """The wait ends in time, with an error."""
     cas = share(path, timeout_s=0.05)
     written(cas, b"one")
-    done = threading.Event()
-    reached = threading.Event()
+    with Holder(path), pytest.raises(WitnessError, match="another machine holds its lock"):
+        cas.get()
+    assert cas.get() is not None
 
-    class Holder(ShareCas):
-        def _newest(self, file: SharedFile) -> None:
-            reached.set()
-            done.wait(30)
 
-    location = ShareLocation(path=str(path), options=(("local", "yes"),))
-    holder = threading.Thread(target=Holder(location, timeout_s=10).get)
-    holder.start()
-    assert reached.wait(30)
-    try:
-        with pytest.raises(WitnessError, match="another machine holds its lock"):
-            cas.get()
-    finally:
-        done.set()
-        holder.join()
+def test_who_waits_for_a_file_that_is_removed_writes_nothing(path: Path) -> None:
+    """A lock on a file without a name protects nothing."""
+    version = written(share(path), b"one")
+    results: list[str | None] = []
+    with Holder(path):
+        waiting = threading.Thread(target=lambda: results.append(share(path).put(b"2", version)))
+        waiting.start()
+        while len(opened(path)) < 2:
+            time.sleep(0.001)
+        path.unlink()
+    waiting.join()
+    assert results == [None]
+    assert share(path).get() is None
+
+
+def opened(path: Path) -> list[str]:
+    """Return the descriptors of this process that are this file."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if link.readlink() == path:
+                found.append(link.name)
+    return found
 
 
 def test_a_missing_folder_and_a_missing_file(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ __all__ = ["EtcdCas"]
 _ANSWER_BYTES_MAX = 2 * CAS_BYTES_MAX
 _UNAUTHENTICATED = 16
 """Code of gRPC: the token is missing, unknown or too old."""
+_UNAUTHENTICATED_PHRASES = ("user name is empty", "revision of auth store is old")
+"""etcd gives these the code of malformed requests."""
 _DENIED = frozenset({7, _UNAUTHENTICATED})
 
 
@@ -188,7 +190,9 @@ class EtcdCas:
         if not isinstance(answer, dict):
             raise ValueError("the answer is no object")  # noqa: TRY004 — of the other side
         if response.status != http.HTTPStatus.OK:
-            raise _RefusedError(int(answer.get("code", 0)), str(answer.get("error", ""))[:200])
+            text = str(answer.get("error", ""))[:200]
+            old = any(phrase in text for phrase in _UNAUTHENTICATED_PHRASES)
+            raise _RefusedError(_UNAUTHENTICATED if old else int(answer.get("code", 0)), text)
         return answer
 
     def _connected(self) -> http.client.HTTPConnection:
