@@ -238,8 +238,9 @@ def test_who_holds_the_lock_too_long_is_told(path: Path) -> None:
     assert cas.get() is not None
 
 
-def test_who_waits_for_a_file_that_is_removed_writes_nothing(path: Path) -> None:
-    """A lock on a file without a name protects nothing."""
+@pytest.mark.parametrize("replaced", [False, True])
+def test_who_waits_for_a_file_that_is_removed_writes_nothing(path: Path, replaced: bool) -> None:
+    """A lock on a file without a name protects nothing, also when another file has the name."""
     version = written(share(path), b"one")
     results: list[str | None] = []
     with Holder(path):
@@ -248,9 +249,12 @@ def test_who_waits_for_a_file_that_is_removed_writes_nothing(path: Path) -> None
         while len(opened(path)) < 2:
             time.sleep(0.001)
         path.unlink()
+        if replaced:
+            written(share(path), b"other")
     waiting.join()
     assert results == [None]
-    assert share(path).get() is None
+    found = share(path).get()
+    assert (None if found is None else found.data) == (b"other" if replaced else None)
 
 
 def opened(path: Path) -> list[str]:
