@@ -89,12 +89,14 @@ def test_bash_completes_commands(installed: Path) -> None:
 
 
 def test_installing_again_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A second run is an upgrade: files of the old one are gone; removal leaves no file."""
-    assert install("--root", str(tmp_path)).returncode == 0
+    """A second run is an upgrade: files of the old one are gone, what object stores need stays;
+    removal leaves no file."""
+    assert install("--objectstore", "--root", str(tmp_path)).returncode == 0
     stray = tmp_path / "opt/leitwolf/stray"
     stray.touch()
     assert install("--root", str(tmp_path)).returncode == 0
     assert not stray.exists()
+    assert len(list((tmp_path / "opt/leitwolf").glob("lib/python*/site-packages/obstore"))) == 1
     assert [path.name for path in (tmp_path / "opt").iterdir()] == ["leitwolf"]
     state = tmp_path / "var/lib/leitwolf/kept"
     state.parent.mkdir(parents=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from leitwolf import __version__
-from leitwolf.cli import cluster, groups, inspect, nodes, resources
+from leitwolf.cli import cluster, groups, inspect, nodes, resources, witness
 from leitwolf.cli.common import Context
 
 __all__ = ["cli", "main"]
@@ -26,7 +26,7 @@ def cli(context: click.Context, runtime: str) -> None:
     context.obj = Context(runtime)
 
 
-for module in (inspect, cluster, groups, resources, nodes):
+for module in (inspect, cluster, groups, resources, nodes, witness):
     for command in module.COMMANDS:
         cli.add_command(command)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "APPENDS_IN_FLIGHT_MAX",
     "APPEND_BYTES_MAX",
+    "CAS_BYTES_MAX",
     "COMMIT_HINT_ENTRIES",
     "DEPENDENCY_DEPTH_MAX",
     "ENTRIES_RETAINED",
@@ -53,6 +54,9 @@ ENTRY_BYTES_MAX = 1 << 20
 """One entry must fit a frame and be synced well within a heartbeat."""
 APPEND_BYTES_MAX = 256 << 10
 """Bytes of entries in one append: small enough not to delay what comes behind it."""
+CAS_BYTES_MAX = 8 << 20
+"""Value of an object witness: the snapshot of a full cluster and the entries behind it. (etcd takes
+1.5 MiB unless it is told otherwise.)"""
 APPENDS_IN_FLIGHT_MAX = 32
 """Unanswered appends per peer; beyond that the peer is paused until it answers."""
 PEER_FRAME_BYTES_MAX = 4 << 20

@@ -21,6 +21,7 @@ from leitwolf.peers.identity import HEARTBEAT_KEY_BYTES, Identity
 __all__ = [
     "NodeKey",
     "create_identity",
+    "create_self_signed",
     "issue_certificate",
     "issued_by",
     "new_heartbeat_key",
@@ -98,6 +99,23 @@ def _create_authority(cluster: str) -> tuple[bytes, bytes]:
         _builder(name, name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(authority=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key)
+
+
+def create_self_signed(common_name: str) -> tuple[bytes, bytes]:
+    """Return certificate and key (PEM) of a server that is known by its fingerprint alone.
+
+    Args:
+        common_name: 1..64 characters; only shown.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name(common_name)
+    certificate = (
+        _builder(name, name, key.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(authority=False), critical=True)
         .sign(key, hashes.SHA256())
     )
     return certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key)

@@ -8,7 +8,6 @@ expires.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import ipaddress
 import os
@@ -18,12 +17,12 @@ import msgspec
 
 from leitwolf.model.errors import InvalidConfig
 from leitwolf.model.limits import NAME_LENGTH_MAX
+from leitwolf.peers.word import format_word, parse_word
 
 __all__ = ["SECRET_BYTES", "JoinToken", "digest", "format_token", "new_secret", "parse_token"]
 
 SECRET_BYTES = 16
 _PREFIX = "leitwolf1-"
-_CHECKSUM_BYTES = 6
 _ADDRESSES_MAX = 16
 _PORT_MAX = 0xFFFF
 _TEXT_CHARACTERS_MAX = 4_096
@@ -79,12 +78,7 @@ def format_token(token: JoinToken) -> str:
             token.secret,
         )
     )
-    data = hashlib.sha256(body).digest()[:_CHECKSUM_BYTES] + body
-    return _PREFIX + _encode(data)
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
+    return format_word(_PREFIX, body)
 
 
 def _malformed(why: str) -> InvalidConfig:
@@ -102,21 +96,10 @@ def parse_token(text: str) -> JoinToken:
     Raises:
         InvalidConfig: it is truncated, garbled or no token (code ``token-malformed``).
     """
-    if len(text) > _TEXT_CHARACTERS_MAX:
-        raise _malformed(f"it has {len(text)} characters, at most {_TEXT_CHARACTERS_MAX} are right")
-    word = "".join(text.split())
-    if not word.startswith(_PREFIX):
-        raise _malformed(f"it does not begin with '{_PREFIX}'")
-    encoded = word[len(_PREFIX) :]
     try:
-        data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
+        body = parse_word(_PREFIX, text, _TEXT_CHARACTERS_MAX)
     except ValueError as error:
-        raise _malformed("it has characters that no token has, or lacks some") from error
-    if _encode(data) != encoded:  # base64 ignores some bits of its last character
-        raise _malformed("its last character is wrong")
-    checksum, body = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
-    if hashlib.sha256(body).digest()[:_CHECKSUM_BYTES] != checksum:
-        raise _malformed("its checksum is wrong, a part is missing or altered")
+        raise _malformed(str(error)) from error
     try:
         return _checked(msgspec.msgpack.decode(body, type=_Body))
     except (msgspec.MsgspecError, ValueError) as error:

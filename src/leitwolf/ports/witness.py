@@ -26,6 +26,7 @@ __all__ = [
     "QuorumDisk",
     "RegionRead",
     "RegionWrite",
+    "RemovableCas",
     "Versioned",
     "WitnessCall",
     "WitnessFault",
@@ -101,7 +102,10 @@ class Versioned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cas(Protocol):
-    """One value with compare-and-swap, by whatever is behind it."""
+    """One value with compare-and-swap, by whatever is behind it.
+
+    A version never comes again, also not with the same bytes or after a removal.
+    """
 
     def get(self) -> Versioned | None:
         """Return the newest value, None: there is none. Never a stale one.
@@ -160,3 +164,15 @@ class WitnessFault(msgspec.Struct, frozen=True, kw_only=True):
 
 WitnessCall = DiskCall | CasGet | CasPut
 WitnessResult = DiskResult | CasFound | CasWritten | WitnessFault
+
+
+class RemovableCas(Cas, Protocol):
+    """What back-ends offer besides: needed for scratch values and by administrators."""
+
+    def remove(self) -> None:
+        """Remove the value, whatever its version is; there may be none.
+
+        Raises:
+            WitnessError: as for ``put``.
+        """
+        ...

@@ -1,3 +1,3 @@
-"""Passive acceptors: shared disks (raw device, shared file, iSCSI LUN)."""
+"""Passive acceptors: shared disks, and values with compare-and-swap outside of the nodes."""
 
 from __future__ import annotations

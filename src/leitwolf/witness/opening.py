@@ -1,0 +1,110 @@
+"""From a location to the value behind it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from leitwolf.model.errors import InvalidConfig
+from leitwolf.model.location import (
+    EtcdLocation,
+    Location,
+    ObjectLocation,
+    ShareLocation,
+    parse_location,
+)
+from leitwolf.ports.witness import Cas, RemovableCas
+from leitwolf.witness.bounded import Bounded
+from leitwolf.witness.credentials import load_credentials
+from leitwolf.witness.otherprocess import OtherProcessCas
+from leitwolf.witness.selftest import SelfTestReport, self_test
+
+__all__ = ["TIMEOUT_S_MAX", "open_cas", "open_location", "try_location"]
+
+TIMEOUT_S_MAX = 600.0
+_START_S = 10.0
+"""For the start of the second process."""
+_VARIABLES: Mapping[str, Mapping[str, str]] = {
+    "etcd": {"username": "LEITWOLF_ETCD_USERNAME", "password": "LEITWOLF_ETCD_PASSWORD"},
+    "witness": {"token": "LEITWOLF_WITNESS_TOKEN"},
+}
+
+
+def open_cas(location: str, *, config_dir: Path | None, timeout_s: float) -> Cas:
+    """Open the value at a location. Asks nobody yet.
+
+    Args:
+        location: see :mod:`leitwolf.model.location`.
+        config_dir: where ``witness.ini`` is; None: environment only.
+        timeout_s: seconds for one call, above 0, at most 600; a call that takes longer fails and
+            may still happen.
+
+    Raises:
+        InvalidConfig: the location, the credentials or the limit are wrong.
+    """
+    return open_location(parse_location(location), config_dir=config_dir, timeout_s=timeout_s)
+
+
+def open_location(location: Location, *, config_dir: Path | None, timeout_s: float) -> RemovableCas:
+    """Open the value at a location, see :func:`open_cas`."""
+    if not 0 < timeout_s <= TIMEOUT_S_MAX:
+        raise InvalidConfig(
+            f"timeout {timeout_s:g} s is not above 0 and at most {TIMEOUT_S_MAX:g}",
+            field="timeout",
+        )
+    inner = _inner(location, config_dir, timeout_s)
+    return Bounded(inner, timeout_s=timeout_s, what=location.address)
+
+
+def _inner(location: Location, config_dir: Path | None, timeout_s: float) -> RemovableCas:
+    # Each back-end is imported when it is used: they bring TLS, HTTP, obstore.
+    if isinstance(location, ShareLocation):
+        from leitwolf.witness.share import ShareCas  # noqa: PLC0415
+
+        return ShareCas(location, timeout_s=timeout_s)
+    credentials = _credentials(location, config_dir)
+    if isinstance(location, ObjectLocation):
+        from leitwolf.witness.object_store import ObjectStoreCas  # noqa: PLC0415
+
+        return ObjectStoreCas(location, credentials, timeout_s=timeout_s)
+    if isinstance(location, EtcdLocation):
+        from leitwolf.witness.etcd import EtcdCas  # noqa: PLC0415
+
+        # One endpoint that is silent must leave time for the others.
+        share_s = timeout_s / len(location.endpoints)
+        return EtcdCas(location, credentials, timeout_s=share_s)
+    from leitwolf.witness.remote import RemoteCas  # noqa: PLC0415
+
+    return RemoteCas(location, credentials, timeout_s=timeout_s)
+
+
+def _credentials(location: Location, config_dir: Path | None) -> Mapping[str, str]:
+    """Return what the file has for a location, or else the environment."""
+    found = load_credentials(location, config_dir)
+    scheme = location.address.partition(":")[0]
+    variables = _VARIABLES.get(scheme, {})
+    return found or {name: os.environ[v] for name, v in variables.items() if v in os.environ}
+
+
+def try_location(location: str, *, config_dir: Path | None, timeout_s: float) -> SelfTestReport:
+    """Try the store behind a location, with a scratch value beside the real one.
+
+    The second client is another process, where that makes a difference: a share.
+
+    Raises:
+        InvalidConfig: as for :func:`open_cas`.
+        WitnessError: it cannot be reached, denies access, or lost a reply.
+    """
+    scratch = parse_location(location).beside(f"selftest-{os.urandom(8).hex()}")
+    opened = 0
+
+    def open_scratch() -> RemovableCas:
+        nonlocal opened
+        opened += 1
+        if isinstance(scratch, ShareLocation) and opened > 1:
+            other = OtherProcessCas(str(scratch), timeout_s=timeout_s)
+            return Bounded(other, timeout_s=timeout_s + _START_S, what=scratch.address)
+        return open_location(scratch, config_dir=config_dir, timeout_s=timeout_s)
+
+    return self_test(open_scratch)
