@@ -10,6 +10,7 @@ import msgspec
 from leitwolf.cli import render
 from leitwolf.cli.common import Context, with_json
 from leitwolf.cli.disk import disk
+from leitwolf.cli.quorum import move, set_
 from leitwolf.model.views import StatusView
 
 __all__ = ["COMMANDS"]
@@ -100,6 +101,7 @@ def check(context: Context) -> None:
     sys.exit(0 if all(item.ok for item in found) else 1)
 
 
-quorum.add_command(disk)
+for command in (disk, set_, move):
+    quorum.add_command(command)
 
 COMMANDS = (status, log, why, quorum, check)

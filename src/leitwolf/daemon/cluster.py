@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from leitwolf.core.effects import (
+    CallWitness,
     Durable,
     Event,
     FromGuard,
@@ -44,13 +45,16 @@ from leitwolf.core.membership import guard_configuration
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.messages import Appended, Promised
 from leitwolf.core.node import Node
+from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.departure import way_back
 from leitwolf.daemon.keys import KeyFile, rekey_command
 from leitwolf.daemon.notes import Notes
+from leitwolf.daemon.outlets import Outlets
 from leitwolf.daemon.packets import PacketLink
 from leitwolf.daemon.shown import Shown
 from leitwolf.daemon.timeline import Timeline
+from leitwolf.daemon.witnesses import Witnesses
 from leitwolf.daemon.writer import LogWriter
 from leitwolf.model.commands import Answer, Command, StopNode, TellRecord
 from leitwolf.model.errors import ProtocolError, RequestTimeout
@@ -58,7 +62,7 @@ from leitwolf.model.events import NodeRemoved
 from leitwolf.model.ids import NodeId
 from leitwolf.model.limits import RECORD_LINES_MAX
 from leitwolf.model.log import Entry
-from leitwolf.model.observations import HostOrder, HostReport, ResourceReport
+from leitwolf.model.observations import HostReport, ResourceReport
 from leitwolf.model.quorum import AcceptorId
 from leitwolf.peers.admission import OnJoin
 from leitwolf.peers.frames import Code, Hello, Rejection
@@ -89,7 +93,6 @@ _PROGRESS_S = 0.05  # without progress for 2 P, 300 ms at least, it loses its of
 _HOUSE_S = 0.5
 _LAGGING_S = 5.0
 """How long peers may not know a node that they granted: their logs reach them within moments."""
-_ORDERS = msgspec.msgpack.Encoder()
 _REPORTS: msgspec.msgpack.Decoder[HostReport] = msgspec.msgpack.Decoder(HostReport)
 _MESSAGES: msgspec.msgpack.Decoder[PeerMessage] = msgspec.msgpack.Decoder(PeerMessage)
 
@@ -140,11 +143,18 @@ class Cluster:
             loaded=store.loaded,
             page=self._page.read,
             now=raw_ns(),
+            boot=int.from_bytes(os.urandom(8)),
         )
         self.timeline = Timeline(store.history)
         self.timeline.restored(self.node.state.index)
-        self.executor = Executor(_Outlets(self))
+        self.executor = Executor(Outlets(self))
         self.writer = LogWriter(store, self._durable)
+        self.witnesses = Witnesses(
+            cluster=bootstrap.cluster,
+            node=bootstrap.node,
+            config=settings.config,
+            on_end=self.feed,
+        )
         self._events: deque[Event] = deque()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy = False
@@ -219,6 +229,7 @@ class Cluster:
             if self._timer is not None:
                 self._timer.cancel()
             self.writer.stop()
+            self.witnesses.stop()
             self.store.close()
             self.recorder.close()
 
@@ -302,6 +313,14 @@ class Cluster:
         self._greeted = self._greeted or isinstance(command, DaemonHello)
         if self._greeted:
             self.guard.send(GUARD.encode(command))
+
+    def call_witness(self, call: CallWitness) -> None:
+        """Call a shared disk or a witness; one that is not used any more is not called."""
+        used = witnesses(self.node.quorum.config)
+        self.witnesses.keep(used)
+        for acceptor in used:
+            if acceptor.id == call.acceptor:
+                self.witnesses.call(acceptor, call)
 
     def _from_guard(self, packet: bytes) -> None:
         report = GUARD.decode(packet)
@@ -562,28 +581,6 @@ class Cluster:
 def _utc(wall_ns: int) -> str:
     moment = datetime.fromtimestamp(wall_ns / 1e9, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-class _Outlets:
-    """Where the effects of the core go."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-
-    def send(self, node: int, message: PeerMessage) -> None:
-        self._cluster.peers.send(node, message)
-
-    def ask_guard(self, command: GuardCommand) -> None:
-        self._cluster.ask_guard(command)
-
-    def applied(self, entries: tuple[Entry, ...]) -> None:
-        self._cluster.applied(entries)
-
-    def order_host(self, order: HostOrder) -> None:
-        self._cluster.host.send(_ORDERS.encode(order))
-
-    def reply(self, request: int, answer: Answer) -> None:
-        self._cluster.replied(request, answer)
 
 
 def state_folder(settings: Settings) -> Path:

@@ -1,0 +1,200 @@
+"""The threads that talk to shared disks and witnesses, so that a slow one never stops the loop.
+
+Rules:
+
+- One call at a time per acceptor. The next one begins when the one before has ended (A4); the
+  adapters see to it that what they gave up on is over, or answer with a failure until it is.
+- A failure closes the acceptor; the next call opens it anew.
+- What an object holds must be of this cluster and of the storage that the configuration names.
+
+What this does not guarantee: that a call ends. The core counts nothing until it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from leitwolf.core.effects import CallWitness, FromWitness
+from leitwolf.model.errors import InvalidConfig, WitnessError
+from leitwolf.model.quorum import Acceptor, AcceptorId
+from leitwolf.model.witness import CasObject
+from leitwolf.ports.witness import (
+    Cas,
+    CasFound,
+    CasPut,
+    CasWritten,
+    DiskCall,
+    QuorumDisk,
+    WitnessCall,
+    WitnessFault,
+    WitnessResult,
+)
+from leitwolf.system.clock import raw_ns
+
+__all__ = ["Witnesses"]
+
+log = structlog.get_logger()
+
+_TIMEOUT_S = 5.0
+"""Of one call. Longer than any lease: what takes so long failed, whatever it does later."""
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(CasObject)
+
+
+class Witnesses:
+    """All disks and witnesses that the core calls."""
+
+    def __init__(
+        self, *, cluster: str, node: int, config: Path, on_end: Callable[[FromWitness], None]
+    ) -> None:
+        """Open nothing yet; ``on_end`` runs in the event loop that is running now."""
+        self._cluster, self._node, self._config = cluster, node, config
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._channels: dict[AcceptorId, _Channel] = {}
+
+    def call(self, acceptor: Acceptor, call: CallWitness) -> None:
+        """Begin a call; its end comes back as an event."""
+        channel = self._channels.get(acceptor.id)
+        if channel is None or channel.acceptor.location != acceptor.location:
+            if channel is not None:
+                channel.stop()
+            channel = _Channel(acceptor, self._open, self._ended)
+            self._channels[acceptor.id] = channel
+        channel.queue.put(call)
+
+    def keep(self, acceptors: tuple[Acceptor, ...]) -> None:
+        """Close all that are not among these."""
+        wanted = {acceptor.id for acceptor in acceptors}
+        for identity in [one for one in self._channels if one not in wanted]:
+            self._channels.pop(identity).stop()
+
+    def stop(self) -> None:
+        """Close all."""
+        self.keep(())
+
+    def _open(self, acceptor: Acceptor) -> QuorumDisk | CheckedObject:
+        # Imported in the thread that needs it: most clusters have none.
+        if acceptor.kind == "disk":
+            from leitwolf.witness.disk import open_disk  # noqa: PLC0415
+
+            disk = open_disk(
+                acceptor.location, cluster=self._cluster, node=self._node, timeout_s=_TIMEOUT_S
+            )
+            if disk.header.disk != acceptor.id.storage:
+                disk.close()
+                raise _replaced(acceptor, disk.header.disk)
+            return disk
+        from leitwolf.witness.opening import open_cas  # noqa: PLC0415
+
+        cas = open_cas(acceptor.location, config_dir=self._config, timeout_s=_TIMEOUT_S)
+        return CheckedObject(cas, acceptor, self._cluster)
+
+    def _ended(self, call: CallWitness, started: int, result: WitnessResult) -> None:
+        event = FromWitness(
+            node=call.acceptor.node, serial=call.serial, started=started, result=result
+        )
+        try:
+            self._loop.call_soon_threadsafe(self._on_end, event)
+        except RuntimeError:
+            log.info("a witness answered after the daemon ended", acceptor=call.acceptor.storage)
+
+
+class _Channel:
+    """One acceptor with its thread."""
+
+    def __init__(
+        self,
+        acceptor: Acceptor,
+        open_acceptor: Callable[[Acceptor], QuorumDisk | CheckedObject],
+        ended: Callable[[CallWitness, int, WitnessResult], None],
+    ) -> None:
+        self.acceptor = acceptor
+        self.queue: queue.SimpleQueue[CallWitness | None] = queue.SimpleQueue()
+        self._open, self._ended = open_acceptor, ended
+        self._opened: QuorumDisk | CheckedObject | None = None
+        name = f"witness-{acceptor.id.node}"
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread after what it has begun."""
+        self.queue.put(None)
+
+    def _run(self) -> None:
+        while (call := self.queue.get()) is not None:
+            started = raw_ns()
+            self._ended(call, started, self._do(call.call))
+        self._close()
+
+    def _do(self, call: WitnessCall) -> WitnessResult:
+        try:
+            if self._opened is None:
+                self._opened = self._open(self.acceptor)
+            return _perform(self._opened, call)
+        except (WitnessError, InvalidConfig) as error:
+            self._close()
+            return WitnessFault(code=error.code, text=error.text)
+
+    def _close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+
+class CheckedObject:
+    """An object that is of this cluster, or refused."""
+
+    def __init__(self, cas: Cas, acceptor: Acceptor, cluster: str) -> None:
+        self._cas, self._acceptor, self._cluster = cas, acceptor, cluster
+
+    def get(self) -> CasFound:
+        """Return what stands there."""
+        found = self._cas.get()
+        where = self._acceptor.location
+        if found is None:
+            text = f"{where} holds nothing any more"
+            raise WitnessError(text, code="witness-unformatted", hint="leitwolf quorum set")
+        try:
+            value = _DECODER.decode(found.data)
+        except msgspec.MsgspecError as error:
+            text = f"what {where} holds cannot be read: {error}"
+            raise WitnessError(text, code="witness-damaged") from error
+        if value.cluster != self._cluster:
+            text = f"{where} belongs to cluster {value.cluster}"
+            raise WitnessError(text, code="witness-foreign")
+        if value.storage != self._acceptor.id.storage:
+            raise _replaced(self._acceptor, value.storage)
+        return CasFound(value=value, version=found.version)
+
+    def put(self, put: CasPut) -> CasWritten:
+        """Replace what was read."""
+        version = self._cas.put(_ENCODER.encode(put.value), put.expected)
+        return CasWritten(version=version or "")
+
+    def close(self) -> None:
+        """Close it."""
+        self._cas.close()
+
+
+def _perform(opened: QuorumDisk | CheckedObject, call: WitnessCall) -> WitnessResult:
+    if isinstance(opened, CheckedObject):
+        return opened.put(call) if isinstance(call, CasPut) else opened.get()
+    if isinstance(call, DiskCall):
+        return opened.call(call)
+    raise WitnessError(f"a disk cannot do {type(call).__name__}")
+
+
+def _replaced(acceptor: Acceptor, found: str) -> WitnessError:
+    return WitnessError(
+        f"{acceptor.location} was formatted anew: it is {found}, the cluster knows "
+        f"{acceptor.id.storage}, and has forgotten what it promised",
+        code="witness-foreign",
+        hint="leitwolf quorum set",
+    )
