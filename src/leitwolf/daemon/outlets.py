@@ -27,19 +27,25 @@ class Outlets:
         self._cluster = cluster
 
     def send(self, node: int, message: PeerMessage) -> None:
+        """Send to a node's daemon; dropped when no stream is up."""
         self._cluster.peers.send(node, message)
 
     def ask_guard(self, command: GuardCommand) -> None:
+        """Tell the own guard; dropped when there is none."""
         self._cluster.ask_guard(command)
 
     def call_witness(self, call: CallWitness) -> None:
+        """Begin a call of a shared disk or witness."""
         self._cluster.call_witness(call)
 
     def applied(self, entries: tuple[Entry, ...]) -> None:
+        """Publish committed entries."""
         self._cluster.applied(entries)
 
     def order_host(self, order: HostOrder) -> None:
+        """Tell the resource host; dropped when there is none."""
         self._cluster.host.send(_ORDERS.encode(order))
 
     def reply(self, request: int, answer: Answer) -> None:
+        """Answer a request."""
         self._cluster.replied(request, answer)
