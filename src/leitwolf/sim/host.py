@@ -194,7 +194,7 @@ class SimHost:
         Returns:
             The RAW instant at which that is, if nothing prolongs the lease.
         """
-        page = self._page()
+        page = self._kernel.page
         over = page.lease_end - page.kill // 2 if page is not None and page.lease else 0
         if self._raw() < over:
             return over

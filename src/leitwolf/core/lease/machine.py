@@ -93,6 +93,8 @@ class LeaseMachine:
         self._office = Incumbent(self._ledger, self._acceptor, self._runlease)
         self._links = Links(self._ledger)
         self._streams: frozenset[int] = frozenset()
+        self._peers: frozenset[int] = frozenset()
+        """The nodes of the configuration, this one excepted."""
 
     @property
     def page(self) -> LeasePage:
@@ -173,8 +175,7 @@ class LeaseMachine:
                     self._office.own_stopped(event.lease)
 
     def _hear(self, sender: int, link: int, message: PeerMessage) -> None:
-        configuration = self._ledger.configuration
-        if configuration is None or all(peer.node != sender for peer in configuration.peers):
+        if sender not in self._peers:
             return
         self._links.heard(sender, link)
         match message:
@@ -280,6 +281,7 @@ class LeaseMachine:
         if any(len(votes.nodes) != len(votes.weights) for votes in command.configurations):
             raise LeaseError(f"votes without a weight: {command.configurations}")
         ledger.configuration = command
+        self._peers = frozenset(peer.node for peer in command.peers)
         ledger.change(
             configured=True,
             heartbeat=command.heartbeat,

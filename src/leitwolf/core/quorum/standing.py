@@ -71,6 +71,9 @@ class Standing:
         covered = loaded.snapshot.last.index if loaded.snapshot else 0
         self.commit = max(covered, min(loaded.commit, self.log.last.index))
         self._hinted = self.commit
+        self._judged: QuorumConfig | None = None
+        self._may_campaign = False
+        """What :attr:`may_campaign` found in the configuration judged last."""
         self.named_commit = -1
         """Highest commit index that a live leader named since the start, -1: none did."""
 
@@ -94,6 +97,11 @@ class Standing:
         A node without a vote may lead only for acceptors that are no nodes (disks, witnesses).
         """
         config = self.config
+        if config is not self._judged:
+            self._judged, self._may_campaign = config, self._has_say(config)
+        return self._may_campaign
+
+    def _has_say(self, config: QuorumConfig) -> bool:
         if self.me in voters(config):
             return True
         acceptors = (*config.acceptors, *(config.former or ()))
