@@ -52,6 +52,8 @@ class SimDaemon(Process):
         self._executor: Executor | None = None
         self._unsynced_since = 0
         self._alarm = -1
+        self._alarm_for = 0
+        """Deadline of the core for which a tick is scheduled at true time ``_alarm``."""
         self._led = NO_BALLOT
 
     def begin(self) -> None:
@@ -148,11 +150,14 @@ class SimDaemon(Process):
         node, world = self._node, self._world
         if self.core is None:
             return
-        at = max(node.true_time(self.core.deadline()), world.now + 500 * MICROSECOND)
+        deadline = self.core.deadline()
+        if world.now <= self._alarm and self._alarm_for <= deadline:
+            return
+        at = max(node.true_time(deadline), world.now + 500 * MICROSECOND)
         if world.now <= self._alarm <= at + _TICK_LATE_NS:
             return
         at += self._entropy.between(10 * MICROSECOND, _TICK_LATE_NS)
-        self._alarm = at
+        self._alarm, self._alarm_for = at, deadline
         life = self.life
         world.at(at, lambda: self.deliver(life, lambda: self._ring(at)))
 

@@ -56,6 +56,8 @@ class SimGuard(Process):
         self._passed_at = 0
         self._alarm = -1
         """True time for which a tick is scheduled already, -1: none."""
+        self._alarm_for = 0
+        """Deadline for which it is scheduled, by the clock of this machine."""
 
     def begin(self) -> None:
         """Start a guard; it finds the page of its predecessor, if that is there."""
@@ -133,11 +135,14 @@ class SimGuard(Process):
         node, world = self._node, self._world
         if self.machine is None:
             return
-        at = max(node.true_time(self.machine.deadline()), world.now + 20 * MICROSECOND)
+        deadline = self.machine.deadline()
+        if world.now <= self._alarm and self._alarm_for <= deadline:
+            return
+        at = max(node.true_time(deadline), world.now + 20 * MICROSECOND)
         if world.now <= self._alarm <= at + _TICK_LATE_NS:
             return
         at += self._entropy.between(5 * MICROSECOND, _TICK_LATE_NS)
-        self._alarm = at
+        self._alarm, self._alarm_for = at, deadline
         life = self.life
         world.at(at, lambda: self.deliver(life, lambda: self._ring(at)))
 
