@@ -72,6 +72,18 @@ class SimHost:
         self._entropy = entropy
         self._rules = rules
         self._stopping: dict[ResourceId, int] = {}
+        for cell in kernel.cells.values():
+            self._resume(cell)
+
+    def _resume(self, cell: Cell) -> None:
+        """Go on with what an earlier host began: what started to start, what was stopping to stop.
+
+        As in the real host nothing under way is forgotten with the process that began it.
+        """
+        if cell.report.state is ResourceState.ONLINE_PENDING:
+            self._later(self._takes_to_start(), lambda: self._up(cell))
+        elif cell.report.state is ResourceState.OFFLINE_PENDING:
+            self._end(cell)
 
     def inventory(self) -> Inventory:
         """Return what runs here, for a daemon that connected."""
@@ -124,10 +136,11 @@ class SimHost:
         self._kernel.cells[order.resource] = cell
         self._started(cell)
         self._tell(pending)
+        self._later(self._takes_to_start(), lambda: self._up(cell))
+
+    def _takes_to_start(self) -> int:
         takes = self._entropy.between(MILLISECOND // 2, 20 * MILLISECOND)
-        if self._entropy.chance(10):
-            takes += 500 * MILLISECOND
-        self._later(takes, lambda: self._up(cell))
+        return takes + 500 * MILLISECOND if self._entropy.chance(10) else takes
 
     def _up(self, cell: Cell) -> None:
         resource = cell.order.resource
@@ -167,9 +180,12 @@ class SimHost:
                     )
                 )
             return
-        self._stopping[order.resource] = cell.order.generation
         cell.report = self._report(cell.order, ResourceState.OFFLINE_PENDING, "stopping")
         self._tell(cell.report)
+        self._end(cell)
+
+    def _end(self, cell: Cell) -> None:
+        self._stopping[cell.order.resource] = cell.order.generation
         takes = self._entropy.between(MILLISECOND // 2, 30 * MILLISECOND)
         self._later(takes, lambda: self._stopped(cell))
 
