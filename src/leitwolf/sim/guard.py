@@ -54,6 +54,8 @@ class SimGuard(Process):
         self.promise_ns = 0
         """Longest P that this guard was told of last: what it waits for without its page."""
         self._passed_at = 0
+        self._armed_well = False
+        """What came of the newest arming."""
         self._alarm = -1
         """True time for which a tick is scheduled already, -1: none."""
         self._alarm_for = 0
@@ -66,6 +68,7 @@ class SimGuard(Process):
             return
         self.start()
         self._alarm = -1
+        self._armed_well = False
         self.machine = LeaseMachine(
             boot_id=node.kernel.boot_id,
             incarnation=self._entropy.bits() >> 2,
@@ -209,7 +212,10 @@ class SimGuard(Process):
         node.daemon.take_later(delay, FromGuard(report=report))
 
     def _arm(self, effect: ArmGate) -> None:
-        """The helper thread computes, then the kernel acts; it may stand still in between."""
+        """The helper thread computes, then the kernel acts; it may stand still in between.
+
+        As in the real guard a renewal that went as the arming before it is not told.
+        """
         node, world = self._node, self._world
         begun = node.raw()
         remaining = effect.until - begun
@@ -232,7 +238,10 @@ class SimGuard(Process):
                 kernel.gate_present = False
                 accepted = False
             world.checker.active()
-            self.take(Armed(effect.lease, effect.until, begun, done, accepted))
+            news = not (accepted and self._armed_well and effect.renewal)
+            self._armed_well = accepted
+            if news:
+                self.take(Armed(effect.lease, effect.until, begun, done, accepted))
 
         world.later(takes, lambda: self.deliver(life, act))
 

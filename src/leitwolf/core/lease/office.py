@@ -150,9 +150,10 @@ class Incumbent:
 
     def check(self) -> None:
         """End the office when the floor left its ballot (L4); call before anything is told."""
+        if self._ballot == NO_BALLOT:
+            return
         ledger = self._ledger
-        moved = self._ballot not in {NO_BALLOT, ledger.page.floor}
-        if moved and ledger.rules.holds("office-floor"):
+        if self._ballot != ledger.page.floor and ledger.rules.holds("office-floor"):
             self.end("floor")
 
     def end(self, reason: str, floor: Ballot = NO_BALLOT) -> None:
