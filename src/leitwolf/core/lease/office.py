@@ -364,9 +364,11 @@ class Incumbent:
         ):
             return
         start = message.heartbeat_sent if ledger.rules.holds("lease-from-send") else ledger.raw
-        member.promise_end = max(member.promise_end, start + ledger.held(message.promise))
+        end = start + ledger.held(message.promise)
         led = self._may_grant()
-        self._evaluate()
+        if end > member.promise_end:  # not another copy, by another link
+            member.promise_end = end
+            self._evaluate()
         self._roster.learn(member, message)
         if led:
             self._grant_at_once(member, link)

@@ -49,7 +49,8 @@ def quorum_end(votes: Votes, ends: dict[int, int]) -> int:
     """
     total = sum(votes.weights)
     pairs = zip(votes.nodes, votes.weights, strict=True)
-    backing = sorted(((ends.get(node, 0), weight) for node, weight in pairs), reverse=True)
+    backing = [(ends.get(node, 0), weight) for node, weight in pairs]
+    backing.sort(reverse=True)
     weight_sum = 0
     for end, weight in backing:
         weight_sum += weight

@@ -71,6 +71,7 @@ class Standing:
         covered = loaded.snapshot.last.index if loaded.snapshot else 0
         self.commit = max(covered, min(loaded.commit, self.log.last.index))
         self._hinted = self.commit
+        self._at_append = rules.holds("config-at-append")
         self._judged: QuorumConfig | None = None
         self._may_campaign = False
         """What :attr:`may_campaign` found in the configuration judged last."""
@@ -82,9 +83,7 @@ class Standing:
     @property
     def config(self) -> QuorumConfig:
         """The configuration in force: of the last entry that has one, committed or not."""
-        if not self.rules.holds("config-at-append"):
-            return self.log.config_at(self.commit)
-        return self.log.config
+        return self.log.config if self._at_append else self.log.config_at(self.commit)
 
     def agreed(self, have: set[AcceptorId]) -> bool:
         """Return whether ``have`` is a quorum of every active configuration."""
