@@ -114,7 +114,7 @@ class SimGuard(Process):
 
     def take(self, event: LeaseEvent) -> None:
         """Take an event now (or when this process runs again)."""
-        if self.running:
+        if self.alive and not self.holds:
             self._step(event)
         else:
             self.deliver(self.life, lambda: self._step(event))
@@ -161,11 +161,11 @@ class SimGuard(Process):
     # --- effects ---------------------------------------------------------------------------------
 
     def _execute(self, effects: list[LeaseEffect]) -> None:
-        life = self.life
+        life, world = self.life, self._world
         for effect in effects:
             if not self.alive or self.life != life:
                 return
-            if self._world.crash_now():
+            if world.crash_per_million and world.crash_now():
                 self.perish(page=False)
                 return
             self._effect(effect)

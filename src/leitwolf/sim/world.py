@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from leitwolf.core.effects import Applied
 from leitwolf.core.effects import PeerMessage as DaemonMessage
@@ -139,15 +140,10 @@ class World:
         receiver = self.nodes.get(target)
         if receiver is None:
             return
+        take = receiver.guard.take
         for number in range(self.network.links) if link < 0 else (link,):
             for delay in self.network.datagram(source, target, number):
-                self._deliver_guard(receiver, source, number, message, delay)
-
-    def _deliver_guard(
-        self, receiver: SimNode, source: int, link: int, message: GuardMessage, delay: int
-    ) -> None:
-        guard, event = receiver.guard, Heard(source, link, message)
-        self.later(delay, lambda: guard.take(event))
+                self.at(self.now + delay, partial(take, Heard(source, number, message)))
 
     # --- daemons ---------------------------------------------------------------------------------
 
