@@ -111,7 +111,7 @@ class SimDaemon(Process):
         if self.running:
             self._step(event)
         else:
-            self.deliver(self.life, lambda: self._step(event))
+            self.deliver(self.life, self._step, event)
 
     def take_later(self, delay: int, event: Event) -> None:
         """Take an event after a delay, if this life still goes on then; never overtaking."""
@@ -119,7 +119,7 @@ class SimDaemon(Process):
             return
         life = self.life
         at = self._node.in_order(type(event).__name__, delay)
-        self._world.at(at, lambda: self.deliver(life, lambda: self._step(event)))
+        self._world.at(at, self.deliver, life, self._step, event)
 
     def _step(self, event: Event) -> None:
         core, executor = self.core, self._executor
@@ -159,7 +159,7 @@ class SimDaemon(Process):
         at += self._entropy.between(10 * MICROSECOND, _TICK_LATE_NS)
         self._alarm, self._alarm_for = at, deadline
         life = self.life
-        world.at(at, lambda: self.deliver(life, lambda: self._ring(at)))
+        world.at(at, self.deliver, life, self._ring, at)
 
     def _ring(self, at: int) -> None:
         if at != self._alarm or self.core is None:
@@ -183,7 +183,7 @@ class SimDaemon(Process):
         if world.now < node.disk_slow_until:
             takes = self._entropy.between(20, 900) * MILLISECOND
         life = self.life
-        world.later(takes, lambda: self.deliver(life, lambda: self._synced(batch)))
+        world.later(takes, self.deliver, life, self._synced, batch)
 
     def _synced(self, batch: Batch) -> None:
         node, executor = self._node, self._executor
@@ -232,7 +232,7 @@ class SimDaemon(Process):
         life = guard.life
         at = node.in_order("to-guard", self._entropy.between(20, 150) * MICROSECOND)
         event = Commanded(command)
-        self._world.at(at, lambda: guard.deliver(life, lambda: guard.take(event)))
+        self._world.at(at, guard.deliver, life, guard.take, event)
 
     def send(self, node: int, message: PeerMessage) -> None:
         """Send to another daemon."""

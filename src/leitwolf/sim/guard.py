@@ -117,7 +117,7 @@ class SimGuard(Process):
         if self.alive and not self.holds:
             self._step(event)
         else:
-            self.deliver(self.life, lambda: self._step(event))
+            self.deliver(self.life, self._step, event)
 
     def _step(self, event: LeaseEvent) -> None:
         if self.machine is None:
@@ -147,7 +147,7 @@ class SimGuard(Process):
         at += self._entropy.between(5 * MICROSECOND, _TICK_LATE_NS)
         self._alarm, self._alarm_for = at, deadline
         life = self.life
-        world.at(at, lambda: self.deliver(life, lambda: self._ring(at)))
+        world.at(at, self.deliver, life, self._ring, at)
 
     def _ring(self, at: int) -> None:
         if at != self._alarm or self.machine is None:
@@ -189,7 +189,7 @@ class SimGuard(Process):
             case StopAll():
                 self._stop_all(effect)
             case Reboot():
-                world.later(0, lambda: node.reboot(effect.reason))
+                world.later(0, node.reboot, effect.reason)
 
     def _write(self, page: LeasePage) -> None:
         node = self._node
@@ -243,7 +243,7 @@ class SimGuard(Process):
             if news:
                 self.take(Armed(effect.lease, effect.until, begun, done, accepted))
 
-        world.later(takes, lambda: self.deliver(life, act))
+        world.later(takes, self.deliver, life, act)
 
     def _stop_all(self, effect: StopAll) -> None:
         node, world = self._node, self._world
@@ -261,4 +261,4 @@ class SimGuard(Process):
                 node.daemon.take_later(MILLISECOND, FromHost(report=report))
             self.take(Stopped(effect.lease))
 
-        world.later(takes, lambda: self.deliver(life, act))
+        world.later(takes, self.deliver, life, act)

@@ -238,7 +238,7 @@ class HostProcess(Process):
         life = self.life
 
         def later(delay: int, work: Callable[[], None]) -> None:
-            world.later(delay, lambda: self.deliver(life, work))
+            world.later(delay, self.deliver, life, work)
 
         self.work = SimHost(
             kernel=node.kernel,
@@ -279,7 +279,7 @@ class HostProcess(Process):
         over = self._node.true_time(self.work.watch()) + MICROSECOND
         soon = self._world.now + _WATCH_NS
         at = over if self._world.now < over < soon else soon
-        self._world.at(at, lambda: self.deliver(life, lambda: self._watch(life)))
+        self._world.at(at, self.deliver, life, self._watch, life)
 
     def _tell(self, report: HostReport) -> None:
         if isinstance(report, GroupAttested):
@@ -294,4 +294,4 @@ class HostProcess(Process):
             return
         delay = self._node.entropy.between(20, 200) * MICROSECOND
         at = self._node.in_order("to-host", delay)
-        self._world.at(at, lambda: self.deliver(life, lambda: work.order(order)))
+        self._world.at(at, self.deliver, life, work.order, order)

@@ -103,8 +103,7 @@ class SimNode:
             return []
         now = self.world.now
         open_now = kernel.gate_present and kernel.gate_until > now
-        watchers = [p.runs_since for p in (self.guard, self.host) if p.running]
-        watched = bool(watchers) and now - min(watchers) > _GRACE_NS
+        watched = self.guard.runs_for(now, _GRACE_NS) or self.host.runs_for(now, _GRACE_NS)
         return [cell for cell in kernel.cells.values() if (open_now if cell.address else watched)]
 
     def _drowsy(self) -> bool:
@@ -234,4 +233,4 @@ class SimNode:
         if process is self.daemon:
             self.daemon.held_at = self.raw()
         life = process.hold()
-        self.world.later(duration, lambda: process.release(life))
+        self.world.later(duration, process.release, life)

@@ -94,4 +94,4 @@ class Operators:
             fingerprint=f"{1_000 + serial:064x}",
             token=token,
         )
-        self._world.later(_JOIN_AFTER_NS, lambda: self._send(node, command))
+        self._world.later(_JOIN_AFTER_NS, self._send, node, command)
