@@ -210,10 +210,9 @@ class LeaseMachine:
         )
         if not known and ledger.rules.holds("promise-known"):
             return
-        if not self._acceptor.renew(message.ballot, message.promise):
+        if not self._acceptor.renew(message.ballot, message.promise, heard=True):
             ledger.emit(SendPeer(sender, Outbid(message.ballot, ledger.page.floor), link))
             return
-        ledger.change(heard=message.ballot, heard_at=ledger.raw)
         self._office.check()
         self._runlease.grant(message)
         ack = Ack(

@@ -267,7 +267,7 @@ class Incumbent:
             self._next = sent + page.heartbeat
         own = self._roster.members[self._self()]
         if ledger.rules.holds("renew-self-first"):
-            self._acceptor.renew(ballot, page.promise)
+            self._acceptor.renew(ballot, page.promise, heard=False)
         own.promise_end = max(own.promise_end, sent + ledger.held(page.promise))
         self._evaluate()
         for member in self._roster.members.values():
