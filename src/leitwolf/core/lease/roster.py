@@ -28,6 +28,7 @@ What this does not guarantee:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from leitwolf.core.lease.ledger import Ledger
 from leitwolf.wire.ballot import Ballot
@@ -59,8 +60,7 @@ def quorum_end(votes: Votes, ends: dict[int, int]) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """The part of a heartbeat that is about the receiver's run-lease."""
 
     grant: int = 0
