@@ -12,6 +12,8 @@ from leitwolf.model.observations import HostReport, ResourceReport, StartResourc
 from leitwolf.sim.entropy import Entropy
 from leitwolf.sim.host import SimHost
 from leitwolf.sim.kernel import Kernel
+from leitwolf.wire.ballot import Now
+from leitwolf.wire.page import LeasePage
 
 
 class Machine:
@@ -27,8 +29,8 @@ class Machine:
         self.due.clear()
         return SimHost(
             kernel=self.kernel,
-            page=lambda: None,
-            raw=lambda: 0,
+            page=lambda: self.kernel.page,
+            clocks=lambda: Now(1_000, 1_000 + self.kernel.slept),
             later=lambda _, work: self.due.append(work),
             tell=self.told.append,
             started=lambda _: None,
@@ -84,3 +86,17 @@ def test_a_new_host_goes_on_with_a_stop(machine: Machine) -> None:
     machine.work()
     assert machine.states()[-2:] == [ResourceState.OFFLINE_PENDING, ResourceState.OFFLINE]
     assert not machine.kernel.cells
+
+
+def test_a_host_kills_what_ran_before_a_sleep(machine: Machine) -> None:
+    """After a suspend every lease is over, also while the guard stands still."""
+    machine.kernel.page = LeasePage(lease=1, gate=True, lease_end=2_000)
+    host = machine.host()
+    host.order(START)
+    machine.work()
+    assert host.watch() == 2_000
+    assert machine.kernel.cells
+    machine.kernel.slept = 50_000_000
+    host.watch()
+    assert not machine.kernel.cells
+    assert machine.states()[-1] is ResourceState.FAILED

@@ -22,8 +22,9 @@ from leitwolf.sim.entropy import Entropy
 from leitwolf.sim.kernel import Cell, Kernel
 from leitwolf.sim.network import MICROSECOND, MILLISECOND
 from leitwolf.sim.process import Process
+from leitwolf.wire.ballot import Now
 from leitwolf.wire.page import LeasePage
-from leitwolf.wire.permit import may_start
+from leitwolf.wire.permit import may_start, slept
 
 if TYPE_CHECKING:
     from leitwolf.sim.node import SimNode
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["HostProcess", "SimHost"]
 
 _BACK_NS = 200 * MILLISECOND
-_WATCH_NS = 50 * MILLISECOND
+_WATCH_NS = 100 * MILLISECOND
 
 Later = Callable[[int, Callable[[], None]], None]
 
@@ -44,7 +45,7 @@ class SimHost:
         *,
         kernel: Kernel,
         page: Callable[[], LeasePage | None],
-        raw: Callable[[], int],
+        clocks: Callable[[], Now],
         later: Later,
         tell: Callable[[HostReport], None],
         started: Callable[[Cell], None],
@@ -56,7 +57,7 @@ class SimHost:
         Args:
             kernel: what runs.
             page: the guard's page.
-            raw: clock of this node.
+            clocks: of this node.
             later: does work of this process after a delay.
             tell: sends a report to the daemon, if one is connected.
             started: says that a cell was started, for the checkers.
@@ -65,7 +66,7 @@ class SimHost:
         """
         self._kernel = kernel
         self._page = page
-        self._raw = raw
+        self._clocks = clocks
         self._later = later
         self._tell = tell
         self._started = started
@@ -108,7 +109,12 @@ class SimHost:
             return "generation-closed"
         if not self._rules.holds("host-permit"):
             return ""
-        return may_start(self._page(), self._raw(), order.lease)
+        page, instant = self._page(), self._clocks()
+        refusal = may_start(page, instant.raw, order.lease)
+        return refusal or ("slept" if self._slept(page, instant) else "")
+
+    def _slept(self, page: LeasePage | None, instant: Now) -> bool:
+        return page is not None and slept(page, instant) and self._rules.holds("slept")
 
     def _report(self, order: StartResource, state: ResourceState, code: str) -> ResourceReport:
         return ResourceReport(
@@ -205,14 +211,15 @@ class SimHost:
         self._tell(GroupAttested(group=order.group, generation=order.generation))
 
     def watch(self) -> int:
-        """Kill everything when the lease is nearly over and no guard did it.
+        """Kill everything when the machine slept, or the lease is nearly over, and no guard did it.
 
         Returns:
             The RAW instant at which that is, if nothing prolongs the lease.
         """
         page = self._kernel.page
         over = page.lease_end - page.kill // 2 if page is not None and page.lease else 0
-        if self._raw() < over:
+        instant = self._clocks()
+        if instant.raw < over and not self._slept(page, instant):
             return over
         for resource in list(self._kernel.cells):
             cell = self._kernel.cells.pop(resource)
@@ -243,7 +250,7 @@ class HostProcess(Process):
         self.work = SimHost(
             kernel=node.kernel,
             page=node.page_now,
-            raw=node.raw,
+            clocks=node.clocks,
             later=later,
             tell=self._tell,
             started=lambda cell: world.checker.started(node.id, cell),

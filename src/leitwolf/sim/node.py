@@ -19,6 +19,7 @@ from leitwolf.sim.process import Process
 from leitwolf.sim.storage import Storage
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, Now
 from leitwolf.wire.page import LeasePage
+from leitwolf.wire.permit import slept
 
 if TYPE_CHECKING:
     from leitwolf.sim.world import World
@@ -115,6 +116,8 @@ class SimNode:
         page = self.kernel.page
         if not self.powered or page is None or page.office == NO_BALLOT or self._drowsy():
             return -1
+        if slept(page, self.clocks()) and not self.guard.runs_for(self.world.now, _RESUME_NS):
+            return -1  # whoever reads the page sees that it slept; its guard did not run since
         return self.true_time(page.leader_end)
 
     def may_vote_from(self, leader: int) -> int:
