@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from leitwolf.host.permission import SLEPT_NS, Permission, Tenure, may_run
+from leitwolf.host.permission import Permission, Tenure, may_run
 from leitwolf.host.records import Ledger, Record, Records
 from leitwolf.model.errors import InvariantError
 from leitwolf.model.ids import GroupId, ResourceId, ResourceState
@@ -15,6 +15,7 @@ from leitwolf.model.observations import StartResource
 from leitwolf.system.clock import now
 from leitwolf.wire.ballot import Now
 from leitwolf.wire.page import LeasePage
+from leitwolf.wire.permit import SLEPT_NS
 
 WEB = GroupId("web")
 

@@ -1,4 +1,4 @@
-"""When the host may start a resource."""
+"""What the guard's page permits: when the host may start a resource, who speaks as leader."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from leitwolf.wire.ballot import Ballot, Now
 from leitwolf.wire.page import LeasePage
-from leitwolf.wire.permit import may_start
+from leitwolf.wire.permit import SLEPT_NS, leads, may_start
 
 MS = 1_000_000
 OPEN = LeasePage(
@@ -47,3 +48,26 @@ def test_anything_else_refuses_with_its_reason(
 def test_no_page_permits_nothing() -> None:
     """A guard without memory has granted nothing."""
     assert may_start(None, 1, 7) == "no-page"
+
+
+@pytest.mark.parametrize(
+    ("office", "raw", "slept", "valid"),
+    [
+        (Ballot(0, 3, 1), 999, 0, True),
+        (Ballot(0, 3, 1), 1_000, 0, False),
+        (Ballot(0, 0, 0), 999, 0, False),
+        (Ballot(0, 3, 1), 999, SLEPT_NS, True),
+        (Ballot(0, 3, 1), 999, SLEPT_NS + 1, False),
+    ],
+)
+def test_a_leader_lease_is_over_at_its_end_and_after_a_sleep(
+    office: Ballot, raw: int, slept: int, *, valid: bool
+) -> None:
+    """Also while the guard stands still and cannot close it: others may lead by then."""
+    page = LeasePage(office=office, leader_end=1_000, drift=7)
+    assert leads(page, Now(raw, raw + 7 + slept)) is valid
+
+
+def test_without_a_page_nobody_leads() -> None:
+    """A guard without memory holds no office."""
+    assert not leads(None, Now(1, 1))

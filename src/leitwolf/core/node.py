@@ -160,6 +160,8 @@ class Node:
         """The guard waits for the profile of an entry that is not on the disk yet."""
         self._streams_told: set[NodeId] | None = None
         self._runner = Runner()
+        self._at_rest: tuple[State, int, int] | None = None
+        """State, lease and its index by which the host needed no order; None: it reported since."""
         self._inventory: dict[ResourceId, ResourceReport] | None = None
         self._attested: dict[GroupId, int] = {}
         self._requests: dict[int, NodeId] = {}
@@ -189,7 +191,7 @@ class Node:
             case FromHost():
                 self._from_host(now, event.report)
             case HostLost():
-                self._inventory = None
+                self._inventory = self._at_rest = None
                 self._runner = Runner()
             case Durable():
                 self.quorum.durable(now, event.position)
@@ -271,11 +273,13 @@ class Node:
             self._configured = self._streams_told = None
         if isinstance(report, LeaseOpened | LeaseClosed):
             self._runner = Runner()
+            self._at_rest = None
         if self.governor is not None:
             self.governor.guard(now, report)
         self.quorum.guard(now, report)
 
     def _from_host(self, now: int, report: HostReport) -> None:
+        self._at_rest = None
         if isinstance(report, Inventory):
             self._inventory = {item.resource: item for item in report.resources}
             self._attested = dict(report.closed)
@@ -479,19 +483,21 @@ class Node:
             return
         page = self._page()
         if page is not None and self._current():
-            for order in self._runner.orders(
-                self.state,
-                self.me,
-                page.lease if page.gate else 0,
-                page.lease_index,
-                self._inventory,
-                self._attested,
-            ):
-                self._effects.append(OrderHost(order=order))
+            self._order_host(self._inventory, page)
         if self.governor is None and (now >= self._tell_at or self._told_to != self.leader):
             self._tell_leader(now)
         if now >= self._tell_at:
             self._tell_at = now + _REPEAT_NS
+
+    def _order_host(self, inventory: dict[ResourceId, ResourceReport], page: LeasePage) -> None:
+        """Tell the host what follows of state, lease and its reports; of the same again nothing."""
+        lease, index = page.lease if page.gate else 0, page.lease_index
+        rest = self._at_rest
+        if rest is not None and rest[0] is self.state and rest[1:] == (lease, index):
+            return
+        orders = self._runner.orders(self.state, self.me, lease, index, inventory, self._attested)
+        self._effects.extend(OrderHost(order=order) for order in orders)
+        self._at_rest = None if orders else (self.state, lease, index)
 
     def _current(self) -> bool:
         """Return whether the state is not older than what was committed when this daemon started.

@@ -59,11 +59,12 @@ from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
 from leitwolf.peers.identity import fingerprint_of_pem, load_identity
 from leitwolf.peers.token import JoinToken, digest, format_token, new_secret, parse_token
 from leitwolf.store import QuorumLog, StoreIdentity, quarantine
-from leitwolf.system.clock import raw_ns
+from leitwolf.system.clock import now, raw_ns
 from leitwolf.system.interfaces import interface_addresses
 from leitwolf.system.progress import Flag, Progress, Role
 from leitwolf.system.settings import Settings
 from leitwolf.wire.guard import GUARD, StopEverything
+from leitwolf.wire.permit import leads
 
 __all__ = ["DaemonService"]
 
@@ -354,7 +355,7 @@ class DaemonService:
     def _fresh(self, cluster: Cluster) -> bool:
         """Return whether the state was read at the leader, under its lease."""
         page = cluster.page()
-        return cluster.node.in_charge and page is not None and raw_ns() < page.leader_end
+        return cluster.node.in_charge and leads(page, now())
 
     def quorum(self) -> QuorumView:
         """Return who promised what."""

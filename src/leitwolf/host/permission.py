@@ -18,12 +18,9 @@ from leitwolf.system.clock import now
 from leitwolf.system.page import PageReader
 from leitwolf.wire.ballot import Now
 from leitwolf.wire.page import LeasePage
-from leitwolf.wire.permit import may_start
+from leitwolf.wire.permit import may_start, slept
 
-__all__ = ["SLEPT_NS", "Permission", "Tenure", "may_run"]
-
-SLEPT_NS = 5_000_000
-"""L1: BOOTTIME - RAW moved further than this since the last renewal: the machine slept."""
+__all__ = ["Permission", "Tenure", "may_run"]
 
 
 def may_run(page: LeasePage | None, instant: Now, lease: int) -> str:
@@ -45,7 +42,7 @@ def may_run(page: LeasePage | None, instant: Now, lease: int) -> str:
         return "gate-closed"
     if instant.raw >= page.lease_end:
         return "lease-ended"
-    if abs(instant.boot - instant.raw - page.drift) > SLEPT_NS:
+    if slept(page, instant):
         return "slept"
     return ""
 

@@ -55,6 +55,8 @@ class SimDaemon(Process):
         self._executor: Executor | None = None
         self._unsynced_since = 0
         self._alarm = -1
+        self._alarm_for = 0
+        """Deadline of the core for which a tick is scheduled at true time ``_alarm``."""
         self._led = NO_BALLOT
 
     def begin(self) -> None:
@@ -113,7 +115,7 @@ class SimDaemon(Process):
         if self.running:
             self._step(event)
         else:
-            self.deliver(self.life, lambda: self._step(event))
+            self.deliver(self.life, self._step, event)
 
     def take_later(self, delay: int, event: Event) -> None:
         """Take an event after a delay, if this life still goes on then; never overtaking."""
@@ -121,7 +123,7 @@ class SimDaemon(Process):
             return
         life = self.life
         at = self._node.in_order(type(event).__name__, delay)
-        self._world.at(at, lambda: self.deliver(life, lambda: self._step(event)))
+        self._world.at(at, self.deliver, life, self._step, event)
 
     def _step(self, event: Event) -> None:
         core, executor = self.core, self._executor
@@ -152,13 +154,16 @@ class SimDaemon(Process):
         node, world = self._node, self._world
         if self.core is None:
             return
-        at = max(node.true_time(self.core.deadline()), world.now + 500 * MICROSECOND)
+        deadline = self.core.deadline()
+        if world.now <= self._alarm and self._alarm_for <= deadline:
+            return
+        at = max(node.true_time(deadline), world.now + 500 * MICROSECOND)
         if world.now <= self._alarm <= at + _TICK_LATE_NS:
             return
         at += self._entropy.between(10 * MICROSECOND, _TICK_LATE_NS)
-        self._alarm = at
+        self._alarm, self._alarm_for = at, deadline
         life = self.life
-        world.at(at, lambda: self.deliver(life, lambda: self._ring(at)))
+        world.at(at, self.deliver, life, self._ring, at)
 
     def _ring(self, at: int) -> None:
         if at != self._alarm or self.core is None:
@@ -182,7 +187,7 @@ class SimDaemon(Process):
         if world.now < node.disk_slow_until:
             takes = self._entropy.between(20, 900) * MILLISECOND
         life = self.life
-        world.later(takes, lambda: self.deliver(life, lambda: self._synced(batch)))
+        world.later(takes, self.deliver, life, self._synced, batch)
 
     def _synced(self, batch: Batch) -> None:
         node, executor = self._node, self._executor
@@ -231,7 +236,7 @@ class SimDaemon(Process):
         life = guard.life
         at = node.in_order("to-guard", self._entropy.between(20, 150) * MICROSECOND)
         event = Commanded(command)
-        self._world.at(at, lambda: guard.deliver(life, lambda: guard.take(event)))
+        self._world.at(at, guard.deliver, life, guard.take, event)
 
     def call_witness(self, call: CallWitness) -> None:
         """Call a shared disk or object."""

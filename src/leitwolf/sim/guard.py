@@ -54,8 +54,12 @@ class SimGuard(Process):
         self.promise_ns = 0
         """Longest P that this guard was told of last: what it waits for without its page."""
         self._passed_at = 0
+        self._armed_well = False
+        """What came of the newest arming."""
         self._alarm = -1
         """True time for which a tick is scheduled already, -1: none."""
+        self._alarm_for = 0
+        """Deadline for which it is scheduled, by the clock of this machine."""
 
     def begin(self) -> None:
         """Start a guard; it finds the page of its predecessor, if that is there."""
@@ -64,6 +68,7 @@ class SimGuard(Process):
             return
         self.start()
         self._alarm = -1
+        self._armed_well = False
         self.machine = LeaseMachine(
             boot_id=node.kernel.boot_id,
             incarnation=self._entropy.bits() >> 2,
@@ -109,10 +114,10 @@ class SimGuard(Process):
 
     def take(self, event: LeaseEvent) -> None:
         """Take an event now (or when this process runs again)."""
-        if self.running:
+        if self.alive and not self.holds:
             self._step(event)
         else:
-            self.deliver(self.life, lambda: self._step(event))
+            self.deliver(self.life, self._step, event)
 
     def _step(self, event: LeaseEvent) -> None:
         if self.machine is None:
@@ -133,13 +138,16 @@ class SimGuard(Process):
         node, world = self._node, self._world
         if self.machine is None:
             return
-        at = max(node.true_time(self.machine.deadline()), world.now + 20 * MICROSECOND)
+        deadline = self.machine.deadline()
+        if world.now <= self._alarm and self._alarm_for <= deadline:
+            return
+        at = max(node.true_time(deadline), world.now + 20 * MICROSECOND)
         if world.now <= self._alarm <= at + _TICK_LATE_NS:
             return
         at += self._entropy.between(5 * MICROSECOND, _TICK_LATE_NS)
-        self._alarm = at
+        self._alarm, self._alarm_for = at, deadline
         life = self.life
-        world.at(at, lambda: self.deliver(life, lambda: self._ring(at)))
+        world.at(at, self.deliver, life, self._ring, at)
 
     def _ring(self, at: int) -> None:
         if at != self._alarm or self.machine is None:
@@ -153,11 +161,11 @@ class SimGuard(Process):
     # --- effects ---------------------------------------------------------------------------------
 
     def _execute(self, effects: list[LeaseEffect]) -> None:
-        life = self.life
+        life, world = self.life, self._world
         for effect in effects:
             if not self.alive or self.life != life:
                 return
-            if self._world.crash_now():
+            if world.crash_per_million and world.crash_now():
                 self.perish(page=False)
                 return
             self._effect(effect)
@@ -181,7 +189,7 @@ class SimGuard(Process):
             case StopAll():
                 self._stop_all(effect)
             case Reboot():
-                world.later(0, lambda: node.reboot(effect.reason))
+                world.later(0, node.reboot, effect.reason)
 
     def _write(self, page: LeasePage) -> None:
         node = self._node
@@ -204,7 +212,10 @@ class SimGuard(Process):
         node.daemon.take_later(delay, FromGuard(report=report))
 
     def _arm(self, effect: ArmGate) -> None:
-        """The helper thread computes, then the kernel acts; it may stand still in between."""
+        """The helper thread computes, then the kernel acts; it may stand still in between.
+
+        As in the real guard a renewal that went as the arming before it is not told.
+        """
         node, world = self._node, self._world
         begun = node.raw()
         remaining = effect.until - begun
@@ -227,9 +238,12 @@ class SimGuard(Process):
                 kernel.gate_present = False
                 accepted = False
             world.checker.active()
-            self.take(Armed(effect.lease, effect.until, begun, done, accepted))
+            news = not (accepted and self._armed_well and effect.renewal)
+            self._armed_well = accepted
+            if news:
+                self.take(Armed(effect.lease, effect.until, begun, done, accepted))
 
-        world.later(takes, lambda: self.deliver(life, act))
+        world.later(takes, self.deliver, life, act)
 
     def _stop_all(self, effect: StopAll) -> None:
         node, world = self._node, self._world
@@ -247,4 +261,4 @@ class SimGuard(Process):
                 node.daemon.take_later(MILLISECOND, FromHost(report=report))
             self.take(Stopped(effect.lease))
 
-        world.later(takes, lambda: self.deliver(life, act))
+        world.later(takes, self.deliver, life, act)

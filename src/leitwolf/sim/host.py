@@ -22,8 +22,9 @@ from leitwolf.sim.entropy import Entropy
 from leitwolf.sim.kernel import Cell, Kernel
 from leitwolf.sim.network import MICROSECOND, MILLISECOND
 from leitwolf.sim.process import Process
+from leitwolf.wire.ballot import Now
 from leitwolf.wire.page import LeasePage
-from leitwolf.wire.permit import may_start
+from leitwolf.wire.permit import may_start, slept
 
 if TYPE_CHECKING:
     from leitwolf.sim.node import SimNode
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["HostProcess", "SimHost"]
 
 _BACK_NS = 200 * MILLISECOND
-_WATCH_NS = 50 * MILLISECOND
+_WATCH_NS = 100 * MILLISECOND
 
 Later = Callable[[int, Callable[[], None]], None]
 
@@ -44,7 +45,7 @@ class SimHost:
         *,
         kernel: Kernel,
         page: Callable[[], LeasePage | None],
-        raw: Callable[[], int],
+        clocks: Callable[[], Now],
         later: Later,
         tell: Callable[[HostReport], None],
         started: Callable[[Cell], None],
@@ -56,7 +57,7 @@ class SimHost:
         Args:
             kernel: what runs.
             page: the guard's page.
-            raw: clock of this node.
+            clocks: of this node.
             later: does work of this process after a delay.
             tell: sends a report to the daemon, if one is connected.
             started: says that a cell was started, for the checkers.
@@ -65,13 +66,25 @@ class SimHost:
         """
         self._kernel = kernel
         self._page = page
-        self._raw = raw
+        self._clocks = clocks
         self._later = later
         self._tell = tell
         self._started = started
         self._entropy = entropy
         self._rules = rules
         self._stopping: dict[ResourceId, int] = {}
+        for cell in kernel.cells.values():
+            self._resume(cell)
+
+    def _resume(self, cell: Cell) -> None:
+        """Go on with what an earlier host began: what started to start, what was stopping to stop.
+
+        As in the real host nothing under way is forgotten with the process that began it.
+        """
+        if cell.report.state is ResourceState.ONLINE_PENDING:
+            self._later(self._takes_to_start(), lambda: self._up(cell))
+        elif cell.report.state is ResourceState.OFFLINE_PENDING:
+            self._end(cell)
 
     def inventory(self) -> Inventory:
         """Return what runs here, for a daemon that connected."""
@@ -96,7 +109,12 @@ class SimHost:
             return "generation-closed"
         if not self._rules.holds("host-permit"):
             return ""
-        return may_start(self._page(), self._raw(), order.lease)
+        page, instant = self._page(), self._clocks()
+        refusal = may_start(page, instant.raw, order.lease)
+        return refusal or ("slept" if self._slept(page, instant) else "")
+
+    def _slept(self, page: LeasePage | None, instant: Now) -> bool:
+        return page is not None and slept(page, instant) and self._rules.holds("slept")
 
     def _report(self, order: StartResource, state: ResourceState, code: str) -> ResourceReport:
         return ResourceReport(
@@ -124,10 +142,11 @@ class SimHost:
         self._kernel.cells[order.resource] = cell
         self._started(cell)
         self._tell(pending)
+        self._later(self._takes_to_start(), lambda: self._up(cell))
+
+    def _takes_to_start(self) -> int:
         takes = self._entropy.between(MILLISECOND // 2, 20 * MILLISECOND)
-        if self._entropy.chance(10):
-            takes += 500 * MILLISECOND
-        self._later(takes, lambda: self._up(cell))
+        return takes + 500 * MILLISECOND if self._entropy.chance(10) else takes
 
     def _up(self, cell: Cell) -> None:
         resource = cell.order.resource
@@ -167,9 +186,12 @@ class SimHost:
                     )
                 )
             return
-        self._stopping[order.resource] = cell.order.generation
         cell.report = self._report(cell.order, ResourceState.OFFLINE_PENDING, "stopping")
         self._tell(cell.report)
+        self._end(cell)
+
+    def _end(self, cell: Cell) -> None:
+        self._stopping[cell.order.resource] = cell.order.generation
         takes = self._entropy.between(MILLISECOND // 2, 30 * MILLISECOND)
         self._later(takes, lambda: self._stopped(cell))
 
@@ -189,14 +211,15 @@ class SimHost:
         self._tell(GroupAttested(group=order.group, generation=order.generation))
 
     def watch(self) -> int:
-        """Kill everything when the lease is nearly over and no guard did it.
+        """Kill everything when the machine slept, or the lease is nearly over, and no guard did it.
 
         Returns:
             The RAW instant at which that is, if nothing prolongs the lease.
         """
-        page = self._page()
+        page = self._kernel.page
         over = page.lease_end - page.kill // 2 if page is not None and page.lease else 0
-        if self._raw() < over:
+        instant = self._clocks()
+        if instant.raw < over and not self._slept(page, instant):
             return over
         for resource in list(self._kernel.cells):
             cell = self._kernel.cells.pop(resource)
@@ -222,12 +245,12 @@ class HostProcess(Process):
         life = self.life
 
         def later(delay: int, work: Callable[[], None]) -> None:
-            world.later(delay, lambda: self.deliver(life, work))
+            world.later(delay, self.deliver, life, work)
 
         self.work = SimHost(
             kernel=node.kernel,
             page=node.page_now,
-            raw=node.raw,
+            clocks=node.clocks,
             later=later,
             tell=self._tell,
             started=lambda cell: world.checker.started(node.id, cell),
@@ -263,7 +286,7 @@ class HostProcess(Process):
         over = self._node.true_time(self.work.watch()) + MICROSECOND
         soon = self._world.now + _WATCH_NS
         at = over if self._world.now < over < soon else soon
-        self._world.at(at, lambda: self.deliver(life, lambda: self._watch(life)))
+        self._world.at(at, self.deliver, life, self._watch, life)
 
     def _tell(self, report: HostReport) -> None:
         if isinstance(report, GroupAttested):
@@ -278,4 +301,4 @@ class HostProcess(Process):
             return
         delay = self._node.entropy.between(20, 200) * MICROSECOND
         at = self._node.in_order("to-host", delay)
-        self._world.at(at, lambda: self.deliver(life, lambda: work.order(order)))
+        self._world.at(at, self.deliver, life, work.order, order)

@@ -63,12 +63,12 @@ class Network:
 
     def datagram(self, source: int, target: int, link: int) -> list[int]:
         """Return the delays after which copies of a datagram arrive: none, one or two."""
-        if not self.passes(source, target, link):
+        if (source, target, link) in self._cuts:
             return []
-        if self._entropy.chance(self.loss_per_thousand):
+        if self.loss_per_thousand and self._entropy.chance(self.loss_per_thousand):
             return []
         delays = [self._delay()]
-        if self._entropy.chance(self.double_per_thousand):
+        if self.double_per_thousand and self._entropy.chance(self.double_per_thousand):
             delays.append(self._delay())
         return delays
 

@@ -19,6 +19,7 @@ from leitwolf.sim.process import Process
 from leitwolf.sim.storage import Storage
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, Now
 from leitwolf.wire.page import LeasePage
+from leitwolf.wire.permit import slept
 
 if TYPE_CHECKING:
     from leitwolf.sim.world import World
@@ -103,8 +104,7 @@ class SimNode:
             return []
         now = self.world.now
         open_now = kernel.gate_present and kernel.gate_until > now
-        watchers = [p.runs_since for p in (self.guard, self.host) if p.running]
-        watched = bool(watchers) and now - min(watchers) > _GRACE_NS
+        watched = self.guard.runs_for(now, _GRACE_NS) or self.host.runs_for(now, _GRACE_NS)
         return [cell for cell in kernel.cells.values() if (open_now if cell.address else watched)]
 
     def _drowsy(self) -> bool:
@@ -116,6 +116,8 @@ class SimNode:
         page = self.kernel.page
         if not self.powered or page is None or page.office == NO_BALLOT or self._drowsy():
             return -1
+        if slept(page, self.clocks()) and not self.guard.runs_for(self.world.now, _RESUME_NS):
+            return -1  # whoever reads the page sees that it slept; its guard did not run since
         return self.true_time(page.leader_end)
 
     def may_vote_from(self, leader: int) -> int:
@@ -234,4 +236,4 @@ class SimNode:
         if process is self.daemon:
             self.daemon.held_at = self.raw()
         life = process.hold()
-        self.world.later(duration, lambda: process.release(life))
+        self.world.later(duration, process.release, life)

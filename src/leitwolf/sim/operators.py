@@ -50,7 +50,8 @@ class Operators:
         """Ask a node for a change of groups, resources or duties."""
         entropy, world = self._entropy, self._world
         state = world.state()
-        group = GroupId(entropy.choice(sorted(state.groups) if state is not None else ["g1"]))
+        groups = sorted(state.groups) if state is not None else []
+        group = GroupId(entropy.choice(groups or ["g1"]))  # who has just joined knows of none
         other = NodeId(entropy.choice(list(world.nodes)))
         wish = Wish.OFFLINE if entropy.chance(300) else Wish.ONLINE
         commands: tuple[Command, ...] = (
@@ -111,4 +112,4 @@ class Operators:
             fingerprint=f"{1_000 + serial:064x}",
             token=token,
         )
-        self._world.later(_JOIN_AFTER_NS, lambda: self._send(node, command))
+        self._world.later(_JOIN_AFTER_NS, self._send, node, command)

@@ -22,12 +22,16 @@ class Process:
         """Counts its lives: work for an earlier one is void."""
         self.holds = 0
         """Reasons for which it stands still; it runs while there is none."""
-        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[int, Callable[..., None], tuple[object, ...]]] = deque()
 
     @property
     def running(self) -> bool:
         """It is alive and nothing holds it."""
         return self.alive and not self.holds
+
+    def runs_for(self, now: int, duration: int) -> bool:
+        """Return whether it runs, and has for more than ``duration`` ns without a pause."""
+        return self.alive and not self.holds and now - self.runs_since > duration
 
     def start(self) -> None:
         """Begin a new life."""
@@ -42,14 +46,14 @@ class Process:
         self.alive = False
         self._waiting.clear()
 
-    def deliver(self, life: int, work: Callable[[], None]) -> None:
+    def deliver(self, life: int, work: Callable[..., None], *arguments: object) -> None:
         """Do work of this life now, or when the process runs again."""
         if not self.alive or life != self.life:
             return
         if self.holds:
-            self._waiting.append((life, work))
+            self._waiting.append((life, work, arguments))
         else:
-            work()
+            work(*arguments)
 
     def hold(self) -> int:
         """Stand still for one more reason; return the life to be named to :meth:`release`."""
@@ -64,6 +68,6 @@ class Process:
         if not self.holds:
             self.runs_since = self._clock()
         while self._waiting and not self.holds and self.alive:
-            work_life, work = self._waiting.popleft()
+            work_life, work, arguments = self._waiting.popleft()
             if work_life == self.life:
-                work()
+                work(*arguments)

@@ -134,7 +134,12 @@ def _run(world: World, setting: Setting) -> None:
 
 
 def _settle(world: World, until: int) -> None:
-    """Let time pass until everything is well; then, or at the latest ``until``, it must stay so."""
+    """Let time pass until everything is well; then, or at the latest ``until``, it must stay so.
+
+    A process that stands still is a fault that lasts: all may look well until others notice.
+    """
+    while world.now < until and _stalled(world):
+        world.run_until(min(until, world.now + SECOND // 4))
     while world.now < until:
         try:
             demand_service(world, "while settling")
@@ -146,6 +151,10 @@ def _settle(world: World, until: int) -> None:
             world.run_until(world.now + _STAY_WELL_NS)
             break
     demand_service(world, "after the last fault")
+
+
+def _stalled(world: World) -> bool:
+    return any(process.holds for node in world.nodes.values() for process in node.processes)
 
 
 def _usable(state: State) -> list[NodeId]:

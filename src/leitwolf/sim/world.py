@@ -74,7 +74,7 @@ class World:
         """Done once, after the next entries that a daemon published."""
         self.trace: deque[str] = deque(maxlen=_TRACE_MAX)
         self.steps = 0
-        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._queue: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._serial = 0
         self._streams: dict[tuple[int, int], str] = {}
         self._members: dict[int, tuple[int, ...]] = {}
@@ -97,14 +97,14 @@ class World:
 
     # --- time ------------------------------------------------------------------------------------
 
-    def at(self, instant: int, work: Callable[[], None]) -> None:
+    def at(self, instant: int, work: Callable[..., None], *arguments: object) -> None:
         """Do something at a true instant."""
         self._serial += 1
-        heapq.heappush(self._queue, (max(instant, self.now), self._serial, work))
+        heapq.heappush(self._queue, (max(instant, self.now), self._serial, work, arguments))
 
-    def later(self, delay: int, work: Callable[[], None]) -> None:
+    def later(self, delay: int, work: Callable[..., None], *arguments: object) -> None:
         """Do something after a delay."""
-        self.at(self.now + delay, work)
+        self.at(self.now + delay, work, *arguments)
 
     def wall(self) -> int:
         """Return wall-clock time, which decides nothing."""
@@ -118,9 +118,9 @@ class World:
         """
         queue, pop = self._queue, heapq.heappop
         while queue and queue[0][0] <= instant:
-            self.now, _, work = pop(queue)
+            self.now, _, work, arguments = pop(queue)
             self.steps += 1
-            work()
+            work(*arguments)
         self.now = instant
 
     def note(self, node: int, part: str, text: str) -> None:
@@ -147,15 +147,10 @@ class World:
         receiver = self.nodes.get(target)
         if receiver is None:
             return
+        take = receiver.guard.take
         for number in range(self.network.links) if link < 0 else (link,):
             for delay in self.network.datagram(source, target, number):
-                self._deliver_guard(receiver, source, number, message, delay)
-
-    def _deliver_guard(
-        self, receiver: SimNode, source: int, link: int, message: GuardMessage, delay: int
-    ) -> None:
-        guard, event = receiver.guard, Heard(source, link, message)
-        self.later(delay, lambda: guard.take(event))
+                self.at(self.now + delay, take, Heard(source, number, message))
 
     # --- daemons ---------------------------------------------------------------------------------
 

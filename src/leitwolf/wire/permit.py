@@ -1,13 +1,34 @@
-"""May the host start something now? Read from the guard's page before and after every start (L7).
+"""What the guard's page permits its readers: to start something (L7), to speak as leader (L2).
 
 Standard library only.
 """
 
 from __future__ import annotations
 
+from leitwolf.wire.ballot import NO_BALLOT, Now
 from leitwolf.wire.page import LeasePage
 
-__all__ = ["may_start"]
+__all__ = ["SLEPT_NS", "leads", "may_start", "slept"]
+
+SLEPT_NS = 5_000_000
+"""L1: BOOTTIME - RAW moved further than this since the last renewal: the machine slept."""
+
+
+def slept(page: LeasePage, instant: Now) -> bool:
+    """Return whether the machine slept since a lease was renewed: then every one is over (L1)."""
+    return abs(instant.boot - instant.raw - page.drift) > SLEPT_NS
+
+
+def leads(page: LeasePage | None, instant: Now) -> bool:
+    """Return whether this node holds a valid leader lease (L1, L2).
+
+    Args:
+        page: the guard's page as just read, None when it cannot be read or is not of this boot.
+        instant: both clocks, read after the page: a guard that stands still cannot close its lease.
+    """
+    if page is None or page.office == NO_BALLOT or instant.raw >= page.leader_end:
+        return False
+    return not slept(page, instant)
 
 
 def may_start(page: LeasePage | None, raw: int, lease: int) -> str:

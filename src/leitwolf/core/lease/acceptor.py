@@ -66,8 +66,13 @@ class Acceptor:
             forgot_until=self._started + ledger.awaited(promise) + ledger.awaited(run),
         )
 
-    def renew(self, ballot: Ballot, promise: int) -> bool:
+    def renew(self, ballot: Ballot, promise: int, *, heard: bool) -> bool:
         """Promise the owner of ``ballot`` not to help others for ``promise`` ns.
+
+        Args:
+            ballot: the owner's.
+            promise: as long as the owner asks.
+            heard: it asks by a heartbeat, which is noted too.
 
         Returns:
             Whether the ballot is at or above the floor; if not, nothing changed.
@@ -76,12 +81,17 @@ class Acceptor:
         page = ledger.page
         if ballot < page.floor and ledger.rules.holds("floor"):
             return False
-        if ballot != page.renewed:
-            ledger.change(freed=False)
         end = ledger.raw + ledger.awaited(promise)
         if ballot == page.renewed and not page.freed:
             end = max(end, page.promise_end)
-        ledger.change(floor=max(page.floor, ballot), renewed=ballot, promise_end=end)
+        ledger.change(
+            floor=max(page.floor, ballot),
+            renewed=ballot,
+            promise_end=end,
+            freed=page.freed and ballot == page.renewed,
+            heard=ballot if heard else page.heard,
+            heard_at=ledger.raw if heard else page.heard_at,
+        )
         return True
 
     def free(self, ballot: Ballot) -> None:

@@ -3,11 +3,15 @@
 The driver (the guard process, or the simulator) feeds one event at a time and executes the
 returned effects in their order, each finished before the next begins: a page that is written
 before an acknowledgement is sent is what makes the acknowledgement true. Standard library only.
+
+What a guard makes at every heartbeat is a tuple, which costs a third of a frozen data class. Kinds
+are told apart by their class, never by comparing: tuples of different kinds may be equal.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from leitwolf.wire.guard import GuardCommand, GuardReport
 from leitwolf.wire.heartbeat import PeerMessage
@@ -35,16 +39,14 @@ __all__ = [
 # --- events --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(NamedTuple):
     """Time passed; sent at or after the instant that :meth:`deadline` named."""
 
     daemon_progress: int
     """RAW ns of the daemon's last progress, its oldest unsynced write included; 0: none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(NamedTuple):
     """An authentic, fresh message of another guard came in on ``link``."""
 
     sender: int
@@ -69,8 +71,7 @@ class DaemonGone:
     """The daemon's connection ended: its unanswered fences are void."""
 
 
-@dataclass(frozen=True, slots=True)
-class Armed:
+class Armed(NamedTuple):
     """The kernel's lease was armed (or could not be): begun at ``begun``, done at ``done``."""
 
     lease: int
@@ -92,15 +93,13 @@ LeaseEvent = Tick | Heard | Commanded | DaemonSeen | DaemonGone | Armed | Stoppe
 # --- effects -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class WritePage:
+class WritePage(NamedTuple):
     """Write the shared page before anything that follows."""
 
     page: LeasePage
 
 
-@dataclass(frozen=True, slots=True)
-class SendPeer:
+class SendPeer(NamedTuple):
     """Send to a node: on every link, or on one."""
 
     node: int

@@ -35,6 +35,8 @@ class Links:
         self._ledger = ledger
         self._links: dict[tuple[int, int], _Link] = {}
         self._next = ledger.raw
+        self._look_at = ledger.raw
+        """Nothing is due before this instant: traffic on a link only puts off its end."""
         self._window = UP_NS
 
     def configure(self, configuration: Configure) -> None:
@@ -49,6 +51,7 @@ class Links:
         self._window = max(UP_NS, 3 * configuration.heartbeat)
         if self._links.keys() != former.keys():
             self._next = self._ledger.raw
+        self._look_at = self._first_due()
 
     def heard(self, node: int, link: int) -> None:
         """Something authentic came in."""
@@ -70,22 +73,28 @@ class Links:
     def due(self) -> None:
         """Report links that went down; once a second probe and report all."""
         ledger = self._ledger
+        if ledger.raw < self._look_at:
+            return
         down = [link for link in self._links.values() if link.up and self._age(link) > self._window]
         for link in down:
             link.up = False
-        if ledger.raw < self._next:
-            if down:
-                self._report()
-            return
-        self._next = ledger.raw + PROBE_NS
-        for node, number in self._links:
-            ledger.emit(SendPeer(node, Probe(ledger.raw, ledger.incarnation), number))
-        self._report()
+        probing = ledger.raw >= self._next
+        if probing:
+            self._next = ledger.raw + PROBE_NS
+            for node, number in self._links:
+                ledger.emit(SendPeer(node, Probe(ledger.raw, ledger.incarnation), number))
+        if probing or down:
+            self._report()
+        self._look_at = self._first_due()
 
     def deadline(self) -> int:
-        """Return the instant at which :meth:`due` has something to do at the latest."""
+        """Return the instant at which :meth:`due` is to be called at the latest."""
+        return self._look_at if self._links else NEVER
+
+    def _first_due(self) -> int:
+        """Return when :meth:`due` has something to do if nothing comes in until then."""
         down = [link.heard + self._window + 1 for link in self._links.values() if link.up]
-        return min([self._next, *down], default=NEVER) if self._links else NEVER
+        return min([self._next, *down])
 
     def _age(self, link: _Link) -> int:
         return self._ledger.raw - link.heard

@@ -94,6 +94,8 @@ class LeaseMachine:
         self._office = Incumbent(self._ledger, self._acceptor, self._runlease)
         self._links = Links(self._ledger)
         self._streams: frozenset[int] = frozenset()
+        self._peers: frozenset[int] = frozenset()
+        """The nodes of the configuration, this one excepted."""
 
     @property
     def page(self) -> LeasePage:
@@ -174,8 +176,7 @@ class LeaseMachine:
                     self._office.own_stopped(event.lease)
 
     def _hear(self, sender: int, link: int, message: PeerMessage) -> None:
-        configuration = self._ledger.configuration
-        if configuration is None or all(peer.node != sender for peer in configuration.peers):
+        if sender not in self._peers:
             return
         self._links.heard(sender, link)
         match message:
@@ -210,10 +211,9 @@ class LeaseMachine:
         )
         if not known and ledger.rules.holds("promise-known"):
             return
-        if not self._acceptor.renew(message.ballot, message.promise):
+        if not self._acceptor.renew(message.ballot, message.promise, heard=True):
             ledger.emit(SendPeer(sender, Outbid(message.ballot, ledger.page.floor), link))
             return
-        ledger.change(heard=message.ballot, heard_at=ledger.raw)
         self._office.check()
         self._runlease.grant(message)
         ack = Ack(
@@ -283,6 +283,7 @@ class LeaseMachine:
         if any(len(votes.nodes) != len(votes.weights) for votes in command.configurations):
             raise LeaseError(f"votes without a weight: {command.configurations}")
         ledger.configuration = command
+        self._peers = frozenset(peer.node for peer in command.peers)
         ledger.change(
             configured=True,
             heartbeat=command.heartbeat,

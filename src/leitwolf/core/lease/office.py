@@ -157,9 +157,10 @@ class Incumbent:
 
     def check(self) -> None:
         """End the office when the floor left its ballot (L4); call before anything is told."""
+        if self._ballot == NO_BALLOT:
+            return
         ledger = self._ledger
-        moved = self._ballot not in {NO_BALLOT, ledger.page.floor}
-        if moved and ledger.rules.holds("office-floor"):
+        if self._ballot != ledger.page.floor and ledger.rules.holds("office-floor"):
             self.end("floor")
 
     def end(self, reason: str, floor: Ballot = NO_BALLOT) -> None:
@@ -273,7 +274,7 @@ class Incumbent:
             self._next = sent + page.heartbeat
         own = self._roster.members[self._self()]
         if ledger.rules.holds("renew-self-first"):
-            self._acceptor.renew(ballot, page.promise)
+            self._acceptor.renew(ballot, page.promise, heard=False)
         own.promise_end = max(own.promise_end, sent + ledger.held(page.promise))
         self._evaluate()
         for member in self._roster.members.values():
@@ -403,9 +404,11 @@ class Incumbent:
         ):
             return
         start = message.heartbeat_sent if ledger.rules.holds("lease-from-send") else ledger.raw
-        member.promise_end = max(member.promise_end, start + ledger.held(message.promise))
+        end = start + ledger.held(message.promise)
         led = self._may_grant()
-        self._evaluate()
+        if end > member.promise_end:  # not another copy, by another link
+            member.promise_end = end
+            self._evaluate()
         self._roster.learn(member, message)
         if led:
             self._grant_at_once(member, link)

@@ -28,6 +28,7 @@ What this does not guarantee:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from leitwolf.core.lease.ledger import Ledger
 from leitwolf.wire.ballot import Ballot
@@ -49,7 +50,8 @@ def quorum_end(votes: Votes, ends: dict[int, int]) -> int:
     """
     total = sum(votes.weights)
     pairs = zip(votes.nodes, votes.weights, strict=True)
-    backing = sorted(((ends.get(node, 0), weight) for node, weight in pairs), reverse=True)
+    backing = [(ends.get(node, 0), weight) for node, weight in pairs]
+    backing.sort(reverse=True)
     weight_sum = 0
     for end, weight in backing:
         weight_sum += weight
@@ -58,8 +60,7 @@ def quorum_end(votes: Votes, ends: dict[int, int]) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """The part of a heartbeat that is about the receiver's run-lease."""
 
     grant: int = 0

@@ -45,6 +45,7 @@ class RunLease:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._kills_early = ledger.rules.holds("kill-before-end")
         self._stopping = False
         self._deadline = NEVER
         self._second_try = False
@@ -73,8 +74,7 @@ class RunLease:
 
     def _stop_at(self) -> int:
         page = self._ledger.page
-        kill = page.kill if self._ledger.rules.holds("kill-before-end") else 0
-        return page.lease_end - kill
+        return page.lease_end - page.kill if self._kills_early else page.lease_end
 
     # --- passing of time -------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from leitwolf.core.quorum.predicate import contenders
 from leitwolf.core.quorum.signals import Behind, MayLead, SteppedDown
 from leitwolf.core.quorum.standing import NEVER, Standing
 from leitwolf.model.ids import NodeId
-from leitwolf.model.quorum import AcceptorId
+from leitwolf.model.quorum import AcceptorId, QuorumConfig
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
 from leitwolf.wire.guard import Fence, Fenced, FenceRefused, Release
 
@@ -89,6 +89,8 @@ class Candidate:
         """Highest ballot heard of, in the own epoch."""
         self._freed = NO_BALLOT
         self._freed_at = 0
+        self._ranked: tuple[QuorumConfig, int, int] | None = None
+        """Configuration, last leader and the rank that follows from them."""
 
     # --- when ------------------------------------------------------------------------------------
 
@@ -97,9 +99,14 @@ class Candidate:
         standing, page = self._standing, self._standing.page()
         config = standing.config
         leader = max(standing.leader, standing.log.last.ballot, page.heard, page.renewed).node
+        known = self._ranked
+        if known is not None and known[0] is config and known[1] == leader:
+            return known[2]
         nodes = {identity.node for identity in contenders(config)} | {standing.me.node}
         order = sorted(nodes, key=lambda node: (node <= leader, node))
-        return order.index(standing.me.node)
+        rank = order.index(standing.me.node)
+        self._ranked = config, leader, rank
+        return rank
 
     def campaign_at(self) -> int:
         """Return when this node campaigns if nothing is heard until then."""

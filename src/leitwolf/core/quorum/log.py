@@ -29,6 +29,8 @@ class Log:
     def __init__(self, loaded: Loaded, config: QuorumConfig) -> None:
         """Take over what the store holds; ``config`` is in force where nothing else says so."""
         self.snapshot: Snapshot | None = None
+        self.last = NO_KEY
+        """Key of the last entry; of the base while there is none."""
         self._base = NO_KEY
         self._entries: list[Entry] = []
         self._configs: list[tuple[int, QuorumConfig]] = [(0, config)]
@@ -41,13 +43,6 @@ class Log:
     def base(self) -> Key:
         """Key of the entry before the first one held."""
         return self._base
-
-    @property
-    def last(self) -> Key:
-        """Key of the last entry."""
-        if not self._entries:
-            return self._base
-        return Key(self._entries[-1].ballot, self._entries[-1].index)
 
     @property
     def config(self) -> QuorumConfig:
@@ -109,12 +104,14 @@ class Log:
         check(entry.index == last.index + 1, f"entry {entry.index} behind {last.index}")
         check(entry.ballot >= last.ballot, f"ballot {entry.ballot} behind {last.ballot}")
         self._entries.append(entry)
+        self.last = Key(entry.ballot, entry.index)
         if entry.config is not None:
             self._configs.append((entry.index, entry.config))
 
     def truncate(self, index: int) -> None:
         """Drop all entries from ``index`` on."""
         check(index > self._base.index, "truncation below the base")
+        self.last = self.key_at(min(index - 1, self.last.index))
         del self._entries[index - self._base.index - 1 :]
         while len(self._configs) > 1 and self._configs[-1][0] >= index:
             self._configs.pop()
@@ -151,7 +148,7 @@ class Log:
     def reset(self, snapshot: Snapshot) -> None:
         """Begin anew behind a snapshot of the leader (or of the store)."""
         self.snapshot = snapshot
-        self._base = snapshot.last
+        self._base = self.last = snapshot.last
         self._entries.clear()
         self._configs = [(snapshot.last.index, snapshot.config)]
 

@@ -87,6 +87,10 @@ class Standing:
         covered = loaded.snapshot.last.index if loaded.snapshot else 0
         self.commit = max(covered, min(loaded.commit, self.log.last.index))
         self._hinted = self.commit
+        self._at_append = rules.holds("config-at-append")
+        self._judged: QuorumConfig | None = None
+        self._may_campaign = False
+        """What :attr:`may_campaign` found in the configuration judged last."""
         self.named_commit = -1
         """Highest commit index that a live leader named since the start, -1: none did."""
 
@@ -95,9 +99,7 @@ class Standing:
     @property
     def config(self) -> QuorumConfig:
         """The configuration in force: of the last entry that has one, committed or not."""
-        if not self.rules.holds("config-at-append"):
-            return self.log.config_at(self.commit)
-        return self.log.config
+        return self.log.config if self._at_append else self.log.config_at(self.commit)
 
     def agreed(self, have: set[AcceptorId]) -> bool:
         """Return whether ``have`` is a quorum of every active configuration."""
@@ -106,7 +108,10 @@ class Standing:
     @property
     def may_campaign(self) -> bool:
         """Whether this acceptor may become leader."""
-        return self.me in contenders(self.config)
+        config = self.config
+        if config is not self._judged:
+            self._judged, self._may_campaign = config, self.me in contenders(config)
+        return self._may_campaign
 
     def nodes_suffice(self, *, connected: bool) -> bool:
         """Return whether nodes alone are a quorum; ``connected``: only those within reach."""
