@@ -128,6 +128,7 @@ def quorum(view: QuorumView) -> str:
         vote = f"{member.weight} vote" if member.voting else "learner"
         match = f"has {member.match}" if member.match >= 0 else "not known here"
         link = "" if member.connected else "  not connected"
+        link += f"  {member.fault}" if member.fault else ""
         lines.append(f"  {member.node}  {vote}  {match}{link}")
     if view.lacking:
         lines.append(f"! {view.lacking}")

@@ -11,6 +11,7 @@ from leitwolf.core.membership import acting
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.node import Node
 from leitwolf.core.policy import group_status, survives
+from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.model.events import Cause, Change, Event
 from leitwolf.model.ids import NetworkRole, NodeId
@@ -29,6 +30,7 @@ from leitwolf.model.views import (
     StatusView,
     StoppedView,
 )
+from leitwolf.model.witness import is_witness
 from leitwolf.wire.guard import LinkState
 from leitwolf.wire.page import LeasePage
 
@@ -39,6 +41,11 @@ _QUIET_EVENTS = ("keys", "because", "cause", "not_chosen", "node_serial")
 
 def _node_name(state: State, node: int) -> str:
     known = state.nodes.get(node)
+    if known is None and is_witness(node) and state.quorum is not None:
+        for acceptor in witnesses(state.quorum):
+            if acceptor.id.node == node:
+                what = "disk" if acceptor.kind == "disk" else "witness"
+                return f"{what} {acceptor.location}"
     return known.name if known else (f"n{node}" if node else "")
 
 
@@ -77,10 +84,15 @@ def advice(state: State) -> str:
     if state.quorum is None:
         return ""
     voters = sum(1 for acceptor in state.quorum.acceptors if acceptor.weight)
+    if len(contenders(state.quorum)) > 1 and voters in (1, 3):
+        return ""
     if voters == 1:
         return "one node: nothing can take over; join two more (leitwolf token)"
     if voters == 2:
-        return "two nodes vote: both are needed, either's death stops all; join a third"
+        return (
+            "two nodes vote: both are needed, either's death stops all; join a third, "
+            "or let a witness vote (leitwolf quorum set)"
+        )
     if voters % 2 == 0:
         return f"{voters} nodes vote: an even split stops both halves; add one or evict one"
     return ""
@@ -217,6 +229,17 @@ def status_view(
     )
 
 
+def _reached(node: Node) -> set[NodeId]:
+    """Return the disks and witnesses that answer, as far as this node knows.
+
+    One that follows a leader asks none itself; the leader would not lead without those it needs.
+    """
+    config = node.quorum.config
+    if node.in_charge or not node.leader:
+        return {NodeId(one) for one in node.quorum.witnesses}
+    return {acceptor.id.node for acceptor in witnesses(config)}
+
+
 def quorum_view(
     node: Node,
     page: LeasePage | None,
@@ -234,10 +257,11 @@ def quorum_view(
     naming = name_of or (lambda item: _node_name(state, item))
     votes = sum(acceptor.weight for acceptor in config.acceptors)
     needed = votes // 2 + 1
+    faults = quorum.witness_faults
     members = []
     for acceptor in config.acceptors:
         identity = acceptor.id.node
-        connected = identity == node.me or identity in node.connected
+        connected = identity == node.me or identity in node.connected | _reached(node)
         members.append((identity, acceptor.weight, True, connected))
     members.extend(
         (learner.node, 0, False, learner.node == node.me or learner.node in node.connected)
@@ -275,9 +299,10 @@ def quorum_view(
                 voting=voting,
                 match=quorum.match(identity) if node.in_charge else -1,
                 connected=connected,
+                fault=faults.get(identity, ""),
             )
             for identity, weight, voting, connected in members
         ),
-        survives=survives(state, {node.me, *node.connected}).text,
+        survives=survives(state, {node.me, *node.connected, *_reached(node)}).text,
         lacking=lacking,
     )

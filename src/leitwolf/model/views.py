@@ -145,6 +145,8 @@ class QuorumMember(_View, frozen=True, kw_only=True):
     match: int
     """Last index known to be durable there; -1: not known here."""
     connected: bool
+    fault: str = ""
+    """Why a disk or witness did not do what this node asked of it last, '': it did."""
 
 
 class QuorumView(_View, frozen=True, kw_only=True):

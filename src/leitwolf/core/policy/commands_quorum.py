@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from leitwolf.core.lease.profile import MILLISECOND, PROFILES, awaited
 from leitwolf.core.policy.checks import Judged, Refused, check_range, judged
 from leitwolf.core.policy.health import is_quorum
 from leitwolf.model import commands, events
@@ -17,6 +18,8 @@ from leitwolf.model.witness import WITNESS_ID_MIN
 __all__ = ["set_quorum"]
 
 _STORAGE = re.compile(r"[0-9a-f-]{8,64}")
+_ELECTION_MS = 20
+"""What an election takes beyond the silence, at least."""
 _WITNESSES_MAX = 65_535 - WITNESS_ID_MIN
 
 
@@ -55,7 +58,7 @@ def _witness(state: State, command: commands.SetQuorum) -> Acceptor | None:
         text = f"witness = {command.witness!r}"
         raise Refused("invalid-witness", text, hint="'disk', 'object' or ''", field="witness")
     check_range(len(command.location), "location", 1, LOCATION_LENGTH_MAX)
-    check_range(command.silence_ms, "silence_ms", 0, SILENCE_MS_MAX)
+    _check_silence(state, command.silence_ms)
     if not _STORAGE.fullmatch(command.storage):
         text = f"storage = {command.storage!r} is no uuid of a formatted disk or object"
         raise Refused("invalid-storage", text, field="storage")
@@ -78,6 +81,24 @@ def _witness(state: State, command: commands.SetQuorum) -> Acceptor | None:
         full=command.full,
         silence_ms=command.silence_ms,
     )
+
+
+def _check_silence(state: State, silence_ms: int) -> None:
+    """L14: R must outlast the silence that a challenger waits for, and the election behind it."""
+    check_range(silence_ms, "silence_ms", 0, SILENCE_MS_MAX)
+    profile = PROFILES[state.profile]
+    silence = max(silence_ms, profile.promise_ms)
+    stretched = awaited(silence * MILLISECOND) // MILLISECOND + 1
+    need = stretched + _ELECTION_MS + profile.heartbeat_ms + profile.kill_ms
+    if need > profile.run_ms:
+        raise Refused(
+            "silence-too-long",
+            f"silence_ms = {silence_ms}: R of profile {profile.name} is {profile.run_ms} ms, that "
+            f"needs {need} ms (silence {stretched} + election {_ELECTION_MS} + "
+            f"H {profile.heartbeat_ms} + K {profile.kill_ms})",
+            hint="a longer profile (leitwolf set --profile), or a faster disk and less silence",
+            field="silence_ms",
+        )
 
 
 def _check_survives(state: State, wish: QuorumWish, seen: Observations) -> None:

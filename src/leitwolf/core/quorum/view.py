@@ -102,6 +102,12 @@ class QuorumView:
         return self._standing.log.config_index <= self._standing.commit
 
     @property
+    def witness_faults(self) -> dict[int, str]:
+        """Why disks and witnesses did not do what this node asked of them last."""
+        passives = self._standing.passives
+        return {node: passive.fault for node, passive in passives.items() if passive.fault}
+
+    @property
     def ready_witnesses(self) -> frozenset[NodeId]:
         """Disks and witnesses that could vote now, as far as this leader's lease is concerned."""
         passives = self._standing.passives
