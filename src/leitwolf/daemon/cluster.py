@@ -86,6 +86,7 @@ __all__ = ["Cluster", "state_folder"]
 log = structlog.get_logger()
 
 _PROGRESS_S = 0.05  # without progress for 2 P, 300 ms at least, it loses its office (L12)
+_TICK_NS_MIN = 500_000
 _HOUSE_S = 0.5
 _LAGGING_S = 5.0
 """How long peers may not know a node that they granted: their logs reach them within moments."""
@@ -135,10 +136,12 @@ class Cluster:
         self._on_evicted = on_evicted
         self._on_locked_out = on_locked_out
         self._page = PageReader(settings.runtime / "guard.page")
+        self._pages: tuple[LeasePage | None, ...] = ()
+        """The page as the step under way sees it, once it was asked for."""
         self.node = Node(
             me=AcceptorId(NodeId(bootstrap.node), bootstrap.storage),
             loaded=store.loaded,
-            page=self._page.read,
+            page=self._page_seen,
             now=raw_ns(),
         )
         self.timeline = Timeline(store.history)
@@ -149,6 +152,7 @@ class Cluster:
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0
         # Far from those of earlier lives: the leader may still answer one of their requests.
         self._serial = int.from_bytes(os.urandom(5)) << 20
         self._answers: dict[int, asyncio.Future[Answer]] = {}
@@ -254,7 +258,14 @@ class Cluster:
             self._busy = False
         self._schedule()
 
+    def _page_seen(self) -> LeasePage | None:
+        """Return the guard's page, the same one throughout a step: it costs as much as a send."""
+        if not self._pages:
+            self._pages = (self._page.read(),)
+        return self._pages[0]
+
     def _step(self, event: Event) -> None:
+        self._pages = ()
         # A ProtocolError of a peer's message goes to its stream, which ends.
         effects = self.node.step(raw_ns(), event)
         for effect in effects:
@@ -286,11 +297,23 @@ class Cluster:
         self.feed(Durable(position=batch.position))
 
     def _schedule(self) -> None:
-        delay_s = max(0.0005, (self.node.deadline() - raw_ns()) / 1e9)
+        """Have the core woken in time; a timer that is early stays, and looks again."""
+        now = raw_ns()
+        at = max(self.node.deadline(), now + _TICK_NS_MIN)
         if self._timer is not None:
+            if self._timer_at <= at:
+                return
             self._timer.cancel()
+        self._timer_at = at
         later = asyncio.get_running_loop().call_later
-        self._timer = later(delay_s, lambda: self.feed(Tick(wall=time.time_ns())))
+        self._timer = later((at - now) / 1e9, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        if raw_ns() < self.node.deadline():
+            self._schedule()
+        else:
+            self.feed(Tick(wall=time.time_ns()))
 
     # --- guard and host --------------------------------------------------------------------------
 
