@@ -260,4 +260,5 @@ class Host:
         for one in standing:
             current = one.current_report()
             text = f"the group cannot be attested ({current.code}: {current.text})"
-            self.report(msgspec.structs.replace(current, code="not-stopped", text=text))
+            code = current.code if current.code.startswith("stop-") else "not-stopped"
+            self.report(msgspec.structs.replace(current, code=code, text=text))
