@@ -21,7 +21,6 @@ from operator import is_
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from leitwolf.core.effects import (
     Durable,
@@ -46,9 +45,11 @@ from leitwolf.core.messages import Appended, Promised
 from leitwolf.core.node import Node
 from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.departure import way_back
+from leitwolf.daemon.diary import log
 from leitwolf.daemon.keys import KeyFile, rekey_command
 from leitwolf.daemon.notes import Notes
 from leitwolf.daemon.packets import PacketLink
+from leitwolf.daemon.pulse import Pulse
 from leitwolf.daemon.shown import Shown
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.daemon.writer import LogWriter
@@ -83,10 +84,6 @@ from leitwolf.wire.page import LeasePage
 
 __all__ = ["Cluster", "state_folder"]
 
-log = structlog.get_logger()
-
-_PROGRESS_S = 0.05  # without progress for 2 P, 300 ms at least, it loses its office (L12)
-_TICK_NS_MIN = 500_000
 _HOUSE_S = 0.5
 _LAGGING_S = 5.0
 """How long peers may not know a node that they granted: their logs reach them within moments."""
@@ -151,8 +148,9 @@ class Cluster:
         self._events: deque[Event] = deque()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0
+        self._pulse = Pulse(
+            show=self._show_progress, wake=lambda: self.feed(Tick(wall=time.time_ns()))
+        )
         # Far from those of earlier lives: the leader may still answer one of their requests.
         self._serial = int.from_bytes(os.urandom(5)) << 20
         self._answers: dict[int, asyncio.Future[Answer]] = {}
@@ -215,13 +213,11 @@ class Cluster:
                 tasks.create_task(self.peers.run())
                 tasks.create_task(self.guard.run())
                 tasks.create_task(self.host.run())
-                tasks.create_task(self._show_progress())
                 tasks.create_task(self._rekey_when_wanted())
                 tasks.create_task(self._keep_house())
-                self.feed(Tick(wall=time.time_ns()))
+                self._pulse.start()
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._pulse.stop()
             self.writer.stop()
             self.store.close()
             self.recorder.close()
@@ -234,10 +230,8 @@ class Cluster:
         if not self._broken.done():
             self._broken.set_exception(error)
 
-    async def _show_progress(self) -> None:
-        while True:
-            self.progress.advance(raw_ns(), extra=self.writer.unsynced_since)
-            await asyncio.sleep(_PROGRESS_S)
+    def _show_progress(self, now: int) -> None:
+        self.progress.advance(now, extra=self.writer.unsynced_since)
 
     def feed(self, event: Event) -> None:
         """Let the core take an event; one that comes from within waits its turn."""
@@ -256,7 +250,7 @@ class Cluster:
             raise
         finally:
             self._busy = False
-        self._schedule()
+        self._pulse.want(self.node.deadline())
 
     def _page_seen(self) -> LeasePage | None:
         """Return the guard's page, the same one throughout a step: it costs as much as a send."""
@@ -295,25 +289,6 @@ class Cluster:
         self.executor.synced(batch.position)
         self._write_next()
         self.feed(Durable(position=batch.position))
-
-    def _schedule(self) -> None:
-        """Have the core woken in time; a timer that is early stays, and looks again."""
-        now = raw_ns()
-        at = max(self.node.deadline(), now + _TICK_NS_MIN)
-        if self._timer is not None:
-            if self._timer_at <= at:
-                return
-            self._timer.cancel()
-        self._timer_at = at
-        later = asyncio.get_running_loop().call_later
-        self._timer = later((at - now) / 1e9, self._due)
-
-    def _due(self) -> None:
-        self._timer = None
-        if raw_ns() < self.node.deadline():
-            self._schedule()
-        else:
-            self.feed(Tick(wall=time.time_ns()))
 
     # --- guard and host --------------------------------------------------------------------------
 

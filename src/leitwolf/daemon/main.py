@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
-import logging
 import os
 import signal
 import sys
 from pathlib import Path
 
-import structlog
-
+from leitwolf.daemon.diary import log
 from leitwolf.daemon.forming import ensure_folders
 from leitwolf.daemon.service import DaemonService
 from leitwolf.model.errors import LeitwolfError
@@ -21,20 +19,6 @@ from leitwolf.system.progress import Progress, Role
 from leitwolf.system.settings import Settings, SettingsError
 
 __all__ = ["main"]
-
-log = structlog.get_logger()
-
-
-def _set_up_logging() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 async def _serve(service: DaemonService, path: Path) -> None:
@@ -81,7 +65,6 @@ async def _run(settings: Settings) -> None:
 
 def main() -> int:
     """Run the daemon until SIGTERM; return its exit status."""
-    _set_up_logging()
     try:
         settings = Settings.load(os.environ)
     except SettingsError as error:

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import msgspec
-import structlog
 
 from leitwolf.core.lease.profile import PROFILES
 from leitwolf.core.membership.roster import interconnects
@@ -29,6 +28,7 @@ from leitwolf.daemon.departure import (
     save_lockout,
     way_back,
 )
+from leitwolf.daemon.diary import log
 from leitwolf.daemon.fresh import begin_anew, has_memories
 from leitwolf.daemon.keys import rekey_command
 from leitwolf.daemon.networks import choose_networks, own_addresses
@@ -67,8 +67,6 @@ from leitwolf.wire.guard import GUARD, StopEverything
 from leitwolf.wire.permit import leads
 
 __all__ = ["DaemonService"]
-
-log = structlog.get_logger()
 
 _TOKEN_ADDRESSES_MAX = 16
 _STOP_S = 30.0
