@@ -22,7 +22,8 @@ __all__ = ["main"]
 
 
 async def _serve(service: DaemonService, path: Path) -> None:
-    """Serve the API; it is imported beside the first election, which need not wait for it."""
+    """Serve the API; its import takes as long as an election, so it waits for the first one."""
+    await service.settled()
     api = await asyncio.to_thread(importlib.import_module, "leitwolf.api")
     # A failover must not wait for a collection of everything that was imported.
     gc.collect()
