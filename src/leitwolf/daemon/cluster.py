@@ -148,9 +148,7 @@ class Cluster:
         self._events: deque[Event] = deque()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy = False
-        self._pulse = Pulse(
-            show=self._show_progress, wake=lambda: self.feed(Tick(wall=time.time_ns()))
-        )
+        self._pulse = Pulse(show=self._show_progress, wake=self._tick)
         # Far from those of earlier lives: the leader may still answer one of their requests.
         self._serial = int.from_bytes(os.urandom(5)) << 20
         self._answers: dict[int, asyncio.Future[Answer]] = {}
@@ -232,6 +230,9 @@ class Cluster:
 
     def _show_progress(self, now: int) -> None:
         self.progress.advance(now, extra=self.writer.unsynced_since)
+
+    def _tick(self) -> None:
+        self.feed(Tick(wall=time.time_ns()))
 
     def feed(self, event: Event) -> None:
         """Let the core take an event; one that comes from within waits its turn."""
