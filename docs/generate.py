@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from docs.source import field_texts, given_codes, recorded_codes
 from leitwolf.api.app import application
-from leitwolf.cli.main import cli
+from leitwolf.cli.commands import cli
 from leitwolf.core.lease.profile import (
     MARGIN_NS,
     PROFILES,

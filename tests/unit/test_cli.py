@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from tests.unit.api_support import STOPPED, FakeService, node_line, status_view
 
 from leitwolf.api import serve_unix
-from leitwolf.cli.main import cli
+from leitwolf.cli.commands import cli
 from leitwolf.model.commands import Answer, EvictNode, PauseNode, Refusal, TransferLeader
 from leitwolf.model.errors import Conflict, NotPermitted, StorageError
 from leitwolf.model.ids import NodeId

@@ -14,7 +14,7 @@ import pytest
 from docs.generate import FOLDER, PAGES, ROUTES, api
 
 from leitwolf.cli import render
-from leitwolf.cli.main import cli
+from leitwolf.cli.commands import cli
 from leitwolf.model import limits, views
 from leitwolf.model.ids import NodeId
 

@@ -369,7 +369,7 @@ async def test_what_survives_its_stop_is_never_attested(bench: Bench) -> None:
     assert await bench.order(stop()) == ["offline-pending stopping", "failed stop-timeout"]
     assert bench.records.load()[0].state == ResourceState.FAILED
     for _ in range(2):
-        assert await bench.order(close()) == ["failed not-stopped"]
+        assert await bench.order(close()) == ["failed stop-timeout"]
         assert bench.host.inventory().closed == {}
     assert await bench.order(start(attempt=2)) == ["failed stop-timeout"]
     bench.world.stubborn = False

@@ -191,16 +191,15 @@ def test_an_unwanted_provider_takes_its_dependents_along(host: Host) -> None:
 
 
 def test_closing_stops_everything_and_then_closes(host: Host) -> None:
-    """The generation is closed only when nothing of it runs."""
+    """The close follows the last stops; nothing is ordered twice."""
     online(host)
     host.world.do(MoveGroup(group=WEB, node=NodeId(2)))
     assert host.names() == ["stop web-app 1"]
     host.report("web-app", OFFLINE)
-    assert host.names() == ["stop web-ip 1", "stop web-fs 1"]
+    assert host.names() == ["stop web-ip 1", "stop web-fs 1", "close web 1"]
     host.report("web-ip", OFFLINE)
     assert host.names() == []
     host.report("web-fs", OFFLINE)
-    assert host.names() == ["close web 1"]
     assert host.names() == []
     host.attested[WEB] = 1
     host.log_shows()
@@ -212,9 +211,23 @@ def test_a_start_under_way_counts_as_running_when_the_group_closes(host: Host) -
     """The host may be starting it this moment: it is stopped before the group is closed."""
     assert host.names() == ["start web-fs 1.0", "start web-ip 1.0"]
     host.world.do(MoveGroup(group=WEB, node=NodeId(2)))
-    assert host.names() == ["stop web-ip 1", "stop web-fs 1"]
+    assert host.names() == ["stop web-ip 1", "stop web-fs 1", "close web 1"]
     host.report("web-fs", OFFLINE)
     host.report("web-ip", OFFLINE)
+    assert host.names() == []
+
+
+def test_a_close_that_a_failed_stop_prevented_is_ordered_again(host: Host) -> None:
+    """The host forgot it with the failure; it is told anew when all is off, not before."""
+    online(host)
+    host.world.do(MoveGroup(group=WEB, node=NodeId(2)))
+    host.orders()
+    host.report("web-app", OFFLINE)
+    assert host.names() == ["stop web-ip 1", "stop web-fs 1", "close web 1"]
+    host.report("web-ip", OFFLINE)
+    host.report("web-fs", FAILED, code="stop-timeout")
+    assert host.names() == []
+    host.report("web-fs", OFFLINE)
     assert host.names() == ["close web 1"]
 
 
@@ -410,9 +423,8 @@ def test_a_group_and_a_resource_may_have_the_same_name() -> None:
     assert host.names() == ["start web 1.0"]
     host.report("web", ONLINE)
     host.world.do(MoveGroup(group=WEB, node=NodeId(2)))
-    assert host.names() == ["stop web 1"]
+    assert host.names() == ["stop web 1", "close web 1"]
     host.report("web", OFFLINE)
-    assert host.names() == ["close web 1"]
     assert host.names() == []
 
 

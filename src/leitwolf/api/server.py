@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import grp
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 import uvicorn
 from starlette.requests import Request
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from leitwolf.api.app import Caller, application
 from leitwolf.ports.service import Service
@@ -23,17 +24,39 @@ __all__ = ["serve_unix"]
 
 _READERS_GROUP = "leitwolf"
 _CREDENTIALS = struct.Struct("3i")
+_OVERHEAD_BYTES_MAX = 64 << 10
+"""The parser itself takes headers without end."""
 
 
-class _CredentialProtocol(H11Protocol):
-    """Puts (pid, uid, gid) of the peer where the application finds it as ``client``."""
+class _CredentialProtocol(HttpToolsProtocol):
+    """Puts the peer's uid, name and gid where the application finds them as ``client``.
+
+    They are looked up once: a change of the user's name shows on the next connection.
+    """
+
+    _overhead = 0
+    """Bytes of the request under way that are not its body."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         connection: socket.socket = transport.get_extra_info("socket")
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, user, group = _CREDENTIALS.unpack(raw)
-        self.client = (str(user), group)
+        self.client = (f"{user} {_name_of(user)}", group)
+
+    def data_received(self, data: bytes) -> None:
+        self._overhead += len(data)
+        super().data_received(data)
+        if self._overhead > _OVERHEAD_BYTES_MAX and not self.transport.is_closing():
+            self.transport.close()
+
+    def on_body(self, body: bytes) -> None:
+        self._overhead -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._overhead = 0
+        super().on_message_complete()
 
 
 def _name_of(user: int) -> str:
@@ -43,25 +66,28 @@ def _name_of(user: int) -> str:
         return f"uid {user}"
 
 
-def _reads(user: int, group: int) -> bool:
+def _reads(name: str, group: int) -> bool:
     try:
         readers = grp.getgrnam(_READERS_GROUP)
     except KeyError:
         return False
-    return group == readers.gr_gid or _name_of(user) in readers.gr_mem
+    return group == readers.gr_gid or name in readers.gr_mem
 
 
 def _caller(request: Request) -> Caller:
     client = request.client
     if client is None:
         return Caller(name="unknown", may_read=False, may_change=False)
-    user, group = int(client.host), client.port
-    master = user in (0, os.geteuid())
-    return Caller(name=_name_of(user), may_read=master or _reads(user, group), may_change=master)
+    user, _, name = client.host.partition(" ")
+    master = int(user) in (0, os.geteuid())
+    return Caller(name=name, may_read=master or _reads(name, client.port), may_change=master)
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves the signals to the daemon."""
+    """A server that leaves the signals to the daemon, and does nothing while nobody asks."""
+
+    async def main_loop(self) -> None:
+        await asyncio.get_running_loop().create_future()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -82,6 +108,9 @@ async def serve_unix(service: Service, path: Path) -> None:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
         timeout_keep_alive=60,
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:

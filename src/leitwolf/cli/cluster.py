@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 
 import click
@@ -179,25 +177,4 @@ def change(context: Context, name: str | None, profile: str | None) -> None:
     send(context, ChangeCluster(name=name, profile=profile), "cluster changed")
 
 
-@click.command()
-@click.option("--runtime", envvar="LEITWOLF_RUNTIME", help="Runtime directory (a tmpfs).")
-@click.option("--state", envvar="LEITWOLF_STATE", help="State directory.")
-@click.option("--config", envvar="LEITWOLF_CONFIG", help="Configuration directory.")
-def run(runtime: str | None, state: str | None, config: str | None) -> None:
-    """Run this node in the foreground (what the systemd unit calls)."""
-    from leitwolf.system.settings import (  # noqa: PLC0415 — this command alone needs it
-        Settings,
-        SettingsError,
-    )
-
-    try:
-        settings = Settings.load(os.environ, runtime=runtime, state=state, config=config)
-    except SettingsError as error:
-        click.echo(f"leitwolf: {error} [{error.code}]", err=True)
-        sys.exit(2)
-    # A program of its own: guards are forked from it, and would hold what commands import.
-    keeper = [sys.executable, "-m", "leitwolf.keeper.main"]
-    os.execve(keeper[0], keeper, {**os.environ, **settings.environment()})  # noqa: S606 — as meant
-
-
-COMMANDS = (init, token, join, rejoin, leave, destroy, network, change, rekey, run)
+COMMANDS = (init, token, join, rejoin, leave, destroy, network, change, rekey)

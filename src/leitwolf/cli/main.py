@@ -1,36 +1,19 @@
-"""The command ``leitwolf``."""
+"""The program ``leitwolf``."""
 
 from __future__ import annotations
 
-import click
+import sys
 
-from leitwolf import __version__
-from leitwolf.cli import cluster, groups, inspect, nodes, resources, witness
-from leitwolf.cli.common import Context
-
-__all__ = ["cli", "main"]
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="leitwolf")
-@click.option(
-    "--runtime",
-    envvar="LEITWOLF_RUNTIME",
-    default="/run/leitwolf",
-    show_default=True,
-    help="Runtime directory of the daemon to talk to.",
-)
-@click.pass_context
-def cli(context: click.Context, runtime: str) -> None:
-    """Keep services available on a cluster of Linux machines."""
-    context.obj = Context(runtime)
-
-
-for module in (inspect, cluster, groups, resources, nodes, witness):
-    for command in module.COMMANDS:
-        cli.add_command(command)
+__all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line."""
-    cli(prog_name="leitwolf")
+    """Run the command line; the start of a node waits for no other command's imports."""
+    if sys.argv[1:2] == ["run"]:
+        from leitwolf.cli.run import run  # noqa: PLC0415 — this command alone
+
+        run(sys.argv[2:], prog_name="leitwolf run")
+    else:
+        from leitwolf.cli.commands import cli  # noqa: PLC0415 — all of them
+
+        cli(prog_name="leitwolf")

@@ -382,12 +382,12 @@ class Node:
         while True:
             for signal in signals:
                 self._signal(now, signal)
-            if self.governor is not None:
-                self.governor.govern(now, self._wall(now), self.connected)
-                self._collect(self.governor.take_effects())
+            acted = self._govern(now)
             if not signals:
                 break
             signals = self.quorum.take_signals()
+            if not signals and not acted:
+                break  # the same question has the same answer
         self._configure_guard()
         if self.connected != self._streams_told:
             self._streams_told = set(self.connected)
@@ -395,6 +395,17 @@ class Node:
         self._run_local(now)
         self._collect(self.quorum.take_effects())
         self._compact(now)
+
+    def _govern(self, now: int) -> bool:
+        """Let the leader do what is to be done; return whether that was anything."""
+        governor = self.governor
+        if governor is None:
+            return False
+        ahead = governor.ahead
+        governor.govern(now, self._wall(now), self.connected)
+        effects = governor.take_effects()
+        self._collect(effects)
+        return bool(effects) or governor.ahead is not ahead
 
     def _collect(self, effects: list[Effect]) -> None:
         for effect in effects:

@@ -21,7 +21,6 @@ from operator import is_
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from leitwolf.core.effects import (
     CallWitness,
@@ -52,6 +51,7 @@ from leitwolf.daemon.keys import KeyFile, rekey_command
 from leitwolf.daemon.notes import Notes
 from leitwolf.daemon.outlets import Outlets
 from leitwolf.daemon.packets import PacketLink
+from leitwolf.daemon.pulse import Pulse
 from leitwolf.daemon.shown import Shown
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.daemon.witnesses import Witnesses
@@ -71,6 +71,7 @@ from leitwolf.peers.marks import Marks
 from leitwolf.peers.streams import PeerCallbacks, PeerCodec, PeerNetwork
 from leitwolf.store import LocalRecorder, QuorumLog
 from leitwolf.system.clock import raw_ns
+from leitwolf.system.diary import log
 from leitwolf.system.page import PageReader
 from leitwolf.system.progress import Progress
 from leitwolf.system.settings import Settings
@@ -87,9 +88,6 @@ from leitwolf.wire.page import LeasePage
 
 __all__ = ["Cluster", "state_folder"]
 
-log = structlog.get_logger()
-
-_PROGRESS_S = 0.05  # without progress for 2 P, 300 ms at least, it loses its office (L12)
 _HOUSE_S = 0.5
 _LAGGING_S = 5.0
 """How long peers may not know a node that they granted: their logs reach them within moments."""
@@ -138,10 +136,12 @@ class Cluster:
         self._on_evicted = on_evicted
         self._on_locked_out = on_locked_out
         self._page = PageReader(settings.runtime / "guard.page")
+        self._pages: tuple[LeasePage | None, ...] = ()
+        """The page as the step under way sees it, once it was asked for."""
         self.node = Node(
             me=AcceptorId(NodeId(bootstrap.node), bootstrap.storage),
             loaded=store.loaded,
-            page=self._page.read,
+            page=self._page_seen,
             now=raw_ns(),
             boot=int.from_bytes(os.urandom(8)),
         )
@@ -158,7 +158,7 @@ class Cluster:
         self._events: deque[Event] = deque()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._pulse = Pulse(show=self._show_progress, wake=self._tick)
         # Far from those of earlier lives: the leader may still answer one of their requests.
         self._serial = int.from_bytes(os.urandom(5)) << 20
         self._answers: dict[int, asyncio.Future[Answer]] = {}
@@ -221,13 +221,11 @@ class Cluster:
                 tasks.create_task(self.peers.run())
                 tasks.create_task(self.guard.run())
                 tasks.create_task(self.host.run())
-                tasks.create_task(self._show_progress())
                 tasks.create_task(self._rekey_when_wanted())
                 tasks.create_task(self._keep_house())
-                self.feed(Tick(wall=time.time_ns()))
+                self._pulse.start()
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._pulse.stop()
             self.writer.stop()
             self.witnesses.stop()
             self.store.close()
@@ -241,10 +239,11 @@ class Cluster:
         if not self._broken.done():
             self._broken.set_exception(error)
 
-    async def _show_progress(self) -> None:
-        while True:
-            self.progress.advance(raw_ns(), extra=self.writer.unsynced_since)
-            await asyncio.sleep(_PROGRESS_S)
+    def _show_progress(self, now: int) -> None:
+        self.progress.advance(now, extra=self.writer.unsynced_since)
+
+    def _tick(self) -> None:
+        self.feed(Tick(wall=time.time_ns()))
 
     def feed(self, event: Event) -> None:
         """Let the core take an event; one that comes from within waits its turn."""
@@ -263,9 +262,16 @@ class Cluster:
             raise
         finally:
             self._busy = False
-        self._schedule()
+        self._pulse.want(self.node.deadline())
+
+    def _page_seen(self) -> LeasePage | None:
+        """Return the guard's page, the same one throughout a step: it costs as much as a send."""
+        if not self._pages:
+            self._pages = (self._page.read(),)
+        return self._pages[0]
 
     def _step(self, event: Event) -> None:
+        self._pages = ()
         # A ProtocolError of a peer's message goes to its stream, which ends.
         effects = self.node.step(raw_ns(), event)
         for effect in effects:
@@ -295,13 +301,6 @@ class Cluster:
         self.executor.synced(batch.position)
         self._write_next()
         self.feed(Durable(position=batch.position))
-
-    def _schedule(self) -> None:
-        delay_s = max(0.0005, (self.node.deadline() - raw_ns()) / 1e9)
-        if self._timer is not None:
-            self._timer.cancel()
-        later = asyncio.get_running_loop().call_later
-        self._timer = later(delay_s, lambda: self.feed(Tick(wall=time.time_ns())))
 
     # --- guard and host --------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from leitwolf.core.lease.profile import (
     MILLISECOND,
@@ -57,8 +56,6 @@ __all__ = [
     "join",
     "verify_profile",
 ]
-
-log = structlog.get_logger()
 
 _ROUND_TRIP_MS = 2
 _STAY_NS = 1_500 * MILLISECOND

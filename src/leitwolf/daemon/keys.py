@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import structlog
-
 from leitwolf.model.commands import Rekey
 from leitwolf.model.limits import HEARTBEAT_KEY_BYTES
 from leitwolf.model.state import State
 from leitwolf.peers.identity import load_identity, save_heartbeat_keys
+from leitwolf.system.diary import log
 
 __all__ = ["KeyFile", "rekey_command"]
-
-log = structlog.get_logger()
 
 
 class KeyFile:

@@ -5,40 +5,25 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
-import logging
 import os
 import signal
 import sys
 from pathlib import Path
 
-import structlog
-
 from leitwolf.daemon.forming import ensure_folders
 from leitwolf.daemon.service import DaemonService
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.system import realtime
+from leitwolf.system.diary import log
 from leitwolf.system.progress import Progress, Role
 from leitwolf.system.settings import Settings, SettingsError
 
 __all__ = ["main"]
 
-log = structlog.get_logger()
-
-
-def _set_up_logging() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
 
 async def _serve(service: DaemonService, path: Path) -> None:
-    """Serve the API; it is imported beside the first election, which need not wait for it."""
+    """Serve the API; its import takes as long as an election, so it waits for the first one."""
+    await service.settled()
     api = await asyncio.to_thread(importlib.import_module, "leitwolf.api")
     # A failover must not wait for a collection of everything that was imported.
     gc.collect()
@@ -81,7 +66,6 @@ async def _run(settings: Settings) -> None:
 
 def main() -> int:
     """Run the daemon until SIGTERM; return its exit status."""
-    _set_up_logging()
     try:
         settings = Settings.load(os.environ)
     except SettingsError as error:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
+from leitwolf.system.diary import log
 
 __all__ = ["PacketLink"]
 
@@ -18,8 +18,6 @@ _RETRY_LAST_S = 0.1
 _PACKET_BYTES_MAX = 4 << 20
 _QUEUE_MAX = 4_096
 """Packets waiting for a reader that does not read; then the connection is dropped."""
-
-log = structlog.get_logger()
 
 
 class PacketLink:

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import msgspec
-import structlog
 
 from leitwolf.core.lease.profile import PROFILES
 from leitwolf.core.membership.roster import interconnects
@@ -60,6 +59,7 @@ from leitwolf.peers.identity import fingerprint_of_pem, load_identity
 from leitwolf.peers.token import JoinToken, digest, format_token, new_secret, parse_token
 from leitwolf.store import QuorumLog, StoreIdentity, quarantine
 from leitwolf.system.clock import now, raw_ns
+from leitwolf.system.diary import log
 from leitwolf.system.interfaces import interface_addresses
 from leitwolf.system.progress import Flag, Progress, Role
 from leitwolf.system.settings import Settings
@@ -67,8 +67,6 @@ from leitwolf.wire.guard import GUARD, StopEverything
 from leitwolf.wire.permit import leads
 
 __all__ = ["DaemonService"]
-
-log = structlog.get_logger()
 
 _TOKEN_ADDRESSES_MAX = 16
 _STOP_S = 30.0
@@ -78,6 +76,8 @@ _STOP_EVERYTHING_S = 10.0
 _STOP_AGAIN_S = 0.3
 _REASON_CHARACTERS_MAX = 100
 _POLL_S = 0.005
+_SETTLING_S = 1.0
+_STARTING_S = 0.1
 _RETRY_S = 2.0
 _PASSING = frozenset({"disk-full", "storage-io", "sync-failed", "log-busy", "storage"})
 """Faults of the disk, not of the log: tried again until they are over."""
@@ -169,6 +169,18 @@ class DaemonService:
                     await self._changed.wait()
             except TimeoutError:
                 continue
+
+    async def settled(self) -> None:
+        """Wait until there is a leader and groups had time to start, or there is no cluster here.
+
+        Not for long: without a quorum there is none, and people want to be told so.
+        """
+        deadline = time.monotonic() + _SETTLING_S
+        while self._cluster is not None and time.monotonic() < deadline:
+            if self._cluster.node.leader:
+                await asyncio.sleep(_STARTING_S)
+                return
+            await asyncio.sleep(_POLL_S)
 
     async def _run_cluster(self, bootstrap: Bootstrap, store: QuorumLog) -> None:
         try:

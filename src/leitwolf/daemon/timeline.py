@@ -52,6 +52,8 @@ class Timeline:
 
     async def wait_beyond(self, index: int, timeout_s: float) -> int:
         """Wait until something above ``index`` is applied or the time is over."""
+        if self._applied > index:
+            return self._applied
         try:
             async with asyncio.timeout(timeout_s):
                 while self._applied <= index:

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from leitwolf.core.effects import CallWitness, FromWitness
 from leitwolf.model.errors import InvalidConfig, WitnessError
@@ -37,10 +36,9 @@ from leitwolf.ports.witness import (
     WitnessResult,
 )
 from leitwolf.system.clock import raw_ns
+from leitwolf.system.diary import log
 
 __all__ = ["Witnesses"]
-
-log = structlog.get_logger()
 
 _TIMEOUT_S = 5.0
 """Of one call. Longer than any lease: what takes so long failed, whatever it does later."""

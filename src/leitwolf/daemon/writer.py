@@ -9,15 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 
-import structlog
-
 from leitwolf.core.executor import Batch
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.store import QuorumLog
+from leitwolf.system.diary import log
 
 __all__ = ["LogWriter"]
-
-log = structlog.get_logger()
 
 _EXIT_STORAGE = 8
 

@@ -11,7 +11,7 @@ Theory of operation
 
 ``CloseGroup`` waits while supervisors of the group still work, cleans once more what could not be
 stopped, and is then answered: by ``GroupAttested``, or by the reports of the resources that stand
-in the way (code ``not-stopped``).
+in the way (code ``not-stopped``, or that of a stop that failed).
 """
 
 from __future__ import annotations
@@ -260,4 +260,6 @@ class Host:
         for one in standing:
             current = one.current_report()
             text = f"the group cannot be attested ({current.code}: {current.text})"
-            self.report(msgspec.structs.replace(current, code="not-stopped", text=text))
+            if not current.code.startswith("stop-"):  # the policy gives up by that code
+                current = msgspec.structs.replace(current, code="not-stopped")
+            self.report(msgspec.structs.replace(current, text=text))

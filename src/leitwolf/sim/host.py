@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from leitwolf.core.effects import FromHost, HostLost
 from leitwolf.core.rules import Rules
-from leitwolf.model.ids import ResourceId, ResourceState
+from leitwolf.model.ids import GroupId, ResourceId, ResourceState
 from leitwolf.model.observations import (
     CloseGroup,
     GroupAttested,
@@ -73,6 +73,7 @@ class SimHost:
         self._entropy = entropy
         self._rules = rules
         self._stopping: dict[ResourceId, int] = {}
+        self._closing: dict[GroupId, CloseGroup] = {}
         for cell in kernel.cells.values():
             self._resume(cell)
 
@@ -201,10 +202,15 @@ class SimHost:
         if self._kernel.cells.get(resource) is cell:
             del self._kernel.cells[resource]
         self._tell(self._report(cell.order, ResourceState.OFFLINE, "stopped"))
+        waiting = self._closing.pop(cell.order.group, None)
+        if waiting is not None:
+            self._close(waiting)
 
     def _close(self, order: CloseGroup) -> None:
         running = [cell for cell in self._kernel.cells.values() if cell.order.group == order.group]
         if running and self._rules.holds("attest-when-empty"):
+            if all(cell.order.resource in self._stopping for cell in running):
+                self._closing[order.group] = order
             return
         known = self._kernel.closed.get(order.group, 0)
         self._kernel.closed[order.group] = max(known, order.generation)

@@ -139,6 +139,7 @@ class PageReader:
 
     def __init__(self, path: Path, boot_id: bytes | None = None) -> None:
         self._path = path
+        self._name = str(path)
         self._boot_id = clock.boot_id() if boot_id is None else boot_id
         self._map: mmap.mmap | None = None
         self._identity: tuple[int, int] = (0, 0)
@@ -179,7 +180,7 @@ class PageReader:
     def _current(self) -> mmap.mmap | None:
         """Return the mapping of the file that has this name now."""
         try:
-            status = self._path.stat()
+            status = os.stat(self._name)  # noqa: PTH116  # read for every event of the daemon
         except FileNotFoundError:
             self.close()
             return None

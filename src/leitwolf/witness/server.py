@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
 import ssl
-import sys
 from collections import Counter
 from pathlib import Path
-
-import structlog
 
 from leitwolf.model.errors import (
     InvalidConfig,
@@ -27,6 +23,7 @@ from leitwolf.model.errors import (
 )
 from leitwolf.model.location import Endpoint
 from leitwolf.peers.identity import fingerprint_of_pem
+from leitwolf.system.diary import log
 from leitwolf.system.notify import Notifier
 from leitwolf.witness.speech import (
     FRAME_BYTES_MAX,
@@ -46,7 +43,6 @@ from leitwolf.witness.vault import Vault
 
 __all__ = ["WitnessServer", "run"]
 
-log = structlog.get_logger()
 
 _GREETING_S = 5.0
 """For the handshake, and again for the greeting: who says nothing is dropped."""
@@ -176,10 +172,10 @@ class WitnessServer:
             log.critical("the witness ends: what is durable is unknown", error=error.text)
             os._exit(_UNSAFE_EXIT)
         except LogCorrupt as error:
-            log.error("a value is damaged", name=hello.name, error=error.text)  # noqa: TRY400
+            log.critical("a value is damaged", name=hello.name, error=error.text)
             return Reply(code=Code.DAMAGED, text=error.text)
         except (StorageError, OSError) as error:
-            log.error("the disk refuses", name=hello.name, error=str(error))  # noqa: TRY400
+            log.critical("the disk refuses", name=hello.name, error=str(error))
             return Reply(code=Code.FAILED, text=str(error))
 
 
@@ -215,18 +211,6 @@ async def _serve(vault: Vault, listen: Endpoint, notifier: Notifier) -> None:
     await server.stop()
 
 
-def _set_up_logging() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 def run(folder: Path, listen: Endpoint) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -236,7 +220,6 @@ def run(folder: Path, listen: Endpoint) -> None:
         NotPermitted: the folder cannot be used.
         StorageError: a value is damaged, or fsync fails.
     """
-    _set_up_logging()
     vault = Vault(folder)
     vault.prepare()
     try:

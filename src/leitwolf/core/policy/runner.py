@@ -5,7 +5,8 @@ Rules:
     lease (L5), in the group's current generation, and only while everything that it needs is
     online. A generation that was attested never starts again (I11). What runs here without
     belonging here is stopped. Resources that need another one stop before it. A group is closed
-    when nothing of it runs any more.
+    when nothing of it runs any more, or all that runs was told to stop: the host attests behind
+    the last stop, without asking back.
 
 Theory of operation:
     :func:`orders` is evaluated after each report and each commit. It compares what should run with
@@ -27,7 +28,8 @@ What is expected of the host:
     unless the lease is over, and each StopResource with offline or failed, also when nothing ran.
     Before the start of a resource that failed it removes what is left of the earlier attempt. It
     reports offline only after it was told to stop, or when the lease ended. It attests a
-    generation only when nothing of it is left.
+    generation only when nothing of it is left; when a stop fails it forgets that it was to attest,
+    and reports failed.
 """
 
 from __future__ import annotations
@@ -95,14 +97,15 @@ def orders(
         if resource.group in mine:
             belonging[resource.group].append(resource)
     may_start = lease != 0 and state.index >= lease_index
-    noisy = {
-        report.group for report in inventory.values() if report.state is not ResourceState.OFFLINE
-    }
+    noisy: dict[GroupId, set[ResourceId]] = {}
+    for report in inventory.values():
+        if report.state is not ResourceState.OFFLINE:
+            noisy.setdefault(report.group, set()).add(report.resource)
     for name in sorted(mine):
         group = mine[name]
         scene = _Scene(group, belonging[name], inventory, ordered)
         if group.phase is GroupPhase.CLOSING:
-            found.extend(scene.close(attested.get(group.id, 0), quiet=group.id not in noisy))
+            found.extend(scene.close(attested.get(group.id, 0), noisy.get(group.id, set())))
         else:
             fresh = attested.get(group.id, 0) < group.generation
             found.extend(scene.run(lease if may_start and fresh else 0))
@@ -192,22 +195,30 @@ class _Scene:
                 found.extend(self._start(name, lease))
         return found
 
-    def close(self, attested: int, *, quiet: bool) -> list[HostOrder]:
-        """Return the orders of a closing group; ``quiet``: the host reports nothing of it."""
+    def close(self, attested: int, noisy: set[ResourceId]) -> list[HostOrder]:
+        """Return the orders of a closing group; ``noisy``: of what the host says it is not off."""
         found: list[HostOrder] = []
         for name in reversed(self._order):
             if self._state(name) is not ResourceState.OFFLINE:
                 found.extend(self._stop(name))
-        offline = all(self._state(name) is ResourceState.OFFLINE for name in self._order)
+        told = {order.resource for order in found if isinstance(order, StopResource)}
+        ending = all(self._ends(name, told) for name in self._order)
         closing = CloseGroup(group=self._group.id, generation=self._group.generation)
         if (
-            quiet
-            and offline
+            ending
+            and noisy <= self._reports.keys()
             and attested < self._group.generation
             and self._ordered.get(order_key(self._group.id, group=True)) != closing
         ):
             found.append(closing)
         return found
+
+    def _ends(self, name: ResourceId, told: set[ResourceId]) -> bool:
+        """Return whether it is off, or told to stop and nothing speaks against it."""
+        state, report = self._state(name), self._reports.get(name)
+        if report is not None and report.state is ResourceState.FAILED:
+            return False
+        return state in _STOPPING or name in told
 
     # --- what is, orders under way included ------------------------------------------------------
 
@@ -382,6 +393,8 @@ class Runner:
         A stop that failed stays ordered, so it is not ordered over and over: the host reports
         offline when nothing is left after all.
         """
+        if report.state is ResourceState.FAILED:
+            self._ordered.pop(order_key(report.group, group=True), None)
         waiting = self._ordered.get(report.resource)
         answered = (
             isinstance(waiting, StartResource)
