@@ -161,7 +161,7 @@ def test_weightless_and_foreign_kinds_are_told_as_they_are() -> None:
     )
     told = guard_configuration(state, QuorumConfig(acceptors=acceptors), NodeId(1))
     assert told is not None
-    assert told.configurations == (Votes((1,), (0,)),)
+    assert told.configurations == (Votes((1, 900), (0, 1)),)
 
 
 def promise(renewed: Ballot, *, freed: bool = False, no_memory: bool = False) -> Promised:

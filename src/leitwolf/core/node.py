@@ -125,9 +125,7 @@ class Node:
         self._snapshot_entries = snapshot_entries
         self._page = page
         self._rules = rules
-        self.state = State()
-        if loaded.snapshot is not None:
-            self.state = decode(loaded.snapshot.state)
+        self.state = decode(loaded.snapshot.state) if loaded.snapshot is not None else State()
         for entry in loaded.entries:
             if entry.index <= loaded.commit:
                 self.state = fold(self.state, entry)
@@ -135,11 +133,10 @@ class Node:
         for entry in loaded.entries:
             if entry.index > self._foreseen.index:
                 self._foreseen = fold(self._foreseen, entry)
-        config = _newest_config(loaded, self.state)
         self.quorum = QuorumCore(
             me=me,
             loaded=loaded,
-            config=config,
+            config=_newest_config(loaded, self.state),
             page=lambda: page() or LeasePage(),
             promise_ns=acting(self.state, rules).promise,
             now=now,

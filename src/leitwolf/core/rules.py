@@ -108,7 +108,6 @@ RULES: dict[str, str] = {
         "P3: who wrote does not look whether another wrote meanwhile: both think they won"
     ),
     "disk-adopt": "P4: a new owner lacks what only the disk holds, and overwrites it",
-    "second-copy": "a power loss in a write leaves neither the old nor the new block",
     "tag-compare": "R2: a candidate becomes leader without entries that the witness knows of",
     "drop-before-disarm": "a lease rests on a stamp that challengers need not wait for any more",
     "truncate-conflict": "a node keeps what an older leader wrote instead of the leader's entry",

@@ -149,12 +149,6 @@ class Cluster:
         self.timeline.restored(self.node.state.index)
         self.executor = Executor(Outlets(self))
         self.writer = LogWriter(store, self._durable)
-        self.witnesses = Witnesses(
-            cluster=bootstrap.cluster,
-            node=bootstrap.node,
-            config=settings.config,
-            on_end=self.feed,
-        )
         self._events: deque[Event] = deque()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy = False
@@ -189,6 +183,12 @@ class Cluster:
             on_up=lambda: None,
             on_packet=self._from_host,
             on_lost=lambda: self.feed(HostLost()),
+        )
+        self.witnesses = Witnesses(
+            cluster=bootstrap.cluster,
+            node=bootstrap.node,
+            config=settings.config,
+            on_end=self.feed,
         )
         self.marks = Marks()
         self.peers = PeerNetwork(

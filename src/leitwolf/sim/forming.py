@@ -13,11 +13,12 @@ from leitwolf.model.events import (
     NodeAdded,
     NodePromoted,
     QuorumChanged,
+    QuorumWished,
     ResourceAdded,
 )
 from leitwolf.model.ids import GroupId, NetworkRole, NodeId, ResourceId, Wish
 from leitwolf.model.log import Entry, Loaded
-from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
+from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig, QuorumWish
 from leitwolf.model.witness import WITNESS_ID_MIN
 from leitwolf.state import encode_change
 from leitwolf.wire.ballot import Ballot
@@ -91,6 +92,7 @@ def formed_log(
         )
         if number > 1:
             events.append(NodePromoted(node=NodeId(number)))
+    events.append(QuorumWished(wish=QuorumWish(witness=witness, node_weight=weight)))
     events.append(QuorumChanged(stage="final", text="formed"))
     for number in range(1, groups + 1):
         events.extend(_group(number))

@@ -143,8 +143,7 @@ class SharedDisk(SimWitness):
         block = order.block
         if block is not None:
             steps.append(lambda: self._write_block(node, 0, block))
-            if self._world.rules.holds("second-copy"):
-                steps.append(lambda: self._write_block(node, 1, block))
+            steps.append(lambda: self._write_block(node, 1, block))
         if order.read:
             steps.append(lambda: self._read(node.id))
         region = order.region

@@ -139,7 +139,9 @@ class Candidate:
         if campaign is not None:
             return min(campaign.deadline, campaign.resend_at)
         watch = self._watch_at()
-        at = min(self.campaign_at(), watch if watch > standing.now else NEVER)
+        if watch <= standing.now:
+            watch = min(one.watch_at() for one in standing.passives.values())
+        at = min(self.campaign_at(), watch)
         if at == NEVER:
             return NEVER
         # Every heartbeat moves that instant on, and the guard tells of a release (``Freed``): it is

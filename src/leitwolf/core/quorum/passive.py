@@ -75,6 +75,8 @@ class Passive(ABC):
         self._feed_at = 0
         self._retry_at = 0
         self._calm_since = -1
+        self._renewals = 0
+        """Confirmed in this office."""
         self._dropping = False
         self._dropped = False
         self._freeing = False
@@ -98,8 +100,12 @@ class Passive(ABC):
 
     @property
     def ready(self) -> bool:
-        """Whether it could vote now without ending the leader lease: its renewals are counted."""
-        return self.ballot != NO_BALLOT and self.armed and not self.fault
+        """Whether it could vote now without ending the leader lease.
+
+        The guard must count a renewal before it learns of the vote; of one that was confirmed in
+        this very step it hears only afterwards.
+        """
+        return self.armed and self._renewals > 1 and not self.fault
 
     def ask(self, message: PreProbe | Prepare, after: int) -> None:
         """Take in what a candidate asks; it is answered by a reply."""
@@ -114,18 +120,23 @@ class Passive(ABC):
         self._probe = self._prepare = None
         self._look_at = NEVER
 
+    def watch_at(self) -> int:
+        """Return when to look next, so that a stamp that stands still is known to do so early."""
+        if self._busy or self._look_at != NEVER:
+            return NEVER
+        return max(self._retry_at, self.looked_at + max(_LOOK_NS, self.silence // 8))
+
     def watch(self) -> None:
-        """Look now and then, so that a stamp that stands still is known to do so early."""
-        standing = self._standing
-        pace = max(_LOOK_NS, self.silence // 8)
-        if self._look_at == NEVER:
-            self._look_at = max(standing.now, self.looked_at + pace)
+        """Look, if it is time to."""
+        if self.watch_at() <= self._standing.now:
+            self._look_at = self._standing.now
 
     def lead(self, ballot: Ballot) -> None:
         """This node is in office: write what the log holds, and renew."""
         self.ballot, self.match = ballot, 0
         self._renew_at = self._feed_at = self._standing.now
         self._calm_since = -1
+        self._renewals = 0
         self._dropping = self._dropped = self._freeing = False
         self.cancel()
 
@@ -268,6 +279,7 @@ class Passive(ABC):
 
     def _renewed(self, silence: int) -> None:
         """Tell the guard that a renewal was confirmed, begun when the call began (L2)."""
+        self._renewals += 1
         self._standing.outbox.ask(Back(self.ballot, self.node, self._begun, silence))
 
     def _matched(self, index: int) -> None:
