@@ -76,6 +76,8 @@ _STOP_EVERYTHING_S = 10.0
 _STOP_AGAIN_S = 0.3
 _REASON_CHARACTERS_MAX = 100
 _POLL_S = 0.005
+_NOT_READY_S = 2.0
+"""A leader that was just elected is in charge when its first entry is on a quorum of disks."""
 _SETTLING_S = 1.0
 _STARTING_S = 0.1
 _RETRY_S = 2.0
@@ -84,6 +86,10 @@ _PASSING = frozenset({"disk-full", "storage-io", "sync-failed", "log-busy", "sto
 _DAMAGED = frozenset({"log-corrupt", "no-log", "foreign-storage", "bootstrap-damaged"})
 """Faults after which this storage is of no use: the node comes back with another one."""
 _ADVICE_NOT_FORMED = "this node is in no cluster: leitwolf init, or leitwolf join TOKEN"
+
+
+def _not_ready(answer: Answer) -> bool:
+    return answer.refusal is not None and answer.refusal.code == "not-ready"
 
 
 class DaemonService:
@@ -421,6 +427,10 @@ class DaemonService:
         cluster = self._formed()
         who = f"{by}@{cluster.bootstrap.name}"
         answer = await cluster.request(command, who, timeout_s)
+        until = asyncio.get_running_loop().time() + min(timeout_s, _NOT_READY_S)
+        while _not_ready(answer) and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(_POLL_S)  # nothing was done, so asking again is safe
+            answer = await cluster.request(command, who, timeout_s)
         if answer.refusal is None:
             await cluster.timeline.wait_beyond(answer.index - 1, min(timeout_s, 1.0))
         return answer
