@@ -18,7 +18,14 @@ from lab.prober import Prober
 from lab.world import World
 from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Members
 
-from leitwolf.model.commands import AddGroup, AddNode, ChangeCluster, EvictNode, RemoveGroup
+from leitwolf.model.commands import (
+    AddGroup,
+    AddNode,
+    ChangeCluster,
+    EvictNode,
+    RemoveGroup,
+    TellAbility,
+)
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.ids import GroupId, Wish
 from leitwolf.model.views import InitRequest, JoinRequestView, StatusView
@@ -423,3 +430,30 @@ def test_profile_changes_online(members: Members) -> None:
         time.sleep(1.0)
         members.settle()
     assert next(item.generation for item in members.status().groups) == generation
+
+
+def test_nodes_tell_whether_they_can_hold_a_profile(members: Members) -> None:
+    """Nobody else's word lasts: a node corrects it, and until then the profile is refused."""
+    members.dismiss()
+    number = next(node.id for node in members.status().nodes if node.name == "n2")
+    real = members.client("n2").quorum().realtime
+    client = members.client("n1")
+
+    def told(events: str) -> bool:
+        return any(events in line for entry in client.log() for line in entry.events)
+
+    deadline = time.monotonic() + 10
+    while not all(told(f"NodeChanged node={name} realtime={real}") for name in MEMBERS):
+        assert time.monotonic() < deadline, "they did not tell"
+        time.sleep(0.1)
+    client.command(TellAbility(node=number, realtime=False))
+    with pytest.raises(
+        LeitwolfError, match=r"real-time scheduling on .*n2.* worst stall 400"
+    ) as no:
+        client.command(ChangeCluster(profile="fast"))
+    assert no.value.code == "profile-too-short"
+    if real:
+        before = client.log()[-1].index
+        while not told(f"NodeChanged node=n2 realtime={real}") or client.log()[-1].index == before:
+            assert time.monotonic() < deadline, "it did not object"
+            time.sleep(0.1)

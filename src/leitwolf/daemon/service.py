@@ -283,7 +283,7 @@ class DaemonService:
         """Move the groups away for an orderly stop; bounded."""
         cluster = self._cluster
         if cluster is not None:
-            cluster.stopping()
+            cluster.house.stopping = True
             await forming.drain(cluster, _STOP_S)
 
     async def hand_over(self) -> None:

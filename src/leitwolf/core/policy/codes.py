@@ -83,6 +83,7 @@ REFUSALS: dict[str, str] = {
     "provider-offline": "An online resource cannot begin to depend on one that is not.",
     "rekey-under-way": "The heartbeat keys are being replaced already.",
     "profile-changing": "A change of the timing profile is under way.",
+    "profile-too-short": "A node has no real-time scheduling, which the timing profile needs.",
     "resource-exists": "There is a resource of this name.",
     "resource-online": "The resource must be offline for this.",
     "token-exists": "The join token is known already.",

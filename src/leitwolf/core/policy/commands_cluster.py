@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from leitwolf.core.lease.profile import PROFILES
+from leitwolf.core.lease.profile import PROFILES, ProfileError
 from leitwolf.core.policy.checks import (
     Judged,
     Refused,
@@ -40,6 +40,7 @@ __all__ = [
     "rekey",
     "set_network",
     "stop_node",
+    "tell_ability",
     "tell_record",
     "transfer_leader",
 ]
@@ -80,6 +81,16 @@ def tell_record(state: State, command: commands.TellRecord, _seen: Observations)
         check_range(len(line.encode()), "lines", 1, RECORD_LINE_BYTES_MAX)
     told = events.LocalRecord(node=node.id, lines=command.lines)
     return judged([told], f"{node.name} tells what it did without a quorum")
+
+
+def tell_ability(state: State, command: commands.TellAbility, _seen: Observations) -> Judged:
+    """Remember what the guard of a node got from its machine."""
+    node = find_node(state, command.node)
+    scheduling = "real-time scheduling" if command.realtime else "no real-time scheduling"
+    text = f"the guard of {node.name} has {scheduling}"
+    if node.realtime is command.realtime:
+        return judged([], text)
+    return judged([events.NodeChanged(node=node.id, realtime=command.realtime)], text)
 
 
 # --- joining -------------------------------------------------------------------------------------
@@ -392,6 +403,28 @@ def _check_apart(
                 )
 
 
+def _check_ability(state: State, profile: str) -> None:
+    """Refuse a profile that a node cannot hold; one that did not tell yet is believed to."""
+    unfit: list[str] = []
+    problem = ""
+    for node in state.nodes.values():
+        if node.realtime is None or node.status is NodeStatus.LEAVING:
+            continue
+        try:
+            PROFILES[profile].verify_on(realtime=node.realtime)
+        except ProfileError as error:
+            unfit.append(node.name)
+            problem = str(error)
+    if unfit:
+        names = ", ".join(sorted(unfit))
+        raise Refused(
+            "profile-too-short",
+            f"no real-time scheduling on {names}: {problem}",
+            hint=f"run Leitwolf as root on {names}, or use the profile virtual",
+            field="profile",
+        )
+
+
 def change_cluster(state: State, command: commands.ChangeCluster, _seen: Observations) -> Judged:
     """Change settings of the cluster."""
     if command.name is not None:
@@ -413,6 +446,8 @@ def change_cluster(state: State, command: commands.ChangeCluster, _seen: Observa
             field="profile",
             retryable=True,
         )
+    if profile is not None:
+        _check_ability(state, profile)
     found: list[Event] = []
     if name is not None or profile is not None:
         found.append(events.ClusterChanged(name=name, profile=profile))
