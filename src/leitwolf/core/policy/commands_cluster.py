@@ -43,9 +43,28 @@ __all__ = [
     "tell_ability",
     "tell_record",
     "transfer_leader",
+    "transfer_refusal",
 ]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_TRANSFER_FAILED = {
+    "no-voter": (
+        "transfer-no-voter",
+        "it has no vote",
+        "leitwolf quorum status shows who has one",
+    ),
+    "not-connected": (
+        "transfer-not-connected",
+        "its daemon is not connected",
+        "see whether it runs, then ask again",
+    ),
+    "not-caught-up": (
+        "transfer-not-caught-up",
+        "it did not get the newest entries in time",
+        "ask again when leitwolf quorum status shows that it caught up",
+    ),
+}
+"""By the reason of a failed transfer: code, what is wrong, and what to do."""
 _SUBNETS_MAX = 16
 """Of one network; a machine with more addresses on one wire is a router."""
 
@@ -453,3 +472,20 @@ def change_cluster(state: State, command: commands.ChangeCluster, _seen: Observa
         found.append(events.ClusterChanged(name=name, profile=profile))
     words = [f"{field} {value}" for field, value in (("name", name), ("profile", profile)) if value]
     return judged(found, "change the cluster" + (f": {', '.join(words)}" if words else ""))
+
+
+def transfer_refusal(whom: str, reason: str) -> commands.Refusal:
+    """Return what to answer when leadership could not be handed to ``whom``.
+
+    Args:
+        whom: name of the node.
+        reason: ``no-voter``, ``not-connected`` or ``not-caught-up``.
+    """
+    code, problem, hint = _TRANSFER_FAILED[reason]
+    return commands.Refusal(
+        code=code,
+        text=f"leadership was not handed to {whom}: {problem}",
+        hint=hint,
+        field="node",
+        retryable=True,
+    )
