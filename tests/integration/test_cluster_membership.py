@@ -67,6 +67,16 @@ def test_three_nodes_vote_and_say_so(members: Members) -> None:
     assert (view.votes, view.needed) == (3, 2)
     assert {member.node for member in view.members if member.voting} == set(MEMBERS)
     assert "may fail" in view.survives, view.survives
+    leader = members.status().leader
+    time.sleep(1.2)
+    for name in MEMBERS:
+        view = members.client(name).quorum()
+        for member in view.members:
+            known = name in (leader, member.node)
+            assert (member.promised == view.ballot, member.promise_ms > 0, member.lease_ms > 0) == (
+                (known,) * 3
+            ), (name, member)
+            assert member.promise_ms <= view.promise_ms * 1.01
     assert members.status("n2").advice == ""
 
 

@@ -10,6 +10,7 @@ from leitwolf.model.views import (
     LogLine,
     NodeLine,
     ProofView,
+    QuorumMember,
     QuorumView,
     StatusView,
 )
@@ -105,6 +106,17 @@ def status(view: StatusView) -> str:
     return "\n".join(lines)
 
 
+def _promise(member: QuorumMember) -> str:
+    """Say what a member promised, and how long its run-lease lasts, where that is known."""
+    parts = []
+    if member.promise_ms >= 0:
+        left = f"{member.promise_ms:.0f} ms" if member.promise_ms else "over"
+        parts.append(f"promised {member.promised}: {left}" if member.promised else "no promise")
+    if member.lease_ms >= 0:
+        parts.append(f"lease {member.lease_ms:.0f} ms" if member.lease_ms else "no lease")
+    return "".join(f"  {part}" for part in parts)
+
+
 def quorum(view: QuorumView) -> str:
     """Return who promised what."""
     margin = f"{view.lease_margin_ms:.0f} ms left" if view.lease_margin_ms > 0 else "none"
@@ -128,7 +140,7 @@ def quorum(view: QuorumView) -> str:
         vote = f"{member.weight} vote" if member.voting else "learner"
         match = f"has {member.match}" if member.match >= 0 else "not known here"
         link = "" if member.connected else "  not connected"
-        lines.append(f"  {member.node}  {vote}  {match}{link}")
+        lines.append(f"  {member.node}  {vote}  {match}{_promise(member)}{link}")
     if view.lacking:
         lines.append(f"! {view.lacking}")
     return "\n".join(lines)

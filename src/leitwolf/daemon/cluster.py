@@ -78,6 +78,7 @@ from leitwolf.wire.guard import (
     LinkReport,
     LinkState,
     Recorded,
+    RosterReport,
 )
 from leitwolf.wire.page import LeasePage
 
@@ -119,6 +120,8 @@ class Cluster:
         self.bootstrap = bootstrap
         self.store = store
         self.links: dict[tuple[int, int], LinkState] = {}
+        self.roster: RosterReport | None = None
+        """Newest word of the own guard about all nodes, in the last office that it had."""
         self.rejections: dict[int, tuple[str, str]] = {}
         self._rejected_since: dict[int, float] = {}
         self._refusals: dict[int, str] = {}
@@ -303,6 +306,8 @@ class Cluster:
         match report:
             case LinkReport():
                 self._links(report)
+            case RosterReport():
+                self.roster = report
             case Recorded():
                 self.record(f"guard: {report.code}: {report.detail}")
             case LeaseClosed():

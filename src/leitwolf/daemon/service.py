@@ -379,6 +379,7 @@ class DaemonService:
             raw_ns(),
             worst_stall=guard.peak,
             realtime=bool(guard.flags & Flag.REALTIME),
+            roster=cluster.roster,
         )
 
     def why(self, group: str) -> ExplanationView:

@@ -145,6 +145,13 @@ class QuorumMember(_View, frozen=True, kw_only=True):
     match: int
     """Last index known to be durable there; -1: not known here."""
     connected: bool
+    promised: str = ""
+    """Ballot whose owner its guard promised to help no other; '': not known here."""
+    promise_ms: float = -1.0
+    """How long still, within the last second; 0: over or freed, below 0: not known here."""
+    lease_ms: float = -1.0
+    """What was left of its run-lease, at most, within the last second; 0: it holds none, below 0:
+    not known here."""
 
 
 class QuorumView(_View, frozen=True, kw_only=True):

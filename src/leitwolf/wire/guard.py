@@ -42,6 +42,8 @@ __all__ = [
     "Recorded",
     "Release",
     "Released",
+    "RosterReport",
+    "Standing",
     "StopEverything",
     "Streams",
     "TakeOffice",
@@ -81,6 +83,20 @@ class LinkState:
     up: bool
     age: int
     round_trip: int
+
+
+@GUARD.part
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the guard in office knows of one node; instants are its RAW ns, 0: never."""
+
+    node: int
+    promise_end: int
+    """Until then its newest confirmed promise binds it to the ballot of the office."""
+    horizon: int
+    """No run-lease of it outlasts this; in the past: it holds none."""
+    lease: int
+    """Id of its run-lease on the roster, 0: none."""
 
 
 # --- daemon and host to guard --------------------------------------------------------------------
@@ -355,6 +371,17 @@ class Freed:
     ballot: Ballot
 
 
+@GUARD.message(46)
+@dataclass(frozen=True, slots=True)
+class RosterReport:
+    """For people, once a second from the guard in office: how all nodes stand."""
+
+    ballot: Ballot
+    at: int
+    """When it was so, RAW ns."""
+    standings: tuple[Standing, ...]
+
+
 GuardCommand = (
     DaemonHello
     | Configure
@@ -383,5 +410,6 @@ GuardReport = (
     | Released
     | Freed
     | LinkReport
+    | RosterReport
     | Recorded
 )

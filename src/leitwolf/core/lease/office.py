@@ -48,6 +48,8 @@ from leitwolf.wire.heartbeat import Ack, Heartbeat, Outbid
 
 __all__ = ["Incumbent"]
 
+_REPORT_NS = 1_000_000_000
+
 
 class Incumbent:
     """Office of this guard, when it has one. Instants are RAW ns of this node."""
@@ -66,6 +68,7 @@ class Incumbent:
         self._stranded_since = NEVER
         self._released = NO_BALLOT
         self._released_until = 0
+        self._report_at = 0
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -274,6 +277,9 @@ class Incumbent:
             if member is not own and only in (None, member.node):
                 grant = self._roster.grant(member) if self._may_grant() else NO_GRANT
                 self._send(member.node, ballot, grant, promise=page.promise)
+        if sent >= self._report_at:
+            self._report_at = sent + _REPORT_NS
+            ledger.tell(self._roster.report(own.node))
 
     def _tell_released(self) -> None:
         ledger = self._ledger
