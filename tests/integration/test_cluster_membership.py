@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from leitwolf.model.commands import (
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.ids import GroupId, Wish
 from leitwolf.model.views import InitRequest, JoinRequestView, StatusView
+from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.token import digest, format_token, new_secret, parse_token
 
 pytestmark = pytest.mark.netns
@@ -424,6 +426,33 @@ def test_second_cluster_on_the_same_interconnect_disturbs_nobody(members: Member
     assert caught.value.code == "already-in-a-cluster"
     members.client(GUEST).destroy()
     members.until(GUEST, lambda view: not view.formed, "its end")
+
+
+_FOREIGN = """
+import socket, sys
+from leitwolf.guard.seal import KeyRing, Sealer
+sealer = Sealer(KeyRing([bytes(32)]), 9)
+channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(5):
+    channel.sendto(sealer.seal(0, b"heartbeat of another cluster"), (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def test_heartbeats_of_another_cluster_are_named(members: Members) -> None:
+    """Who takes an address of a member for one of its own is told, and disturbs nobody."""
+    members.dismiss()
+    before = members.status()
+    target = members.world.address("n1", "ic0")
+    members.world.run(GUEST, [sys.executable, "-c", _FOREIGN, target, str(DEFAULT_PORT)])
+    view = members.until("n1", lambda view: bool(view.strangers), "the stranger")
+    (stranger,) = view.strangers
+    assert stranger.address == members.world.address(GUEST, "ic0")
+    assert stranger.count == 5
+    assert view.leader == before.leader
+    assert members.status("n2").strangers == ()
+    assert (
+        f"former member, from {stranger.address} (5)" in members.lab.command("n1", "status").stdout
+    )
 
 
 def test_profile_changes_online(members: Members) -> None:

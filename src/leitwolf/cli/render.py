@@ -88,6 +88,10 @@ def status(view: StatusView) -> str:
     lines = [f"{view.cluster}  {state}  profile {view.profile}  entry {view.index}{age}"]
     if view.advice:
         lines.append(f"! {view.advice}")
+    lines.extend(
+        f"! heartbeats of another cluster, or of a former member, from {one.address} ({one.count})"
+        for one in view.strangers
+    )
     if view.proof is not None:
         lines.append(_proof(view.proof))
     lines.append("nodes")

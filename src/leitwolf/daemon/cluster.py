@@ -79,6 +79,8 @@ from leitwolf.wire.guard import (
     LinkState,
     Recorded,
     RosterReport,
+    Stranger,
+    StrangersReport,
 )
 from leitwolf.wire.page import LeasePage
 
@@ -122,6 +124,7 @@ class Cluster:
         self.links: dict[tuple[int, int], LinkState] = {}
         self.roster: RosterReport | None = None
         """Newest word of the own guard about all nodes, in the last office that it had."""
+        self.strangers: tuple[Stranger, ...] = ()
         self.rejections: dict[int, tuple[str, str]] = {}
         self._rejected_since: dict[int, float] = {}
         self._refusals: dict[int, str] = {}
@@ -306,6 +309,8 @@ class Cluster:
         match report:
             case LinkReport():
                 self._links(report)
+            case StrangersReport():
+                self._meet(report)
             case RosterReport():
                 self.roster = report
             case Recorded():
@@ -328,6 +333,13 @@ class Cluster:
             self.links[link.node, link.link] = link
             if former is None or former.up != link.up:
                 (self.peers.link_up if link.up else self.peers.link_down)(link.node, link.link)
+
+    def _meet(self, report: StrangersReport) -> None:
+        known = {stranger.address for stranger in self.strangers}
+        self.strangers = report.strangers
+        for stranger in report.strangers:
+            if stranger.address not in known:
+                self.record(f"heartbeats of another cluster or a former member: {stranger.address}")
 
     def record(self, text: str) -> None:
         """Write a line that survives also where no entry can be written."""

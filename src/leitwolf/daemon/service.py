@@ -53,6 +53,7 @@ from leitwolf.model.views import (
     QuorumView,
     StatusView,
     StoppedView,
+    StrangerView,
 )
 from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
@@ -335,7 +336,11 @@ class DaemonService:
             proof=self._proof(),
             stopped=stopped,
         )
-        return view if not view.quorum else msgspec.structs.replace(view, stopped=())
+        strangers = tuple(
+            StrangerView(address=one.address, count=one.count) for one in cluster.strangers
+        )
+        stopped = () if view.quorum else stopped
+        return msgspec.structs.replace(view, stopped=stopped, strangers=strangers)
 
     def _leased(self, cluster: Cluster) -> bool:
         """Return whether the run-lease of this node lasts: it hears a leader, and is heard."""

@@ -22,6 +22,7 @@ __all__ = [
     "ResourceView",
     "StatusView",
     "StoppedView",
+    "StrangerView",
 ]
 
 
@@ -111,6 +112,14 @@ class StoppedView(_View, frozen=True, kw_only=True):
     text: str
 
 
+class StrangerView(_View, frozen=True, kw_only=True):
+    """Somebody who sends heartbeats of another cluster to the node asked."""
+
+    address: str
+    count: int
+    """Datagrams since the first one; forgotten a minute after the last."""
+
+
 class StatusView(_View, frozen=True, kw_only=True):
     """The whole cluster as this node sees it."""
 
@@ -134,6 +143,7 @@ class StatusView(_View, frozen=True, kw_only=True):
     networks: tuple[NetworkView, ...] = ()
     groups: tuple[GroupView, ...] = ()
     stopped: tuple[StoppedView, ...] = ()
+    strangers: tuple[StrangerView, ...] = ()
 
 
 class QuorumMember(_View, frozen=True, kw_only=True):

@@ -45,6 +45,8 @@ __all__ = [
     "RosterReport",
     "Standing",
     "StopEverything",
+    "Stranger",
+    "StrangersReport",
     "Streams",
     "TakeOffice",
     "Votes",
@@ -97,6 +99,16 @@ class Standing:
     """No run-lease of it outlasts this; in the past: it holds none."""
     lease: int
     """Id of its run-lease on the roster, 0: none."""
+
+
+@GUARD.part
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Somebody who sends heartbeats under a key that this cluster does not have."""
+
+    address: str
+    count: int
+    """Of its datagrams, since the first one."""
 
 
 # --- daemon and host to guard --------------------------------------------------------------------
@@ -382,6 +394,14 @@ class RosterReport:
     standings: tuple[Standing, ...]
 
 
+@GUARD.message(47)
+@dataclass(frozen=True, slots=True)
+class StrangersReport:
+    """Who sent heartbeats of another cluster within the last minute; () when they are gone."""
+
+    strangers: tuple[Stranger, ...]
+
+
 GuardCommand = (
     DaemonHello
     | Configure
@@ -411,5 +431,6 @@ GuardReport = (
     | Freed
     | LinkReport
     | RosterReport
+    | StrangersReport
     | Recorded
 )
