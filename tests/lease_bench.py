@@ -37,6 +37,7 @@ from leitwolf.wire.guard import (
     NodeAway,
     OpenLease,
     PeerNode,
+    RosterReport,
     TakeOffice,
     Votes,
 )
@@ -251,7 +252,7 @@ class Bench:
             case SendPeer():
                 self._send(node, effect)
             case Tell():
-                if not isinstance(effect.report, LinkReport):
+                if not isinstance(effect.report, LinkReport | RosterReport):
                     node.reports.append(effect.report)
                 if node.on_report:
                     node.on_report(effect.report)

@@ -216,7 +216,7 @@ class HostNode:
         def install() -> None:
             with Gate() as gate:
                 gate.install()
-                assert gate.arm(60_000, renewal=False)
+                assert gate.arm(60_000, LEASE, renewal=False)
 
         inside(self.namespace, install)
 

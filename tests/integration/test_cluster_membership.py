@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,18 @@ from lab.prober import Prober
 from lab.world import World
 from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Members
 
-from leitwolf.model.commands import AddGroup, AddNode, ChangeCluster, EvictNode, RemoveGroup
+from leitwolf.model.commands import (
+    AddGroup,
+    AddNode,
+    ChangeCluster,
+    EvictNode,
+    RemoveGroup,
+    TellAbility,
+)
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.ids import GroupId, Wish
 from leitwolf.model.views import InitRequest, JoinRequestView, StatusView
+from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.token import digest, format_token, new_secret, parse_token
 
 pytestmark = pytest.mark.netns
@@ -60,6 +69,16 @@ def test_three_nodes_vote_and_say_so(members: Members) -> None:
     assert (view.votes, view.needed) == (3, 2)
     assert {member.node for member in view.members if member.voting} == set(MEMBERS)
     assert "may fail" in view.survives, view.survives
+    leader = members.status().leader
+    time.sleep(1.2)
+    for name in MEMBERS:
+        view = members.client(name).quorum()
+        for member in view.members:
+            known = name in (leader, member.node)
+            assert (member.promised == view.ballot, member.promise_ms > 0, member.lease_ms > 0) == (
+                (known,) * 3
+            ), (name, member)
+            assert member.promise_ms <= view.promise_ms * 1.01
     assert members.status("n2").advice == ""
 
 
@@ -409,6 +428,33 @@ def test_second_cluster_on_the_same_interconnect_disturbs_nobody(members: Member
     members.until(GUEST, lambda view: not view.formed, "its end")
 
 
+_FOREIGN = """
+import socket, sys
+from leitwolf.guard.seal import KeyRing, Sealer
+sealer = Sealer(KeyRing([bytes(32)]), 9)
+channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(5):
+    channel.sendto(sealer.seal(0, b"heartbeat of another cluster"), (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def test_heartbeats_of_another_cluster_are_named(members: Members) -> None:
+    """Who takes an address of a member for one of its own is told, and disturbs nobody."""
+    members.dismiss()
+    before = members.status()
+    target = members.world.address("n1", "ic0")
+    members.world.run(GUEST, [sys.executable, "-c", _FOREIGN, target, str(DEFAULT_PORT)])
+    view = members.until("n1", lambda view: bool(view.strangers), "the stranger")
+    (stranger,) = view.strangers
+    assert stranger.address == members.world.address(GUEST, "ic0")
+    assert stranger.count == 5
+    assert view.leader == before.leader
+    assert members.status("n2").strangers == ()
+    assert (
+        f"former member, from {stranger.address} (5)" in members.lab.command("n1", "status").stdout
+    )
+
+
 def test_profile_changes_online(members: Members) -> None:
     """Every node takes the new profile over, nothing stops, and the leader still leads."""
     members.dismiss()
@@ -423,3 +469,30 @@ def test_profile_changes_online(members: Members) -> None:
         time.sleep(1.0)
         members.settle()
     assert next(item.generation for item in members.status().groups) == generation
+
+
+def test_nodes_tell_whether_they_can_hold_a_profile(members: Members) -> None:
+    """Nobody else's word lasts: a node corrects it, and until then the profile is refused."""
+    members.dismiss()
+    number = next(node.id for node in members.status().nodes if node.name == "n2")
+    real = members.client("n2").quorum().realtime
+    client = members.client("n1")
+
+    def told(events: str) -> bool:
+        return any(events in line for entry in client.log() for line in entry.events)
+
+    deadline = time.monotonic() + 10
+    while not all(told(f"NodeChanged node={name} realtime={real}") for name in MEMBERS):
+        assert time.monotonic() < deadline, "they did not tell"
+        time.sleep(0.1)
+    client.command(TellAbility(node=number, realtime=False))
+    with pytest.raises(
+        LeitwolfError, match=r"real-time scheduling on .*n2.* worst stall 400"
+    ) as no:
+        client.command(ChangeCluster(profile="fast"))
+    assert no.value.code == "profile-too-short"
+    if real:
+        before = client.log()[-1].index
+        while not told(f"NodeChanged node=n2 realtime={real}") or client.log()[-1].index == before:
+            assert time.monotonic() < deadline, "it did not object"
+            time.sleep(0.1)

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.netns, support.needs_root]
 VIRTUAL = (VIRTUAL4, VIRTUAL6)
 PROBES = [(probe, address) for probe in ("ping", "resolve") for address in VIRTUAL]
 LONG_MS = 20_000
+LEASE = 1 << 62 | 7 << 32 | 5
 Probe = Callable[[str], bool]
 
 
@@ -62,7 +63,7 @@ def test_addresses_answer_only_while_armed(gate: Gate, probes: dict[str, Probe])
     """Ping, ARP and neighbour discovery: silent when installed, there when armed, silent again."""
     gate.install(VIRTUAL)
     assert answering(probes) == []
-    assert gate.arm(LONG_MS, renewal=False)
+    assert gate.arm(LONG_MS, LEASE, renewal=False)
     assert answering(probes) == PROBES
     gate.disarm()
     assert answering(probes) == []
@@ -79,7 +80,7 @@ def test_the_nodes_own_addresses_are_not_touched(gate: Gate, probes: dict[str, P
 def test_managed_addresses_need_to_be_held(gate: Gate, probes: dict[str, Probe]) -> None:
     """An address that this node may not use is silent under a running lease; others answer."""
     gate.install()
-    gate.arm(LONG_MS, renewal=False)
+    gate.arm(LONG_MS, LEASE, renewal=False)
     assert answering(probes) == PROBES
     gate.manage(VIRTUAL)
     assert answering(probes) == []
@@ -105,7 +106,7 @@ def test_nothing_is_sent_from_a_shut_address(
             sender.sendto(b"x", (support.CLIENT4, 9))
         with pytest.raises(PermissionError):
             local.sendto(b"x", (VIRTUAL4, 9))
-        gate.arm(LONG_MS, renewal=False)
+        gate.arm(LONG_MS, LEASE, renewal=False)
         sender.sendto(b"x", (support.CLIENT4, 9))
         local.sendto(b"x", (VIRTUAL4, 9))
 
@@ -121,7 +122,7 @@ def test_translated_packets_do_not_slip_through(
         f"add rule ip nat post udp dport 7 snat to {VIRTUAL4}",
     )
     gate.install([VIRTUAL4])
-    gate.arm(LONG_MS, renewal=False)
+    gate.arm(LONG_MS, LEASE, renewal=False)
     with inside(net.client):
         receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with inside(net.node):
@@ -157,7 +158,7 @@ def test_a_shut_address_is_not_reached_by_translation_either(
         sender.bind((OWN4, 0))
         with pytest.raises(PermissionError):
             sender.sendto(b"shut", (VIRTUAL4, 7))
-        gate.arm(LONG_MS, renewal=False)
+        gate.arm(LONG_MS, LEASE, renewal=False)
         sender.sendto(b"armed", (VIRTUAL4, 7))
 
 
@@ -195,7 +196,7 @@ def test_announcements_by_packet_sockets_pass_the_gate(gate: Gate, net: World) -
     assert not announced(net)
     gate.hold([VIRTUAL4])
     assert not announced(net)
-    gate.arm(LONG_MS, renewal=False)
+    gate.arm(LONG_MS, LEASE, renewal=False)
     assert announced(net)
     gate.disarm()
     assert not announced(net)
@@ -212,7 +213,7 @@ def test_rebuilding_covers_the_interfaces_again(gate: Gate, net: World) -> None:
     with inside(net.node):
         gate.install([VIRTUAL4])
     assert not announced(net)
-    gate.arm(LONG_MS, renewal=False)
+    gate.arm(LONG_MS, LEASE, renewal=False)
     assert announced(net)
 
 
@@ -269,8 +270,8 @@ def test_frozen_node_falls_silent_and_cannot_come_back(
     def guard() -> None:
         with inside(net.node):
             mine = Gate()
-        assert mine.arm(duration_ms, renewal=False)
-        while mine.arm(duration_ms, renewal=True):
+        assert mine.arm(duration_ms, LEASE, renewal=False)
+        while mine.arm(duration_ms, LEASE, renewal=True):
             time.sleep(0.02)
         os.write(writing, b"refused")
 
@@ -299,16 +300,65 @@ def test_frozen_node_falls_silent_and_cannot_come_back(
 def test_renewal_needs_a_running_lease_and_a_start_needs_none(gate: Gate) -> None:
     """Delete and add in one transaction: refused before the first, after the end, after disarm."""
     gate.install()
-    assert not gate.arm(LONG_MS, renewal=True)
-    assert gate.arm(50, renewal=False)
-    assert not gate.arm(LONG_MS, renewal=False), "one runs already"
-    assert gate.arm(100, renewal=True)
+    assert not gate.arm(LONG_MS, LEASE, renewal=True)
+    assert gate.arm(50, LEASE, renewal=False)
+    assert not gate.arm(LONG_MS, LEASE, renewal=False), "one runs already"
+    assert gate.arm(100, LEASE, renewal=True)
     time.sleep(0.15)
-    assert not gate.arm(LONG_MS, renewal=True), "it ran out"
-    assert gate.arm(LONG_MS, renewal=False)
+    assert not gate.arm(LONG_MS, LEASE, renewal=True), "it ran out"
+    assert gate.arm(LONG_MS, LEASE, renewal=False)
     gate.disarm()
     gate.disarm()
-    assert not gate.arm(LONG_MS, renewal=True)
+    assert not gate.arm(LONG_MS, LEASE, renewal=True)
+
+
+def test_addresses_are_held_under_the_lease_in_force_only(
+    gate: Gate, net: World, probes: dict[str, Probe]
+) -> None:
+    """A host frozen before its call holds nothing under the lease that began meanwhile."""
+    gate.install()
+    gate.manage(VIRTUAL)
+    with pytest.raises(FileNotFoundError):
+        gate.hold(VIRTUAL, lease=LEASE)
+    assert gate.lease() == 0, "none is in force yet"
+    gate.arm(LONG_MS, LEASE, renewal=False)
+    gate.hold([VIRTUAL4], lease=LEASE)
+    gate.hold([VIRTUAL4], lease=LEASE)
+    assert gate.lease() == LEASE, "deleted and added"
+    assert gate.held() == {VIRTUAL4}
+    gate.disarm()
+    with pytest.raises(FileNotFoundError):
+        gate.hold([VIRTUAL6], lease=LEASE)
+    gate.arm(LONG_MS, LEASE + 1, renewal=False)
+    with pytest.raises(FileNotFoundError):
+        gate.hold([VIRTUAL6], lease=LEASE)
+    assert gate.held() == {VIRTUAL4}, "all or nothing"
+    assert answering(probes) == [("ping", VIRTUAL4), ("resolve", VIRTUAL4)]
+    gate.hold([VIRTUAL6], lease=LEASE + 1)
+    assert answering(probes) == PROBES
+    assert gate.intact()
+    shown = in_node(net, "nft", "list", "set", "ip", "leitwolf", "lease")
+    assert f"0x{LEASE >> 32:08x} . 0x{LEASE + 1 & 0xFFFFFFFF:08x}" in shown
+
+
+def test_another_lease_cannot_be_prolonged(gate: Gate, net: World) -> None:
+    """The id in force is always that of the lease that runs, for a guard's successor as well."""
+    gate.install()
+    assert gate.arm(LONG_MS, LEASE, renewal=False)
+    assert not gate.arm(LONG_MS, LEASE + 1, renewal=True)
+    with inside(net.node):
+        successor = Gate()
+    with successor:
+        assert not successor.arm(LONG_MS, LEASE + 1, renewal=True)
+        assert successor.arm(LONG_MS, LEASE, renewal=True)
+        assert not successor.arm(LONG_MS, LEASE + 1, renewal=False), "one runs already"
+        assert successor.lease() == LEASE
+        in_node(net, "nft", "flush", "ruleset")
+        assert not successor.arm(LONG_MS, LEASE, renewal=True)
+        successor.install()
+        assert successor.lease() == 0
+        assert successor.arm(LONG_MS, LEASE, renewal=False)
+        assert gate.lease() == LEASE
 
 
 def test_durations_that_would_mean_for_ever_are_not_armed(
@@ -317,10 +367,10 @@ def test_durations_that_would_mean_for_ever_are_not_armed(
     """Less than a jiffy is no lease (0 would never run out), and an hour is a mistake."""
     gate.install(VIRTUAL)
     for duration_ms in (-5, 0, ARM_MINIMUM_MS - 1):
-        assert not gate.arm(duration_ms, renewal=False)
+        assert not gate.arm(duration_ms, LEASE, renewal=False)
     with pytest.raises(ValueError, match="lease of"):
-        gate.arm(ARM_MAXIMUM_MS + 1, renewal=False)
-    assert gate.arm(ARM_MINIMUM_MS, renewal=False)
+        gate.arm(ARM_MAXIMUM_MS + 1, LEASE, renewal=False)
+    assert gate.arm(ARM_MINIMUM_MS, LEASE, renewal=False)
     time.sleep(0.05)
     assert answering(probes) == []
 
@@ -328,7 +378,7 @@ def test_durations_that_would_mean_for_ever_are_not_armed(
 def test_guard_and_host_use_one_gate(net: World, gate: Gate, probes: dict[str, Probe]) -> None:
     """Two processes' gates are one in the kernel, at once and without losing anything."""
     gate.install()
-    gate.arm(LONG_MS, renewal=False)
+    gate.arm(LONG_MS, LEASE, renewal=False)
     with inside(net.node):
         host = Gate()
     many = [f"198.51.100.{number}" for number in range(1, 101)]
@@ -337,7 +387,7 @@ def test_guard_and_host_use_one_gate(net: World, gate: Gate, probes: dict[str, P
 
     def renew() -> None:
         while not finish.is_set():
-            failed.extend([True] * (not gate.arm(LONG_MS, renewal=True)))
+            failed.extend([True] * (not gate.arm(LONG_MS, LEASE, renewal=True)))
 
     renewing = threading.Thread(target=renew)
     renewing.start()
@@ -372,10 +422,10 @@ def test_changing_what_is_not_there_is_no_error(gate: Gate) -> None:
 def test_installing_again_replaces_everything(gate: Gate, probes: dict[str, Probe]) -> None:
     """A new guard begins closed, with just the addresses that it names."""
     gate.install([VIRTUAL4])
-    gate.arm(LONG_MS, renewal=False)
+    gate.arm(LONG_MS, LEASE, renewal=False)
     gate.install([VIRTUAL6])
     assert gate.managed() == gate.held() == {VIRTUAL6}
-    assert not gate.arm(LONG_MS, renewal=True)
+    assert not gate.arm(LONG_MS, LEASE, renewal=True)
     assert answering(probes) == [("ping", VIRTUAL4), ("resolve", VIRTUAL4)]
 
 
@@ -384,6 +434,7 @@ def test_installing_again_replaces_everything(gate: Gate, probes: dict[str, Prob
     [
         "flush ruleset",
         "delete table arp leitwolf",
+        "delete set ip leitwolf lease",
         "flush chain ip leitwolf gate",
         "insert rule ip6 leitwolf gate accept",
         "add rule ip6 leitwolf gate accept",
@@ -417,13 +468,13 @@ def test_renewals_are_no_reason_to_look_and_hide_none(gate: Gate, net: World) ->
     """The own renewals do not count; a foreign change in between is seen all the same."""
     gate.install(VIRTUAL)
     gate.touched()
-    gate.arm(LONG_MS, renewal=False)
-    assert gate.arm(LONG_MS, renewal=True)
-    assert not gate.arm(LONG_MS, renewal=False), "one runs already"
+    gate.arm(LONG_MS, LEASE, renewal=False)
+    assert gate.arm(LONG_MS, LEASE, renewal=True)
+    assert not gate.arm(LONG_MS, LEASE, renewal=False), "one runs already"
     assert not gate.touched()
-    gate.arm(LONG_MS, renewal=True)
+    gate.arm(LONG_MS, LEASE, renewal=True)
     in_node(net, "nft", f"delete element ip leitwolf managed {{ {VIRTUAL4} }}")
-    gate.arm(LONG_MS, renewal=True)
+    gate.arm(LONG_MS, LEASE, renewal=True)
     assert gate.touched()
     assert gate.intact()
     assert gate.managed() == {VIRTUAL6}
@@ -443,7 +494,7 @@ def test_nobody_listens_to_changes_of_rules(gate: Gate, net: World) -> None:
 def test_without_a_gate_errors_are_loud(gate: Gate) -> None:
     """Closing or changing a gate that is not there fails; arming is refused."""
     assert not gate.intact()
-    assert not gate.arm(LONG_MS, renewal=False)
+    assert not gate.arm(LONG_MS, LEASE, renewal=False)
     with pytest.raises(FileNotFoundError):
         gate.disarm()
     with pytest.raises(FileNotFoundError):
@@ -457,7 +508,7 @@ def test_without_a_gate_errors_are_loud(gate: Gate) -> None:
 def test_operators_can_read_the_rules(gate: Gate, net: World) -> None:
     """``nft list ruleset`` shows what is meant, and the remaining time."""
     gate.install(VIRTUAL)
-    gate.arm(LONG_MS, renewal=False)
+    gate.arm(LONG_MS, LEASE, renewal=False)
     shown = in_node(net, "nft", "list", "ruleset")
     assert "Leitwolf: virtual addresses answer only while" in shown
     assert "ip daddr @managed jump destination" in shown
@@ -484,8 +535,8 @@ def test_works_for_an_ordinary_user_in_an_own_namespace() -> None:
         with Gate() as gate:
             gate.install(VIRTUAL)
             assert gate.intact()
-            assert gate.arm(LONG_MS, renewal=False)
-            assert gate.arm(LONG_MS, renewal=True)
+            assert gate.arm(LONG_MS, LEASE, renewal=False)
+            assert gate.arm(LONG_MS, LEASE, renewal=True)
             assert gate.managed() == set(VIRTUAL)
             assert gate.touched()
             assert marked_addresses() == []
@@ -496,11 +547,11 @@ def test_works_for_an_ordinary_user_in_an_own_namespace() -> None:
 def test_arming_is_quick(gate: Gate) -> None:
     """Renewals take far less than a millisecond, with a thousand addresses too."""
     gate.install(f"10.1.{i // 250}.{i % 250}" for i in range(1000))
-    gate.arm(LONG_MS, renewal=False)
+    gate.arm(LONG_MS, LEASE, renewal=False)
     times = []
     for _ in range(300):
         begun = time.perf_counter()
-        assert gate.arm(LONG_MS, renewal=True)
+        assert gate.arm(LONG_MS, LEASE, renewal=True)
         times.append(time.perf_counter() - begun)
     median = sorted(times)[150]
     print(f"arm p50 {median * 1e6:.0f} us")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.host_support import (
+    LEASE,
     HostNode,
     close_order,
     eventually,
@@ -280,6 +281,47 @@ def test_marked_address_without_record_is_removed(lan: Lan) -> None:
     (lan.node.runtime / "host" / "vip.json").unlink()
     lan.node.start()
     assert not lan.has(V4)
+
+
+def test_an_address_is_not_held_under_another_lease(lan: Lan) -> None:
+    """The page still permits it, as a frozen host would have read; the kernel does not."""
+
+    def exchange(lease: int) -> None:
+        with Gate() as gate:
+            gate.disarm()
+            assert gate.arm(60_000, lease, renewal=False)
+
+    inside(lan.namespace, lambda: exchange(LEASE + 1))
+    daemon = lan.node.start()
+    daemon.send(start_order("vip", "ip_address", address=f"{V4}/24"))
+    assert daemon.state("vip", "failed").code == "lease-over"
+    assert inside(lan.namespace, gate) == (set(), set())
+    assert not lan.has(V4)
+    inside(lan.namespace, lambda: exchange(LEASE))
+    daemon.send(start_order("vip", "ip_address", address=f"{V4}/24", attempt=2))
+    daemon.state("vip", "online")
+    assert inside(lan.namespace, gate) == ({V4}, {V4})
+
+
+def test_an_address_waits_for_a_gate_that_is_being_armed(lan: Lan) -> None:
+    """The guard arms, and rebuilds, on a thread of its own: a start comes online right after it."""
+
+    def shut() -> None:
+        with Gate() as gate:
+            gate.disarm()
+
+    def arm() -> None:
+        with Gate() as gate:
+            assert gate.arm(60_000, LEASE, renewal=False)
+
+    inside(lan.namespace, shut)
+    daemon = lan.node.start()
+    daemon.send(start_order("vip", "ip_address", address=f"{V4}/24"))
+    eventually(lambda: lan.has(V4))
+    assert inside(lan.namespace, gate) == ({V4}, set())
+    inside(lan.namespace, arm)
+    daemon.state("vip", "online")
+    assert inside(lan.namespace, gate) == ({V4}, {V4})
 
 
 def test_lease_over_removes_the_address(lan: Lan) -> None:

@@ -184,7 +184,8 @@ def transfer_comes_late(seed: int, rules: Rules) -> None:
     world.run_until(world.now + 300 * MS)  # P is over, R is not: no log has grown
     ballot = leading.kernel.page.office  # type: ignore[union-attr]
     candidate.daemon.streams.add(leading.id)
-    candidate.daemon.peer_message(leading.id, TransferOffice(ballot=ballot))
+    call = TransferOffice(ballot=ballot, successor=candidate.id)
+    candidate.daemon.peer_message(leading.id, call)
     world.run_until(world.now + SECOND)
 
 

@@ -263,11 +263,28 @@ def test_leadership_is_handed_over_without_any_outage() -> None:
         former = leader(world)
         starts = world.checker.starts
         world.trace.clear()
-        world.ask(former.id, 1, TransferLeader())
+        ask(world, former, 1, TransferLeader())
+        assert former not in world.leaders(), "answered when it is done"
         world.run_until(world.now + 2 * SECOND)
         assert leader(world) is not former, seed
         assert world.checker.starts == starts
         assert not [line for line in world.trace if "closed" in line], seed
+
+
+def test_a_transfer_that_fails_is_refused_and_changes_nothing() -> None:
+    """A successor that does not get the newest entries in time gets no office; the asker learns."""
+    for seed in SEEDS:
+        world = calm(seed)
+        former, lame = leader(world), follower(world)
+        lame.daemon.hold()
+        world.ask(former.id, 1, WishGroup(group=GroupId("g1"), wish=Wish.OFFLINE))
+        world.ask(former.id, 2, TransferLeader(node=lame.id))
+        world.run_until(world.now + SECOND)
+        refusal = world.answers[2].refusal
+        assert refusal is not None
+        assert refusal.code == "transfer-not-caught-up"
+        assert refusal.hint
+        assert leader(world) is former
 
 
 def test_a_node_that_was_away_for_long_gets_a_snapshot() -> None:

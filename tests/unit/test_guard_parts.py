@@ -28,6 +28,7 @@ class FakeGate:
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
+        self.leases: list[int] = []
         self.there = True
         self.armed = False
         self.hold_up = threading.Event()
@@ -36,12 +37,13 @@ class FakeGate:
         self.addresses: set[str] = set()
         self._touched = False
 
-    def arm(self, duration_ms: int, *, renewal: bool) -> bool:
+    def arm(self, duration_ms: int, lease: int, *, renewal: bool) -> bool:
         self.inside.set()
         assert self.hold_up.wait(20)
         accepted = self.there and renewal == self.armed
         self.armed = self.armed or accepted
         self.calls.append(("arm", duration_ms, renewal))
+        self.leases.append(lease)
         return accepted
 
     def disarm(self) -> None:
@@ -118,6 +120,7 @@ def test_most_of_what_remains_is_armed(armer: Armer) -> None:
     armer.arming.stop()
     (_, duration, renewal), (_, _, renewed) = armer.gate.calls
     assert (renewal, renewed) == (False, True)
+    assert armer.gate.leases == [5, 5]
     assert duration == (end - first.begun) * 85 // 100 // MS
 
 

@@ -48,6 +48,7 @@ from leitwolf.wire.guard import (
     Recorded,
     Release,
     Released,
+    RosterReport,
     StopEverything,
     TakeOffice,
     Votes,
@@ -336,6 +337,30 @@ def test_release_frees_others_and_the_next_leader_continues_every_lease() -> Non
     assert not [node for node in bench.nodes.values() if node.told(LeaseClosed)]
     leases = {back.node: back.lease for back in bench[2].told(NodeBack)}
     assert leases == {1: 11, 2: 12, 3: 13}
+
+
+def test_the_guard_in_office_reports_how_all_nodes_stand_once_a_second() -> None:
+    """For people: promises and leases of all; a node that is away holds none."""
+
+    def told(reports: list[Any]) -> list[RosterReport]:
+        return [report for report in reports if isinstance(report, RosterReport)]
+
+    bench = Bench()
+    ballot = bench.cluster()
+    reports: list[Any] = []
+    bench[1].on_report = reports.append
+    bench.run(3_000)
+    assert len(told(reports)) == 3
+    newest = told(reports)[-1]
+    assert newest.ballot == ballot
+    assert {standing.node: standing.lease for standing in newest.standings} == {1: 11, 2: 12, 3: 13}
+    for standing in newest.standings:
+        assert newest.at < standing.promise_end <= newest.at + DEFAULT.promise
+        assert newest.at < standing.horizon
+    bench.cut |= {(3, 1), (1, 3)}
+    bench.run(2_000)
+    leases = {standing.node: standing.lease for standing in told(reports)[-1].standings}
+    assert leases == {1: 11, 2: 12, 3: 0}
 
 
 def test_release_is_repeated_until_promises_would_have_ended() -> None:

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from leitwolf.system import gate, nfnetlink, rawnetlink
+from leitwolf.system import gate, gate_rules, nfnetlink, rawnetlink
 
 
 def test_attributes_are_padded_and_read_back() -> None:
@@ -120,8 +120,8 @@ def test_prepared_transaction_equals_a_new_one() -> None:
 
 def test_every_field_has_its_own_chain_and_rules() -> None:
     """Each place of an address is checked against all three sets, in every family."""
-    for family in gate._FAMILIES:
-        requests = gate._structure(family, "t")
+    for family in gate_rules.FAMILIES:
+        requests = gate_rules.structure(family, "t")
         rules = [one.body for one in requests if one.kind == nfnetlink.Kind.NEW_RULE]
         for name in (b"managed\0", b"held\0", b"run\0"):
             assert sum(name in body for body in rules) == len(family.fields)

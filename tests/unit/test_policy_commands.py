@@ -25,6 +25,7 @@ from leitwolf.model.commands import (
     RemoveGroup,
     RemoveResource,
     SetNetwork,
+    TellAbility,
     TransferLeader,
     WishGroup,
     WishResource,
@@ -208,6 +209,21 @@ def test_bad_commands_are_refused_with_code_and_fix(
     assert found.code == code
     assert word in f"{found.text} {found.hint}"
     assert world.state is before
+
+
+def test_a_profile_that_a_node_cannot_hold_is_refused(world: World) -> None:
+    """Nodes tell whether they have real-time scheduling; who did not tell is no obstacle."""
+    assert world.do(TellAbility(node=NodeId(1), realtime=True)).events
+    assert world.do(TellAbility(node=NodeId(1), realtime=True)).events == ()
+    world.do(ChangeCluster(profile="fast"))
+    world.apply(events.ProfileSettled())
+    world.do(TellAbility(node=NodeId(2), realtime=False))
+    found = world.command(ChangeCluster(profile="default"))
+    assert isinstance(found, Refusal)
+    assert (found.code, found.field) == ("profile-too-short", "profile")
+    assert "no real-time scheduling on node2: profile default: P = 260 ms, needs" in found.text
+    assert "run Leitwolf as root on node2" in found.hint
+    assert world.do(ChangeCluster(profile="virtual")).events
 
 
 NOTHING: list[Command] = [

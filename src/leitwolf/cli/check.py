@@ -224,6 +224,17 @@ def _cluster(status: StatusView | None) -> Finding:
     )
 
 
+def _strangers(status: StatusView | None) -> Finding:
+    found = ", ".join(one.address for one in status.strangers) if status is not None else ""
+    return Finding(
+        name="strangers",
+        ok=not found,
+        found=f"heartbeats of another cluster from {found}" if found else "no other cluster heard",
+        lost="somebody there takes an address of this node for a member of its own cluster",
+        fix="there: leitwolf status; evict the node that has this address, or leitwolf destroy",
+    )
+
+
 def _interconnects(status: StatusView | None) -> Finding:
     if status is None or not status.formed:
         return Finding(name="interconnect", ok=True, found="chosen by leitwolf init")
@@ -257,6 +268,7 @@ def findings(runtime: Path | None) -> list[Finding]:
         lambda: _state(state),
         lambda: _port(status),
         lambda: _interconnects(status),
+        lambda: _strangers(status),
         lambda: _cluster(status),
     )
     return [look() for look in looks]

@@ -10,6 +10,7 @@ from leitwolf.model.views import (
     LogLine,
     NodeLine,
     ProofView,
+    QuorumMember,
     QuorumView,
     StatusView,
 )
@@ -87,6 +88,10 @@ def status(view: StatusView) -> str:
     lines = [f"{view.cluster}  {state}  profile {view.profile}  entry {view.index}{age}"]
     if view.advice:
         lines.append(f"! {view.advice}")
+    lines.extend(
+        f"! heartbeats of another cluster, or of a former member, from {one.address} ({one.count})"
+        for one in view.strangers
+    )
     if view.proof is not None:
         lines.append(_proof(view.proof))
     lines.append("nodes")
@@ -103,6 +108,17 @@ def status(view: StatusView) -> str:
         lines.append("stopped here without quorum")
         lines.extend(f"  {_when(item.at_wall)}  {item.text}" for item in view.stopped)
     return "\n".join(lines)
+
+
+def _promise(member: QuorumMember) -> str:
+    """Say what a member promised, and how long its run-lease lasts, where that is known."""
+    parts = []
+    if member.promise_ms >= 0:
+        left = f"{member.promise_ms:.0f} ms" if member.promise_ms else "over"
+        parts.append(f"promised {member.promised}: {left}" if member.promised else "no promise")
+    if member.lease_ms >= 0:
+        parts.append(f"lease {member.lease_ms:.0f} ms" if member.lease_ms else "no lease")
+    return "".join(f"  {part}" for part in parts)
 
 
 def quorum(view: QuorumView) -> str:
@@ -129,7 +145,7 @@ def quorum(view: QuorumView) -> str:
         match = f"has {member.match}" if member.match >= 0 else "not known here"
         link = "" if member.connected else "  not connected"
         link += f"  {member.fault}" if member.fault else ""
-        lines.append(f"  {member.node}  {vote}  {match}{link}")
+        lines.append(f"  {member.node}  {vote}  {match}{_promise(member)}{link}")
     if view.lacking:
         lines.append(f"! {view.lacking}")
     return "\n".join(lines)

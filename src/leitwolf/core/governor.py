@@ -25,8 +25,8 @@ from leitwolf.core.effects import AskGuard, Effect, Reply, Request, Send
 from leitwolf.core.leader import Leader, Pending
 from leitwolf.core.lease.profile import awaited
 from leitwolf.core.membership import SETTLE_NS, Step, acting, longest, next_keys, next_step
-from leitwolf.core.policy import Planned, judge, plan
-from leitwolf.core.quorum import MayLead, QuorumCore
+from leitwolf.core.policy import Planned, judge, plan, transfer_refusal
+from leitwolf.core.quorum import MayLead, QuorumCore, TransferFailed
 from leitwolf.core.rules import Rules
 from leitwolf.model.commands import Answer, Refusal, TransferLeader
 from leitwolf.model.events import (
@@ -204,17 +204,33 @@ class Governor:
             for pending in leader.pending.pop(entry.index, ()):
                 self._answer(pending, Answer(index=entry.index, data=pending.data))
 
+    def transfer_failed(self, signal: TransferFailed) -> None:
+        """Leadership stays here: refuse the requests to hand it over."""
+        leader = self._leader
+        node = leader.ahead.nodes.get(NodeId(signal.node))
+        whom = node.name if node is not None else "another node"
+        refusal = transfer_refusal(whom, signal.reason)
+        for pending in leader.handing:
+            self._answer(pending, Answer(refusal=refusal))
+        leader.handing.clear()
+
     def end(self, reason: str) -> None:
         """Out of office: what was not committed may or may not be; say so."""
+        handed = Answer(index=self._quorum.commit)
+        if reason == "transferred":
+            for pending in self._leader.handing:
+                self._answer(pending, handed)
+            self._leader.handing.clear()
         refusal = Refusal(
             code="outcome-unknown",
             text=f"this node lost its office ({reason}); the request may have been done",
             hint="look at the state before asking again",
             retryable=True,
         )
-        for waiting in self._leader.pending.values():
+        for waiting in (self._leader.handing, *self._leader.pending.values()):
             for pending in waiting:
                 self._answer(pending, Answer(refusal=refusal))
+        self._leader.handing.clear()
         self._leader.pending.clear()
 
     def govern(self, now: int, wall: int, connected: set[NodeId]) -> None:
@@ -251,9 +267,9 @@ class Governor:
         if isinstance(judged, Refusal):
             self._answer(pending, Answer(refusal=judged))
             return
-        if isinstance(request.command, TransferLeader):
+        if isinstance(request.command, TransferLeader) and request.command.node != leader.me:
+            leader.handing.append(pending)
             self._quorum.transfer(now, request.command.node)
-            self._answer_when_committed(leader.ahead.index, pending, judged.data)
             return
         if not judged.events:
             self._answer_when_committed(leader.ahead.index, pending, judged.data)

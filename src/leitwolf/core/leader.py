@@ -75,6 +75,8 @@ class Leader:
     reports: dict[ResourceId, tuple[NodeId, ResourceReport]] = field(default_factory=dict)
     attested: dict[GroupId, tuple[NodeId, int]] = field(default_factory=dict)
     pending: dict[int, list[Pending]] = field(default_factory=dict)
+    handing: list[Pending] = field(default_factory=list)
+    """Requests to hand over leadership, answered when that is done or failed."""
     serial: int = 0
     excluded: set[NodeId] = field(default_factory=set)
     """Nodes that leave: never opened again."""

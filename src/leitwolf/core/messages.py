@@ -138,9 +138,13 @@ class SnapshotInstalled(_Message, frozen=True, kw_only=True):
 
 
 class TransferOffice(_Message, frozen=True, kw_only=True):
-    """From the leader, which released ``ballot``: begin an election at once (L8)."""
+    """From the leader, which released ``ballot``: who is to follow it (L8).
+
+    That node begins an election at once; the others leave it a head start.
+    """
 
     ballot: Ballot
+    successor: int
 
 
 QuorumMessage = (

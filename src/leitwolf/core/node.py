@@ -58,6 +58,7 @@ from leitwolf.core.quorum import (
     QuorumCore,
     Restored,
     SteppedDown,
+    TransferFailed,
 )
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import Answer, Refusal
@@ -437,6 +438,10 @@ class Node:
                     self.governor.end(signal.reason)
                     self._collect(self.governor.take_effects())
                     self.governor = None
+            case TransferFailed():
+                if self.governor is not None:
+                    self.governor.transfer_failed(signal)
+                    self._collect(self.governor.take_effects())
             case LeaderSeen():
                 self.behind.clear()
                 self._tell_at = 0

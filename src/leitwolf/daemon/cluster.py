@@ -16,7 +16,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from operator import is_
 from pathlib import Path
 
@@ -47,6 +46,7 @@ from leitwolf.core.node import Node
 from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.departure import way_back
+from leitwolf.daemon.house import House
 from leitwolf.daemon.keys import KeyFile, rekey_command
 from leitwolf.daemon.notes import Notes
 from leitwolf.daemon.outlets import Outlets
@@ -56,11 +56,10 @@ from leitwolf.daemon.shown import Shown
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.daemon.witnesses import Witnesses
 from leitwolf.daemon.writer import LogWriter
-from leitwolf.model.commands import Answer, Command, StopNode, TellRecord
+from leitwolf.model.commands import Answer, Command
 from leitwolf.model.errors import ProtocolError, RequestTimeout
 from leitwolf.model.events import NodeRemoved
 from leitwolf.model.ids import NodeId
-from leitwolf.model.limits import RECORD_LINES_MAX
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostReport, ResourceReport
 from leitwolf.model.quorum import AcceptorId
@@ -83,12 +82,14 @@ from leitwolf.wire.guard import (
     LinkReport,
     LinkState,
     Recorded,
+    RosterReport,
+    Stranger,
+    StrangersReport,
 )
 from leitwolf.wire.page import LeasePage
 
 __all__ = ["Cluster", "state_folder"]
 
-_HOUSE_S = 0.5
 _LAGGING_S = 5.0
 """How long peers may not know a node that they granted: their logs reach them within moments."""
 _REPORTS: msgspec.msgpack.Decoder[HostReport] = msgspec.msgpack.Decoder(HostReport)
@@ -124,6 +125,9 @@ class Cluster:
         self.bootstrap = bootstrap
         self.store = store
         self.links: dict[tuple[int, int], LinkState] = {}
+        self.roster: RosterReport | None = None
+        """Newest word of the own guard about all nodes, in the last office that it had."""
+        self.strangers: tuple[Stranger, ...] = ()
         self.rejections: dict[int, tuple[str, str]] = {}
         self._rejected_since: dict[int, float] = {}
         self._refusals: dict[int, str] = {}
@@ -159,10 +163,8 @@ class Cluster:
         self._submitted = 0
         self._greeted = False
         """The guard that is connected was sent the hello."""
-        self._stopping = False
         self._notes = Notes()
-        self._untold = True
-        """Lines of the recorder may wait to be told."""
+        self.house = House(self.node, self.recorder, progress, self.tell)
         self._shown = Shown.of(self.node, store)
         self._writing = self._shown
         self._arranged: tuple[object, ...] = ()
@@ -222,7 +224,7 @@ class Cluster:
                 tasks.create_task(self.guard.run())
                 tasks.create_task(self.host.run())
                 tasks.create_task(self._rekey_when_wanted())
-                tasks.create_task(self._keep_house())
+                tasks.create_task(self.house.keep())
                 self._pulse.start()
         finally:
             self._pulse.stop()
@@ -326,6 +328,10 @@ class Cluster:
         match report:
             case LinkReport():
                 self._links(report)
+            case StrangersReport():
+                self._meet(report)
+            case RosterReport():
+                self.roster = report
             case Recorded():
                 self.record(f"guard: {report.code}: {report.detail}")
             case LeaseClosed():
@@ -347,10 +353,17 @@ class Cluster:
             if former is None or former.up != link.up:
                 (self.peers.link_up if link.up else self.peers.link_down)(link.node, link.link)
 
+    def _meet(self, report: StrangersReport) -> None:
+        known = {stranger.address for stranger in self.strangers}
+        self.strangers = report.strangers
+        for stranger in report.strangers:
+            if stranger.address not in known:
+                self.record(f"heartbeats of another cluster or a former member: {stranger.address}")
+
     def record(self, text: str) -> None:
         """Write a line that survives also where no entry can be written."""
         self.recorder.append(time.time_ns(), text)
-        self._untold = True
+        self.house.untold = True
         log.info(text)
 
     def page(self) -> LeasePage | None:
@@ -537,30 +550,6 @@ class Cluster:
             if removed and self.node.in_charge:
                 self._rekey_wanted.set()
 
-    # --- housekeeping ----------------------------------------------------------------------------
-
-    async def _keep_house(self) -> None:
-        """Tell the log what it lacks about this node, whenever there is a leader."""
-        while True:
-            await asyncio.sleep(_HOUSE_S)
-            node, own = self.node, self.node.state.nodes.get(self.node.me)
-            if own is None or not (node.in_charge or node.leader in node.connected):
-                continue
-            if own.stopping and own.up and not self._stopping:
-                await self.tell(StopNode(node=node.me, stopping=False))
-            if self._untold:
-                await self._tell_record()
-
-    async def _tell_record(self) -> None:
-        """Hand the lines of the recorder to the log, then forget them here."""
-        lines = self.recorder.read()[:RECORD_LINES_MAX]
-        if not lines:
-            self._untold = False
-            return
-        texts = tuple(f"{_utc(line.at_wall_ns)} {line.text}" for line in lines)
-        if await self.tell(TellRecord(node=self.node.me, lines=texts)):
-            self.recorder.clear(lines[-1].serial)
-
     async def tell(self, command: Command, timeout_s: float = 10) -> bool:
         """Have the leader do something for this node itself; return whether it was done."""
         try:
@@ -571,15 +560,6 @@ class Cluster:
         if answer.refusal is not None:
             log.warning("refused", command=type(command).__name__, text=answer.refusal.text)
         return answer.refusal is None
-
-    def stopping(self) -> None:
-        """This daemon is about to end: it no longer says that its node goes on."""
-        self._stopping = True
-
-
-def _utc(wall_ns: int) -> str:
-    moment = datetime.fromtimestamp(wall_ns / 1e9, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
 def state_folder(settings: Settings) -> Path:

@@ -11,13 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from leitwolf.core.lease.profile import (
-    MILLISECOND,
-    PROFILES,
-    STALL_FAIR_MS,
-    STALL_REALTIME_MS,
-    ProfileError,
-)
+from leitwolf.core.lease.profile import MILLISECOND, PROFILES, ProfileError
 from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
 from leitwolf.daemon.cluster import Cluster, state_folder
 from leitwolf.daemon.departure import write_durably
@@ -57,11 +51,8 @@ __all__ = [
     "verify_profile",
 ]
 
-_ROUND_TRIP_MS = 2
 _STAY_NS = 1_500 * MILLISECOND
 """A group that has not begun to move by then has nowhere to go; it is stopped here."""
-_ELECTION_MS = {"fast": 20, "default": 40, "virtual": 150, "wan": 900}
-"""E budgeted where nothing was measured: rank, pre-probe, prepare with its sync, round trips."""
 _JOINING = "joining.json"
 _FIRST = Ballot(0, 1, 1)
 
@@ -86,10 +77,8 @@ def verify_profile(name: str, guard: Slot) -> None:
         InvalidConfig: names the rule, what it needs and what the machine shows.
     """
     realtime = bool(guard.flags & Flag.REALTIME)
-    least_ms = STALL_REALTIME_MS if realtime else STALL_FAIR_MS
-    stall_ms = max(least_ms, -(-guard.extra // MILLISECOND))
     try:
-        PROFILES[name].verify(stall_ms, _ROUND_TRIP_MS, _ELECTION_MS[name])
+        PROFILES[name].verify_on(realtime=realtime, stall_ms=-(-guard.extra // MILLISECOND))
     except ProfileError as error:
         how = "use the profile virtual" if realtime else "run as root, or use the profile virtual"
         raise InvalidConfig(str(error), field="profile", hint=how) from error

@@ -52,6 +52,7 @@ from leitwolf.model.views import (
     QuorumView,
     StatusView,
     StoppedView,
+    StrangerView,
 )
 from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
@@ -289,7 +290,7 @@ class DaemonService:
         """Move the groups away for an orderly stop; bounded."""
         cluster = self._cluster
         if cluster is not None:
-            cluster.stopping()
+            cluster.house.stopping = True
             await forming.drain(cluster, _STOP_S)
 
     async def hand_over(self) -> None:
@@ -341,7 +342,11 @@ class DaemonService:
             proof=self._proof(),
             stopped=stopped,
         )
-        return view if not view.quorum else msgspec.structs.replace(view, stopped=())
+        strangers = tuple(
+            StrangerView(address=one.address, count=one.count) for one in cluster.strangers
+        )
+        stopped = () if view.quorum else stopped
+        return msgspec.structs.replace(view, stopped=stopped, strangers=strangers)
 
     def _leased(self, cluster: Cluster) -> bool:
         """Return whether the run-lease of this node lasts: it hears a leader, and is heard."""
@@ -385,6 +390,7 @@ class DaemonService:
             raw_ns(),
             worst_stall=guard.peak,
             realtime=bool(guard.flags & Flag.REALTIME),
+            roster=cluster.roster,
         )
 
     def why(self, group: str) -> ExplanationView:

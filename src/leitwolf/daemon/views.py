@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -31,11 +32,14 @@ from leitwolf.model.views import (
     StoppedView,
 )
 from leitwolf.model.witness import is_witness
-from leitwolf.wire.guard import LinkState
+from leitwolf.wire.ballot import NO_BALLOT
+from leitwolf.wire.guard import LinkState, RosterReport
 from leitwolf.wire.page import LeasePage
 
 __all__ = ["advice", "describe", "log_line", "quorum_view", "status_view"]
 
+_ROSTER_NS = 2_000 * MILLISECOND
+"""The guard in office reports once a second; what is older is of a former office."""
 _QUIET_EVENTS = ("keys", "because", "cause", "not_chosen", "node_serial")
 
 
@@ -240,6 +244,58 @@ def _reached(node: Node) -> set[NodeId]:
     return {acceptor.id.node for acceptor in witnesses(config)}
 
 
+def _remaining(instant: int, at: int) -> float:
+    return max(0, instant - at) / MILLISECOND
+
+
+def _promise(
+    node: Node, identity: NodeId, page: LeasePage, now: int, roster: RosterReport | None
+) -> dict[str, Any]:
+    """Return what one acceptor promised and how long its run-lease lasts, as far as known here."""
+    if identity == node.me:
+        return {
+            "promised": str(page.renewed) if page.renewed != NO_BALLOT else "",
+            "promise_ms": 0.0 if page.freed else _remaining(page.promise_end, now),
+            "lease_ms": _remaining(page.lease_end, now) if page.lease else 0.0,
+        }
+    if roster is None or roster.at < now - _ROSTER_NS or roster.ballot != node.quorum.ballot:
+        return {}
+    for standing in roster.standings:
+        if standing.node == identity:
+            return {
+                "promised": str(roster.ballot) if standing.promise_end else "",
+                "promise_ms": _remaining(standing.promise_end, roster.at),
+                "lease_ms": _remaining(standing.horizon, roster.at) if standing.lease else 0.0,
+            }
+    return {}
+
+
+def _members(
+    node: Node,
+    page: LeasePage,
+    now: int,
+    roster: RosterReport | None,
+    naming: Callable[[NodeId], str],
+) -> tuple[QuorumMember, ...]:
+    """Return all acceptors, then all learners."""
+    quorum = node.quorum
+    members = [(acceptor.id.node, acceptor.weight, True) for acceptor in quorum.config.acceptors]
+    members.extend((learner.node, 0, False) for learner in quorum.config.learners)
+    within = {node.me, *node.connected, *_reached(node)}
+    return tuple(
+        QuorumMember(
+            node=naming(identity),
+            weight=weight,
+            voting=voting,
+            match=quorum.match(identity) if node.in_charge else -1,
+            connected=identity in within,
+            fault=quorum.witness_faults.get(identity, ""),
+            **_promise(node, identity, page, now, roster),
+        )
+        for identity, weight, voting in members
+    )
+
+
 def quorum_view(
     node: Node,
     page: LeasePage | None,
@@ -247,9 +303,20 @@ def quorum_view(
     *,
     worst_stall: int,
     realtime: bool,
+    roster: RosterReport | None = None,
     name_of: Callable[[NodeId], str] | None = None,
 ) -> QuorumView:
-    """Return who promised what, votes, lease margins, worst stall, profile."""
+    """Return who promised what, votes, lease margins, worst stall, profile.
+
+    Args:
+        node: the core.
+        page: of the own guard.
+        now: RAW ns.
+        worst_stall: of the own guard, ns.
+        realtime: the own guard has real-time scheduling.
+        roster: what the own guard told of all nodes in the last office that it had.
+        name_of: names nodes.
+    """
     state, quorum = node.state, node.quorum
     config = quorum.config
     profile = acting(state, ALL_RULES)
@@ -257,16 +324,6 @@ def quorum_view(
     naming = name_of or (lambda item: _node_name(state, item))
     votes = sum(acceptor.weight for acceptor in config.acceptors)
     needed = votes // 2 + 1
-    faults = quorum.witness_faults
-    members = []
-    for acceptor in config.acceptors:
-        identity = acceptor.id.node
-        connected = identity == node.me or identity in node.connected | _reached(node)
-        members.append((identity, acceptor.weight, True, connected))
-    members.extend(
-        (learner.node, 0, False, learner.node == node.me or learner.node in node.connected)
-        for learner in config.learners
-    )
     lacking = "; ".join(
         f"{naming(other)} knows entries up to {index}, this node up to {quorum.last_key.index}"
         for other, index in node.behind.items()
@@ -292,17 +349,7 @@ def quorum_view(
         realtime=realtime,
         guard=page.progress > now - 1_000 * MILLISECOND,
         joint=config.former is not None,
-        members=tuple(
-            QuorumMember(
-                node=naming(identity),
-                weight=weight,
-                voting=voting,
-                match=quorum.match(identity) if node.in_charge else -1,
-                connected=connected,
-                fault=faults.get(identity, ""),
-            )
-            for identity, weight, voting, connected in members
-        ),
+        members=_members(node, page, now, roster, naming),
         survives=survives(state, {node.me, *node.connected, *_reached(node)}).text,
         lacking=lacking,
     )

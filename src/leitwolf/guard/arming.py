@@ -47,8 +47,8 @@ _LOOK_MS = 100
 class GatePort(Protocol):
     """What is needed of :class:`leitwolf.system.gate.Gate`."""
 
-    def arm(self, duration_ms: int, *, renewal: bool) -> bool:
-        """Begin or prolong the lease; False: refused."""
+    def arm(self, duration_ms: int, lease: int, *, renewal: bool) -> bool:
+        """Begin or prolong the lease with this id; False: refused."""
         ...
 
     def disarm(self) -> None:
@@ -199,7 +199,7 @@ class Arming:
         try:
             if remaining > 0:
                 duration_ms = remaining * _ARM_PERCENT // 100 // _MILLISECOND
-                accepted = self._gate.arm(duration_ms, renewal=request.renewal)
+                accepted = self._gate.arm(duration_ms, request.lease, renewal=request.renewal)
                 done = clock.raw_ns()
                 if accepted and (done - begun) * _TOO_LONG_PART > remaining:
                     accepted = False

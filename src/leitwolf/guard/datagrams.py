@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leitwolf.guard.seal import DATAGRAM_BYTES_MAX, KeyRing, Opener, Sealer
+from leitwolf.guard.strangers import Strangers
 from leitwolf.wire.guard import Configure
 from leitwolf.wire.heartbeat import PEER, PeerMessage
 from leitwolf.wire.layout import LayoutError
@@ -63,6 +64,7 @@ class Datagrams:
         self.malformed = 0
         """Authentic datagrams that are no message."""
         self.unsent = 0
+        self.strangers = Strangers()
 
     def configure(self, configuration: Configure, keys: KeyRing, now: int) -> None:
         """Follow a configuration; sockets whose address stays are kept."""
@@ -168,14 +170,14 @@ class Datagrams:
                 self.unsent += 1
                 own.bind_at = own.bind_at or now + _BIND_AGAIN_NS
 
-    def receive(self) -> Iterator[tuple[int, int, PeerMessage]]:
+    def receive(self, now: int) -> Iterator[tuple[int, int, PeerMessage]]:
         """Return sender, link and message of all datagrams that wait; what is wrong is counted."""
         for number, link in enumerate(self._links):
             for _ in range(_PER_PASS):
                 if link.channel is None:
                     break
                 try:
-                    datagram = link.channel.recv(_RECEIVE_BYTES)
+                    datagram, source = link.channel.recvfrom(_RECEIVE_BYTES)
                 except BlockingIOError:
                     break
                 except ConnectionRefusedError:
@@ -183,7 +185,10 @@ class Datagrams:
                 except OSError:
                     link.bind_at = link.bind_at or 1
                     break
+                foreign = self._foreign()
                 found = self._open(number, datagram)
+                if found is None and self._foreign() > foreign:
+                    self.strangers.note(now, source[0])
                 if found is not None:
                     yield found
 
@@ -202,6 +207,9 @@ class Datagrams:
         except LayoutError:
             self.malformed += 1
             return None
+
+    def _foreign(self) -> int:
+        return self._opener.drops.foreign_key if self._opener is not None else 0
 
     def dropped(self) -> int:
         """Return how many datagrams were not taken, for whatever reason."""

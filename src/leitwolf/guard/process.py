@@ -237,7 +237,7 @@ class GuardProcess:
         begun = clock.raw_ns()
         late = max(0, begun - self._due)
         self._stalls.note(begun, late)
-        for sender, link, message in self._datagrams.receive():
+        for sender, link, message in self._datagrams.receive(begun):
             self._step(Heard(sender, link, message))
         for descriptor, mask in events:
             self._serve(descriptor, mask)
@@ -247,6 +247,9 @@ class GuardProcess:
         now = clock.raw_ns()
         for address in self._datagrams.maintain(now):
             self._record("link-bound", address)
+        strangers = self._datagrams.strangers.news(now)
+        if strangers is not None:
+            self._tell(strangers)
         self._look_for_keeper(now)
         deadline = self._machine.deadline()
         if now >= deadline:

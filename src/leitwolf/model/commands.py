@@ -27,6 +27,7 @@ __all__ = [
     "RemoveResource",
     "SetNetwork",
     "StopNode",
+    "TellAbility",
     "TellRecord",
     "TransferLeader",
     "WishGroup",
@@ -164,6 +165,14 @@ class TellRecord(_Command, frozen=True, kw_only=True):
     lines: tuple[str, ...]
 
 
+class TellAbility(_Command, frozen=True, kw_only=True):
+    """From a node that started: what its guard got from the machine."""
+
+    node: NodeId
+    realtime: bool
+    """Real-time scheduling, without which short timing profiles cannot be held."""
+
+
 class AddNode(_Command, frozen=True, kw_only=True):
     """Join: from the node that answered a join request; it becomes a learner, then a member."""
 
@@ -250,6 +259,7 @@ Command = (
     | WishResource
     | PauseNode
     | StopNode
+    | TellAbility
     | TellRecord
     | AddNode
     | EvictNode

@@ -142,12 +142,14 @@ class NodePromoted(_Event, frozen=True, kw_only=True):
 
 
 class NodeChanged(_Event, frozen=True, kw_only=True):
-    """Addresses, storage or certificate of a node changed; None: unchanged."""
+    """Addresses, storage, certificate or scheduling of a node changed; None: unchanged."""
 
     node: NodeId
     addresses: dict[str, str] | None = None
     storage: str | None = None
     fingerprint: str | None = None
+    realtime: bool | None = None
+    """Its guard has real-time scheduling."""
 
 
 class NodePaused(_Event, frozen=True, kw_only=True):

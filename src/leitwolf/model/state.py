@@ -43,6 +43,8 @@ class Node(_Data, frozen=True, kw_only=True):
     """While leaving: an operator wants it gone."""
     stopping: bool = False
     """It is about to stop in order: its groups move away; over when it is up anew."""
+    realtime: bool | None = None
+    """Its guard has real-time scheduling; None: it did not tell yet."""
     token: str = ""
     """While learner: digest of the join token that paid for it, to grant the same again."""
     changed: int = 0

@@ -22,6 +22,7 @@ __all__ = [
     "ResourceView",
     "StatusView",
     "StoppedView",
+    "StrangerView",
 ]
 
 
@@ -111,6 +112,14 @@ class StoppedView(_View, frozen=True, kw_only=True):
     text: str
 
 
+class StrangerView(_View, frozen=True, kw_only=True):
+    """Somebody who sends heartbeats of another cluster to the node asked."""
+
+    address: str
+    count: int
+    """Datagrams since the first one; forgotten a minute after the last."""
+
+
 class StatusView(_View, frozen=True, kw_only=True):
     """The whole cluster as this node sees it."""
 
@@ -134,6 +143,7 @@ class StatusView(_View, frozen=True, kw_only=True):
     networks: tuple[NetworkView, ...] = ()
     groups: tuple[GroupView, ...] = ()
     stopped: tuple[StoppedView, ...] = ()
+    strangers: tuple[StrangerView, ...] = ()
 
 
 class QuorumMember(_View, frozen=True, kw_only=True):
@@ -147,6 +157,13 @@ class QuorumMember(_View, frozen=True, kw_only=True):
     connected: bool
     fault: str = ""
     """Why a disk or witness did not do what this node asked of it last, '': it did."""
+    promised: str = ""
+    """Ballot whose owner its guard promised to help no other; '': not known here."""
+    promise_ms: float = -1.0
+    """How long still, within the last second; 0: over or freed, below 0: not known here."""
+    lease_ms: float = -1.0
+    """What was left of its run-lease, at most, within the last second; 0: it holds none, below 0:
+    not known here."""
 
 
 class QuorumView(_View, frozen=True, kw_only=True):

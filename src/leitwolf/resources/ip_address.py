@@ -2,8 +2,9 @@
 
 Rules
 
-- The gate manages the address before it is added, and holds it afterwards: there is no instant at
-  which it answers without the lease. It is removed before it is let go.
+- The gate manages the address before it is added, and holds it afterwards, under the lease of the
+  order and no other: there is no instant at which it answers without that lease. It is removed
+  before it is let go.
 - Only the operator's first online waits for the duplicate probe (200 ms). At a move or failover the
   former owner is known to be silent; waiting would be outage.
 - Neighbours are told at once, again within seconds (packets get lost, switches learn late), and
@@ -41,6 +42,9 @@ ANNOUNCEMENTS_S = (0.0, 0.05, 0.2, 1.0, 2.0, 5.0, 10.0)
 """When neighbours are told, counted from the start; the first is part of the start."""
 REFRESH_S = 30.0
 """Afterwards; shorter than the 5 minutes after which switches forget where an address is."""
+HOLD_WAIT_S = 0.3
+"""How long an address waits for the gate to be armed: twice what the guard needs to rebuild it."""
+HOLD_POLL_S = 0.005
 DEFEND_S = 10.0
 """DEFEND_INTERVAL of RFC 5227."""
 
@@ -130,10 +134,9 @@ class IpAddress:
         gate.manage([ip])
         self._cover(link)
         self._network.add(link.index, address)
-        # Thawed after the lease ended, and another began: that one would let the address answer.
         if reason := self._surroundings.permitted():
             raise ResourceError(reason, code=NOT_PERMITTED)
-        gate.hold([ip])
+        await self._hold(ip)
         self._link = link
         self._begun = asyncio.get_running_loop().time()
         self._surroundings.remember({"interface": link.name})
@@ -184,7 +187,7 @@ class IpAddress:
         self._surroundings.machine.gate.manage([ip])
         if self._link is not None:
             self._cover(self._link)
-        self._surroundings.machine.gate.hold([ip])
+        await self._hold(ip)
         return True
 
     async def stop(self) -> None:
@@ -240,6 +243,29 @@ class IpAddress:
                     )
         finally:
             end()
+
+    async def _hold(self, ip: str) -> None:
+        """Let the address answer under the lease that this start was ordered under, no other.
+
+        Frozen meanwhile, this process thaws when another lease may have begun; the kernel then
+        refuses. It also does while the guard's thread is about to arm, or to build the gate anew.
+
+        Raises:
+            ResourceError: :data:`NOT_PERMITTED`.
+            OSError: the kernel refused.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + HOLD_WAIT_S
+        while True:
+            try:
+                self._surroundings.machine.gate.hold([ip], lease=self._surroundings.order.lease)
+            except FileNotFoundError as error:
+                reason = self._surroundings.permitted()
+                if not reason and loop.time() < until:
+                    await asyncio.sleep(HOLD_POLL_S)
+                    continue
+                raise ResourceError(reason or "gate-other-lease", code=NOT_PERMITTED) from error
+            return
 
     def _cover(self, link: Link) -> None:
         """Have announcements pass the gate as well; those of IPv6 do so anyway."""

@@ -135,6 +135,7 @@ def apply_node_changed(draft: Draft, event: events.NodeChanged) -> None:
             addresses=node.addresses if event.addresses is None else event.addresses,
             storage=node.storage if event.storage is None else event.storage,
             fingerprint=node.fingerprint if event.fingerprint is None else event.fingerprint,
+            realtime=node.realtime if event.realtime is None else event.realtime,
             changed=draft.index,
         ),
     )

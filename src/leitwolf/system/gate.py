@@ -9,6 +9,10 @@ Rules:
   that it runs out, whether or not any process of the node still runs.
 - It is prolonged by deleting AND adding it in one transaction, which the kernel refuses when it
   has run out. A guard that was frozen between computing and sending cannot re-open the gate.
+- An address is held under a lease with an id: the first arming puts the id into the set ``lease``
+  in the same transaction, and holding deletes AND adds that id in its own. The kernel refuses it
+  when another lease began or none is there: a host that was frozen between reading its permission
+  and holding lets nothing answer under the next lease.
 - Everything changes in transactions: there is no instant without the rules, except after somebody
   else deletes them; :meth:`Gate.touched` tells of that and :meth:`Gate.install` repairs it.
 
@@ -19,7 +23,8 @@ address translation, so that a packet is seen with the address that it has on th
 everything on the way in, after source translation on the way out. ARP on a packet socket, as
 announcements are, passes by ``arp``; the table ``netdev`` sees it where it leaves an interface that
 was given to :meth:`Gate.cover`. ``run`` is looked up by the packet's family, a key that every
-packet has and ``nft list ruleset`` can show.
+packet has and ``nft list ruleset`` can show. A transaction covers all tables, so ``lease`` is in
+one of them only, and renewals, which leave it alone, cost nothing more for it.
 
 ``managed`` must name only addresses that this node has or is about to add: while an address is
 another node's, a managed one could not be reached from here. So the order is: manage, add the
@@ -43,9 +48,21 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterable
-from typing import NamedTuple, Self
+from typing import Self
 
 from leitwolf.system import nfnetlink as nft
+from leitwolf.system.gate_rules import (
+    AFTER_ALL,
+    ARP,
+    DEVICE,
+    FAMILIES,
+    IP,
+    IP6,
+    LEASE_KEY,
+    RUN_DEFAULT_MS,
+    Family,
+    structure,
+)
 from leitwolf.system.rawnetlink import (
     Channel,
     Message,
@@ -63,149 +80,9 @@ ARM_MAXIMUM_MS = 60_000
 """Far above every profile: a longer lease is a mistake."""
 
 _COMMENT = "Leitwolf: virtual addresses answer only while this node holds its lease"
-_BEFORE_ALL, _AFTER_ALL = -310, 310
-_RUN_DEFAULT_MS = 1000
-"""An element that somebody adds by hand must run out as well."""
-_META_PROTOCOL, _META_FAMILY, _META_TRANSPORT = 1, 15, 16
-_NETWORK, _TRANSPORT = 1, 2
-_ICMPV6 = 58
-_NFT_TYPE_FAMILY, _NFT_TYPE_IPV4, _NFT_TYPE_IPV6 = 2, 7, 8
-_IP, _ARP, _DEVICE, _IP6 = 2, 3, 5, 10
 _EGRESS = "egress-"
 """Chains of covered interfaces are named by this and the interface's index."""
 _EGRESS_HOOK = 1
-
-
-class _Field(NamedTuple):
-    """One place in a packet where an address stands."""
-
-    name: str
-    address: bytes
-    """Expression that loads it."""
-    condition: tuple[bytes, ...] = ()
-    """Expressions that say whether the packet has it."""
-
-
-class _Family(NamedTuple):
-    protocol: int
-    key_type: int
-    key_bytes: int
-    hooks: tuple[tuple[str, int, int], ...]
-    """Name, number, priority."""
-    fields: tuple[_Field, ...]
-
-
-def _neighbour(name: str, kind: int) -> _Field:
-    condition = (
-        nft.load_meta(_META_TRANSPORT),
-        nft.compare(bytes((_ICMPV6,))),
-        nft.load_payload(_TRANSPORT, 0, 1),
-        nft.compare(bytes((kind,))),
-    )
-    return _Field(name, nft.load_payload(_TRANSPORT, 8, 16), condition)
-
-
-def _resolution(name: str, hardware_bytes: int, offset: int) -> _Field:
-    condition = (nft.load_payload(_NETWORK, 4, 1), nft.compare(bytes((hardware_bytes,))))
-    return _Field(name, nft.load_payload(_NETWORK, offset, 4), condition)
-
-
-def _resolution_on_wire(name: str, hardware_bytes: int, offset: int) -> _Field:
-    field = _resolution(name, hardware_bytes, offset)
-    is_arp = (nft.load_meta(_META_PROTOCOL), nft.compare(b"\x08\x06"))
-    return field._replace(condition=is_arp + field.condition)
-
-
-_IP_HOOKS = (
-    ("prerouting", 0, _BEFORE_ALL),
-    ("output", 3, _BEFORE_ALL),
-    ("postrouting", 4, _AFTER_ALL),
-)
-_FAMILIES = (
-    _Family(
-        _IP,
-        _NFT_TYPE_IPV4,
-        4,
-        _IP_HOOKS,
-        (
-            _Field("source", nft.load_payload(_NETWORK, 12, 4)),
-            _Field("destination", nft.load_payload(_NETWORK, 16, 4)),
-        ),
-    ),
-    _Family(
-        _IP6,
-        _NFT_TYPE_IPV6,
-        16,
-        _IP_HOOKS,
-        (
-            _Field("source", nft.load_payload(_NETWORK, 8, 16)),
-            _Field("destination", nft.load_payload(_NETWORK, 24, 16)),
-            _neighbour("solicited", 135),
-            _neighbour("advertised", 136),
-        ),
-    ),
-    _Family(
-        _ARP,
-        _NFT_TYPE_IPV4,
-        4,
-        (("input", 0, _BEFORE_ALL), ("output", 1, _BEFORE_ALL)),
-        (
-            _resolution("sender", 6, 14),
-            _resolution("target", 6, 24),
-            _resolution("sender-infiniband", 20, 28),
-            _resolution("target-infiniband", 20, 52),
-        ),
-    ),
-    _Family(
-        _DEVICE,
-        _NFT_TYPE_IPV4,
-        4,
-        (),  # one for each interface: see Gate.cover
-        (
-            _resolution_on_wire("sender", 6, 14),
-            _resolution_on_wire("sender-infiniband", 20, 28),
-        ),
-    ),
-)
-_LOAD_FAMILY = nft.load_meta(_META_FAMILY)
-
-
-def _structure(family: _Family, table: str) -> nft.Batch:
-    """Return the requests that make sets, chains and rules, the table excepted."""
-    kind = family.protocol
-    parts = [
-        nft.add_set(
-            kind, table, name, key_type=family.key_type, key_bytes=family.key_bytes, number=number
-        )
-        for number, name in enumerate(("managed", "held"), 1)
-    ]
-    parts.append(
-        nft.add_set(
-            kind,
-            table,
-            "run",
-            key_type=_NFT_TYPE_FAMILY,
-            key_bytes=1,
-            number=3,
-            timeout_ms=_RUN_DEFAULT_MS,
-        )
-    )
-    parts += [nft.add_chain(kind, table, field.name) for field in family.fields]
-    parts.append(nft.add_chain(kind, table, "gate"))
-    for name, hook, priority in family.hooks:
-        parts.append(nft.add_base_chain(kind, table, name, hook=hook, priority=priority))
-        parts.append(nft.add_rule(kind, table, name, nft.verdict(nft.JUMP, "gate")))
-    for field in family.fields:
-        found = (*field.condition, field.address)
-        jump = nft.verdict(nft.JUMP, field.name)
-        alive = (_LOAD_FAMILY, nft.lookup("run"), nft.verdict(nft.RETURN))
-        drop = (nft.counter(), nft.verdict(nft.DROP))
-        parts += [
-            nft.add_rule(kind, table, "gate", *found, nft.lookup("managed"), jump),
-            nft.add_rule(kind, table, field.name, *found, nft.lookup("held"), *alive),
-            nft.add_rule(kind, table, field.name, *drop),
-        ]
-    return parts
 
 
 def _by_length(addresses: Iterable[str]) -> dict[int, list[bytes]]:
@@ -238,19 +115,18 @@ class Gate:
         self._arming = Channel(nft.NETFILTER)
         self._looked = -1
         self._verified = -1
+        self._lease = 0
+        """What was armed by this object, or read by it from the kernel."""
         add: nft.Batch = []
         delete: nft.Batch = []
         flush: nft.Batch = []
-        for family in _FAMILIES:
+        for family in FAMILIES:
             kind, key = family.protocol, bytes((family.protocol,))
-            add += nft.add_elements(
-                kind, name, "run", [key], timeout_ms=_RUN_DEFAULT_MS, exclusive=True
-            )
+            add += nft.add_elements(kind, name, "run", [key], timeout_ms=RUN_DEFAULT_MS)
             delete += nft.delete_elements(kind, name, "run", [key])
             flush += nft.delete_elements(kind, name, "run")
-        self._open = nft.Prepared(add)
         self._renew = nft.Prepared(delete + add)
-        self._shut = nft.Prepared(flush)
+        self._shut = nft.Prepared(flush + nft.delete_elements(IP, name, "lease"))
 
     def __enter__(self) -> Self:
         return self
@@ -277,13 +153,13 @@ class Gate:
         """
         keys = _by_length(addresses)
         batch: nft.Batch = []
-        for family in _FAMILIES:
+        for family in FAMILIES:
             kind = family.protocol
             batch += [
                 nft.add_table(kind, self.name),
                 nft.delete_table(kind, self.name),
                 nft.add_table(kind, self.name, _COMMENT),
-                *_structure(family, self.name),
+                *structure(family, self.name),
             ]
             for name in ("managed", "held"):
                 batch += nft.add_elements(kind, self.name, name, keys[family.key_bytes])
@@ -319,7 +195,7 @@ class Gate:
             self._control.request(
                 nft.subsystem_kind(nft.Kind.GET_CHAIN),
                 0,
-                nft.generic(_DEVICE) + nft.add_chain(_DEVICE, self.name, chain).body,
+                nft.generic(DEVICE) + nft.add_chain(DEVICE, self.name, chain).body,
             )
         except OSError as error:
             if error.errno != errno.ENOENT:
@@ -327,14 +203,14 @@ class Gate:
         else:
             return True
         hooked = nft.add_base_chain(
-            _DEVICE,
+            DEVICE,
             self.name,
             chain,
             hook=_EGRESS_HOOK,
-            priority=_AFTER_ALL,
+            priority=AFTER_ALL,
             device=interface,
         )
-        through = nft.add_rule(_DEVICE, self.name, chain, nft.verdict(nft.JUMP, "gate"))
+        through = nft.add_rule(DEVICE, self.name, chain, nft.verdict(nft.JUMP, "gate"))
         try:
             nft.transact(self._control, [hooked, through])
         except OSError as error:
@@ -346,7 +222,7 @@ class Gate:
     def uninstall(self) -> None:
         """Delete the gate with its rules (the node leaves the cluster); nothing when not there."""
         batch: nft.Batch = []
-        for family in _FAMILIES:
+        for family in FAMILIES:
             batch.append(nft.add_table(family.protocol, self.name))
             batch.append(nft.delete_table(family.protocol, self.name))
         nft.transact(self._control, batch)
@@ -361,7 +237,7 @@ class Gate:
         if generation == self._verified:
             return True
         try:
-            whole = all(self._family_intact(family) for family in _FAMILIES)
+            whole = all(self._family_intact(family) for family in FAMILIES)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -377,10 +253,10 @@ class Gate:
         number = dict(decode_attributes(reply.body[nft.GENERIC_HEADER_BYTES :]))[1]
         return int.from_bytes(number, "big")
 
-    def _family_intact(self, family: _Family) -> bool:
+    def _family_intact(self, family: Family) -> bool:
         rules: dict[str, list[bytes]] = {}
         table = nft.add_table(family.protocol, self.name, _COMMENT)
-        for one in (table, *_structure(family, self.name)):
+        for one in (table, *structure(family, self.name)):
             if one.kind == nft.Kind.NEW_RULE:
                 chain = _string(dict(decode_attributes(one.body))[2])
                 rules.setdefault(chain, []).append(one.body)
@@ -402,7 +278,7 @@ class Gate:
             for chain, bodies in rules.items()
         )
 
-    def _dump(self, kind: int, family: _Family, selection: bytes) -> list[Message]:
+    def _dump(self, kind: int, family: Family, selection: bytes) -> list[Message]:
         body = nft.generic(family.protocol) + selection
         return self._control.dump(nft.subsystem_kind(kind), body)
 
@@ -420,22 +296,36 @@ class Gate:
         gone = list(remove)  # in one transaction: a second one would cost time at every move
         self._change([("held", False, gone), ("managed", False, gone), ("managed", True, add)])
 
-    def hold(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
+    def hold(
+        self, add: Iterable[str] = (), remove: Iterable[str] = (), *, lease: int | None = None
+    ) -> None:
         """Say which managed addresses this node may use while its lease is alive.
 
         An address in both is not held. One that is there already, or not, is no error.
 
+        Args:
+            add: hold these.
+            remove: hold these no longer.
+            lease: only if this lease (its id) is the one in force; None: under any, for the guard.
+
         Raises:
             ValueError: something is no address.
-            OSError: see the class.
+            OSError: see the class; also ENOENT when ``lease`` is not in force: nothing changed.
         """
-        self._change([("held", True, add), ("held", False, remove)])
+        only: nft.Batch = []
+        if lease is not None:
+            key = [_lease_key(lease)]
+            only += nft.delete_elements(IP, self.name, "lease", key)
+            only += nft.add_elements(IP, self.name, "lease", key)
+        self._change([("held", True, add), ("held", False, remove)], only)
 
-    def _change(self, steps: list[tuple[str, bool, Iterable[str]]]) -> None:
-        batch: nft.Batch = []
+    def _change(
+        self, steps: list[tuple[str, bool, Iterable[str]]], first: Iterable[nft.Request] = ()
+    ) -> None:
+        batch = [*first]
         for name, adding, addresses in steps:
             keys = _by_length(addresses)
-            for family in _FAMILIES:
+            for family in FAMILIES:
                 some = keys[family.key_bytes]
                 # Deleting what is not there fails, so it is added first, in the same transaction.
                 batch += nft.add_elements(family.protocol, self.name, name, some)
@@ -447,8 +337,8 @@ class Gate:
     def managed(self) -> set[str]:
         """Return the addresses under the gate, as the kernel has them, in every table."""
         tables = self._addresses("managed")
-        resolved = set.intersection(*(tables[kind] for kind in (_IP, _ARP, _DEVICE)))
-        return resolved | tables[_IP6]
+        resolved = set.intersection(*(tables[kind] for kind in (IP, ARP, DEVICE)))
+        return resolved | tables[IP6]
 
     def held(self) -> set[str]:
         """Return the addresses that this node may use, as the kernel has them, in any table."""
@@ -457,7 +347,7 @@ class Gate:
     def _addresses(self, name: str) -> dict[int, set[str]]:
         """Return the addresses in a set, by the family of its table."""
         tables: dict[int, set[str]] = {}
-        for family in _FAMILIES:
+        for family in FAMILIES:
             selection = text(1, self.name) + text(2, name)
             found = tables[family.protocol] = set()
             for reply in self._dump(nft.Kind.GET_ELEMENT, family, selection):
@@ -466,14 +356,16 @@ class Gate:
 
     # --- the lease ---
 
-    def arm(self, duration_ms: int, *, renewal: bool) -> bool:
+    def arm(self, duration_ms: int, lease: int, *, renewal: bool) -> bool:
         """Let held addresses answer for so long from now, counted by the kernel.
 
         Args:
             duration_ms: at most :data:`ARM_MAXIMUM_MS`; below :data:`ARM_MINIMUM_MS` nothing is
                 armed and the answer is False.
-            renewal: prolong the lease that runs: refused when it has run out. Otherwise begin
-                one: refused when one runs.
+            lease: its id, 1 .. 2**63 - 1.
+            renewal: prolong the lease that runs: refused when it has run out, or is another one.
+                Otherwise begin one, under which alone addresses can be held from now on: refused
+                when one runs.
 
         Returns:
             False when the kernel refused for that reason, or because the gate is not there (ask
@@ -488,7 +380,13 @@ class Gate:
         if duration_ms < ARM_MINIMUM_MS:
             return False
         try:
-            (self._renew if renewal else self._open).send(self._arming, duration_ms)
+            if renewal:
+                if self._lease != lease and self.lease() != lease:
+                    return False
+                self._renew.send(self._arming, duration_ms)
+            else:
+                nft.transact(self._arming, self._opening(duration_ms, lease))
+            self._lease = lease
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.EEXIST):
                 raise
@@ -503,7 +401,35 @@ class Gate:
             OSError: ENOENT: the gate itself is not there, so addresses are open until
                 :meth:`install` builds it, closed.
         """
+        self._lease = 0
         self._shut.send(self._arming)
+
+    def lease(self) -> int:
+        """Return the id under which addresses can be held, as the kernel has it, 0: none.
+
+        Raises:
+            OSError: see the class.
+        """
+        selection = nft.generic(IP) + text(1, self.name) + text(2, "lease")
+        kind = nft.subsystem_kind(nft.Kind.GET_ELEMENT)
+        for reply in self._arming.dump(kind, selection):
+            for key in nft.element_keys(reply.body):
+                return _lease_of(key)
+        return 0
+
+    def _opening(self, duration_ms: int, lease: int) -> nft.Batch:
+        batch = nft.delete_elements(IP, self.name, "lease")
+        batch += nft.add_elements(IP, self.name, "lease", [_lease_key(lease)])
+        for family in FAMILIES:
+            batch += nft.add_elements(
+                family.protocol,
+                self.name,
+                "run",
+                [bytes((family.protocol,))],
+                timeout_ms=duration_ms,
+                exclusive=True,
+            )
+        return batch
 
     # --- foreign hands ---
 
@@ -519,6 +445,15 @@ class Gate:
         generation = self._generation()
         former, self._looked = self._looked, generation
         return generation != former
+
+
+def _lease_key(lease: int) -> bytes:
+    return LEASE_KEY.pack(lease >> 32, lease & 0xFFFFFFFF)
+
+
+def _lease_of(key: bytes) -> int:
+    upper, lower = LEASE_KEY.unpack(key)
+    return int(upper) << 32 | int(lower)
 
 
 def _string(value: bytes) -> str:

@@ -45,7 +45,11 @@ __all__ = [
     "Recorded",
     "Release",
     "Released",
+    "RosterReport",
+    "Standing",
     "StopEverything",
+    "Stranger",
+    "StrangersReport",
     "Streams",
     "TakeOffice",
     "Votes",
@@ -84,6 +88,30 @@ class LinkState:
     up: bool
     age: int
     round_trip: int
+
+
+@GUARD.part
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the guard in office knows of one node; instants are its RAW ns, 0: never."""
+
+    node: int
+    promise_end: int
+    """Until then its newest confirmed promise binds it to the ballot of the office."""
+    horizon: int
+    """No run-lease of it outlasts this; in the past: it holds none."""
+    lease: int
+    """Id of its run-lease on the roster, 0: none."""
+
+
+@GUARD.part
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Somebody who sends heartbeats under a key that this cluster does not have."""
+
+    address: str
+    count: int
+    """Of its datagrams, since the first one."""
 
 
 # --- daemon and host to guard --------------------------------------------------------------------
@@ -381,6 +409,17 @@ class BackDropped:
     acceptor: int
 
 
+@GUARD.message(48)
+@dataclass(frozen=True, slots=True)
+class RosterReport:
+    """For people, once a second from the guard in office: how all nodes stand."""
+
+    ballot: Ballot
+    at: int
+    """When it was so, RAW ns."""
+    standings: tuple[Standing, ...]
+
+
 @GUARD.message(47)
 @dataclass(frozen=True, slots=True)
 class BackingThin:
@@ -388,6 +427,14 @@ class BackingThin:
 
     ballot: Ballot
     thin: bool
+
+
+@GUARD.message(49)
+@dataclass(frozen=True, slots=True)
+class StrangersReport:
+    """Who sent heartbeats of another cluster within the last minute; () when they are gone."""
+
+    strangers: tuple[Stranger, ...]
 
 
 GuardCommand = (
@@ -421,5 +468,7 @@ GuardReport = (
     | BackDropped
     | BackingThin
     | LinkReport
+    | RosterReport
+    | StrangersReport
     | Recorded
 )

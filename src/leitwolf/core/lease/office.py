@@ -51,6 +51,8 @@ from leitwolf.wire.heartbeat import Ack, Heartbeat, Outbid
 
 __all__ = ["Incumbent"]
 
+_REPORT_NS = 1_000_000_000
+
 
 class Incumbent:
     """Office of this guard, when it has one. Instants are RAW ns of this node."""
@@ -72,6 +74,7 @@ class Incumbent:
         self._backing: dict[int, int] = {}
         """By passive acceptor: until when its newest confirmed renewal counts (L2)."""
         self._thin = False
+        self._report_at = 0
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -281,6 +284,9 @@ class Incumbent:
             if member is not own and only in (None, member.node):
                 grant = self._roster.grant(member) if self._may_grant() else NO_GRANT
                 self._send(member.node, ballot, grant, promise=page.promise)
+        if sent >= self._report_at:
+            self._report_at = sent + _REPORT_NS
+            ledger.tell(self._roster.report(own.node))
 
     def _tell_released(self) -> None:
         ledger = self._ledger

@@ -33,6 +33,10 @@ STALL_REALTIME_MS = 40
 """Worst stall to be counted with real-time scheduling, at least."""
 STALL_FAIR_MS = 400
 """Worst stall to be counted without real-time scheduling, at least."""
+_ROUND_TRIP_MS = 2
+"""Between two nodes of a LAN; what was not measured yet."""
+_ELECTION_MS = {"fast": 20, "default": 40, "virtual": 150, "wan": 900}
+"""E budgeted where nothing was measured: rank, pre-probe, prepare with its sync, round trips."""
 
 
 def held(duration: int) -> int:
@@ -78,6 +82,19 @@ class Profile:
     def kill(self) -> int:
         """K in ns."""
         return self.kill_ms * MILLISECOND
+
+    def verify_on(self, *, realtime: bool, stall_ms: int = 0) -> None:
+        """Check the profile against a node.
+
+        Args:
+            realtime: its guard has real-time scheduling.
+            stall_ms: worst stall that its guard measured.
+
+        Raises:
+            ProfileError: as :meth:`verify`.
+        """
+        least_ms = STALL_REALTIME_MS if realtime else STALL_FAIR_MS
+        self.verify(max(least_ms, stall_ms), _ROUND_TRIP_MS, _ELECTION_MS[self.name])
 
     def verify(self, stall_ms: int, round_trip_ms: int, election_ms: int) -> None:
         """Check the profile against what was measured on the machine.

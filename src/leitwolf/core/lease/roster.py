@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from leitwolf.core.lease.ledger import Ledger
 from leitwolf.wire.ballot import Ballot
-from leitwolf.wire.guard import NodeAway, NodeBack, Votes
+from leitwolf.wire.guard import NodeAway, NodeBack, RosterReport, Standing, Votes
 from leitwolf.wire.heartbeat import Ack
 
 __all__ = ["NO_GRANT", "Grant", "Member", "Roster", "quorum_end"]
@@ -130,6 +130,23 @@ class Roster:
         if ledger.configuration is not None and ledger.rules.holds("horizon"):
             duration = ledger.configuration.run_longest
         return ledger.awaited(duration)
+
+    def report(self, own: int) -> RosterReport:
+        """Return how all nodes stand, for people; ``own``: this node, whose lease the page has."""
+        page = self._ledger.page
+        return RosterReport(
+            self._ballot,
+            self._ledger.raw,
+            tuple(
+                Standing(
+                    node=member.node,
+                    promise_end=member.promise_end,
+                    horizon=page.lease_end if member.node == own else member.horizon,
+                    lease=0 if member.away else member.lease,
+                )
+                for member in self.members.values()
+            ),
+        )
 
     # --- granting --------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from leitwolf.core.policy.codes import CAUSES, NOT_CHOSEN, REFUSALS
 from leitwolf.core.policy.commands import Judged, judge
+from leitwolf.core.policy.commands_cluster import transfer_refusal
 from leitwolf.core.policy.health import Survival, survives
 from leitwolf.core.policy.placement import Candidates, candidates
 from leitwolf.core.policy.plan import Plan, Planned, plan
@@ -29,5 +30,6 @@ __all__ = [
     "orders",
     "plan",
     "survives",
+    "transfer_refusal",
     "why",
 ]

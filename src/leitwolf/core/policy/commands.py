@@ -34,6 +34,7 @@ _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
     commands.WishResource: commands_groups.wish_resource,
     commands.PauseNode: commands_cluster.pause_node,
     commands.StopNode: commands_cluster.stop_node,
+    commands.TellAbility: commands_cluster.tell_ability,
     commands.TellRecord: commands_cluster.tell_record,
     commands.AddNode: commands_cluster.add_node,
     commands.EvictNode: commands_cluster.evict_node,

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from leitwolf.core.lease.profile import PROFILES
+from leitwolf.core.lease.profile import PROFILES, ProfileError
 from leitwolf.core.policy.checks import (
     Judged,
     Refused,
@@ -40,11 +40,31 @@ __all__ = [
     "rekey",
     "set_network",
     "stop_node",
+    "tell_ability",
     "tell_record",
     "transfer_leader",
+    "transfer_refusal",
 ]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_TRANSFER_FAILED = {
+    "no-voter": (
+        "transfer-no-voter",
+        "it has no vote",
+        "leitwolf quorum status shows who has one",
+    ),
+    "not-connected": (
+        "transfer-not-connected",
+        "its daemon is not connected",
+        "see whether it runs, then ask again",
+    ),
+    "not-caught-up": (
+        "transfer-not-caught-up",
+        "it did not get the newest entries in time",
+        "ask again when leitwolf quorum status shows that it caught up",
+    ),
+}
+"""By the reason of a failed transfer: code, what is wrong, and what to do."""
 _SUBNETS_MAX = 16
 """Of one network; a machine with more addresses on one wire is a router."""
 
@@ -80,6 +100,16 @@ def tell_record(state: State, command: commands.TellRecord, _seen: Observations)
         check_range(len(line.encode()), "lines", 1, RECORD_LINE_BYTES_MAX)
     told = events.LocalRecord(node=node.id, lines=command.lines)
     return judged([told], f"{node.name} tells what it did without a quorum")
+
+
+def tell_ability(state: State, command: commands.TellAbility, _seen: Observations) -> Judged:
+    """Remember what the guard of a node got from its machine."""
+    node = find_node(state, command.node)
+    scheduling = "real-time scheduling" if command.realtime else "no real-time scheduling"
+    text = f"the guard of {node.name} has {scheduling}"
+    if node.realtime is command.realtime:
+        return judged([], text)
+    return judged([events.NodeChanged(node=node.id, realtime=command.realtime)], text)
 
 
 # --- joining -------------------------------------------------------------------------------------
@@ -392,6 +422,28 @@ def _check_apart(
                 )
 
 
+def _check_ability(state: State, profile: str) -> None:
+    """Refuse a profile that a node cannot hold; one that did not tell yet is believed to."""
+    unfit: list[str] = []
+    problem = ""
+    for node in state.nodes.values():
+        if node.realtime is None or node.status is NodeStatus.LEAVING:
+            continue
+        try:
+            PROFILES[profile].verify_on(realtime=node.realtime)
+        except ProfileError as error:
+            unfit.append(node.name)
+            problem = str(error)
+    if unfit:
+        names = ", ".join(sorted(unfit))
+        raise Refused(
+            "profile-too-short",
+            f"no real-time scheduling on {names}: {problem}",
+            hint=f"run Leitwolf as root on {names}, or use the profile virtual",
+            field="profile",
+        )
+
+
 def change_cluster(state: State, command: commands.ChangeCluster, _seen: Observations) -> Judged:
     """Change settings of the cluster."""
     if command.name is not None:
@@ -413,8 +465,27 @@ def change_cluster(state: State, command: commands.ChangeCluster, _seen: Observa
             field="profile",
             retryable=True,
         )
+    if profile is not None:
+        _check_ability(state, profile)
     found: list[Event] = []
     if name is not None or profile is not None:
         found.append(events.ClusterChanged(name=name, profile=profile))
     words = [f"{field} {value}" for field, value in (("name", name), ("profile", profile)) if value]
     return judged(found, "change the cluster" + (f": {', '.join(words)}" if words else ""))
+
+
+def transfer_refusal(whom: str, reason: str) -> commands.Refusal:
+    """Return what to answer when leadership could not be handed to ``whom``.
+
+    Args:
+        whom: name of the node.
+        reason: ``no-voter``, ``not-connected`` or ``not-caught-up``.
+    """
+    code, problem, hint = _TRANSFER_FAILED[reason]
+    return commands.Refusal(
+        code=code,
+        text=f"leadership was not handed to {whom}: {problem}",
+        hint=hint,
+        field="node",
+        retryable=True,
+    )

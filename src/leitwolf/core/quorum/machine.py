@@ -76,6 +76,9 @@ from leitwolf.wire.page import LeasePage
 
 __all__ = ["QuorumCore"]
 
+_HEAD_START_PART = 8
+"""Part of P for which others leave a released ballot to the successor that its owner chose."""
+
 
 @dataclass(slots=True)
 class _Transfer:
@@ -323,7 +326,9 @@ class QuorumCore(QuorumView):
         standing = self._standing
         if message.ballot < standing.promised or not standing.may_campaign:
             return
-        if self.role == Role.FOLLOWER:
+        if message.successor != standing.me.node:
+            self._candidate.pause(standing.promise_ns // _HEAD_START_PART)
+        elif self.role == Role.FOLLOWER:
             self._candidate.start(at_once=True)
 
     # --- inputs: guard ---------------------------------------------------------------------------
@@ -408,7 +413,7 @@ class QuorumCore(QuorumView):
             self._candidate.abandon("office-lost")
 
     def _released(self, ballot: Ballot) -> None:
-        leadership, transfer = self._leadership, self._transfer
+        standing, leadership, transfer = self._standing, self._leadership, self._transfer
         if leadership is None or leadership.ballot != ballot:
             return
         if transfer is None:
@@ -416,7 +421,9 @@ class QuorumCore(QuorumView):
             return
         # Entries go first on the same stream, so the successor is not behind.
         leadership.flush()
-        self._standing.send(transfer.node, TransferOffice(ballot=ballot))
+        message = TransferOffice(ballot=ballot, successor=transfer.node)
+        for node in sorted({transfer.node} | (leadership.progress.keys() & standing.connected)):
+            standing.send(node, message)
         self._step_down("transferred")
 
     # --- inputs: disk, proposals -----------------------------------------------------------------
@@ -455,7 +462,7 @@ class QuorumCore(QuorumView):
         """Hand leadership over to ``node`` (0: the most up-to-date voter within reach).
 
         Ends in ``SteppedDown`` (reason ``transferred``) or ``TransferFailed``; while one is under
-        way another is ignored.
+        way another is ignored, as is one to this node.
 
         Raises:
             NotLeader: this node is not in office.
