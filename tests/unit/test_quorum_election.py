@@ -221,27 +221,6 @@ def test_leadership_is_handed_over_without_waiting() -> None:
     assert world.leader() == 3
 
 
-def test_others_leave_the_chosen_successor_a_head_start() -> None:
-    """They know whom the leader chose, and campaign only when it does not for P/8."""
-    everybody = (1, 2, 3, 4, 5)
-    world = led(World(configuration(*everybody), everybody))
-    world.pass_time(PROMISE)
-    core, guard = world.cores[1], world.guards[1]
-    core.transfer(world.now, 5)
-    world.settle(1)
-    guard.inbox.clear()
-    guard.page = guard.page._replace(office=Ballot(0, 0, 0))
-    world.free(core.ballot)
-    core.guard(world.now, Released(core.ballot))
-    world.settle(1)
-    world.crash(5)
-    world.quiet()
-    first = min(world.cores[node].deadline() for node in (2, 3, 4))
-    assert world.now + PROMISE // 8 <= first < world.now + PROMISE // 4
-    world.pass_time(PROMISE)
-    assert world.leader() in (2, 3, 4)
-
-
 def test_the_most_up_to_date_voter_is_the_default_successor() -> None:
     """Without a name the voter with the most entries is chosen."""
     world = led(three())
@@ -289,7 +268,7 @@ def test_a_successor_waits_for_its_own_guard() -> None:
     world = led(three())
     world.pass_time(PROMISE)
     ballot = world.cores[1].ballot
-    world.cores[3].receive(world.now, 1, TransferOffice(ballot=ballot, successor=3))
+    world.cores[3].receive(world.now, 1, TransferOffice(ballot=ballot))
     world.settle(3)
     assert isinstance(world.guards[3].inbox[0], Fence)
     world.quiet()

@@ -193,6 +193,8 @@ class Governor:
         change = self._change(now, wall, events, because, by=name)
         self._quorum.begin(now, encode_change(change))
         leader.ahead = fold_change(leader.ahead, leader.ahead.index + 1, change)
+        # Without the rule it knows no more as committed than it knew as a follower.
+        leader.in_charge = not self._rules.holds("noop-first")
 
     def committed(self, now: int, entries: tuple[Entry, ...]) -> None:
         """Entries committed: answer their requests; the own first one puts this node in charge."""

@@ -138,13 +138,9 @@ class SnapshotInstalled(_Message, frozen=True, kw_only=True):
 
 
 class TransferOffice(_Message, frozen=True, kw_only=True):
-    """From the leader, which released ``ballot``: who is to follow it (L8).
-
-    That node begins an election at once; the others leave it a head start.
-    """
+    """From the leader, which released ``ballot``: begin an election at once (L8)."""
 
     ballot: Ballot
-    successor: int
 
 
 QuorumMessage = (

@@ -1,6 +1,6 @@
 """The safety rules by name, so that tests can switch each one off and see that it is needed.
 
-A rule acts at one place in the code, which asks ``rules.holds("name")``. Processes run with
+A rule acts where the code asks ``rules.holds("name")``. Processes run with
 :data:`ALL_RULES`; only tests and the simulator build others. A rule that can be switched off
 without any test noticing is either superfluous or untested. Standard library only.
 """
@@ -92,7 +92,10 @@ RULES: dict[str, str] = {
         "I13: a node promises a leader durably, by accepting from it, before its own guard knows"
     ),
     "candidate-own-promise": "L4: a candidate helps itself while its guard is bound to the leader",
-    "noop-first": "a leader proposes before its first entry, knowing less than it decides on",
+    "noop-first": (
+        "a leader decides and answers before its first entry committed, knowing less than was "
+        "acknowledged before its term"
+    ),
     "own-ballot-commit": (
         "an entry of an earlier ballot counts as committed by its copies, and is overwritten later"
     ),

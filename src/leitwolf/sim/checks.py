@@ -1,8 +1,10 @@
 """The invariants, checked at every step of a simulated run.
 
 ========  =========================================================================================
-I1, I2    every applied entry equals what was first applied at its index; an elected leader's log
-          holds every entry that was ever applied anywhere; a request answered with an index stays
+I1        every applied entry equals what was first applied at its index; an elected leader's log
+          holds every entry that was ever applied anywhere
+I2        a request answered with an index stays; what is committed is on the disks of a quorum of
+          every configuration in force; a leader with a valid lease shows all that is committed
 I3        at any instant at most one leader lease is valid
 I4        at any instant a group is active on at most one node
 I5        past the end of a run-lease nothing of it is active on a node that is not frozen
@@ -10,7 +12,7 @@ I8        what was answered to an operator holds at the end, unless changed by a
 I9        once the faults stop a leader is elected and every group is online in time
 I11       a closed lease id never opens again; an attested generation never starts again
 I12       a valid leader lease is covered by promises of a quorum of every configuration in force
-I13       a guard acknowledges no heartbeat below what its node promised durably
+I13       what a node promises only rises; its guard acknowledges nothing below what is durable
 ========  =========================================================================================
 
 I6, I7 and I10 are seen in directed runs (``tests/sim/test_scenarios.py``).
@@ -27,7 +29,7 @@ from typing import Protocol
 from leitwolf.core.quorum.view import QuorumView
 from leitwolf.model.errors import InvariantError
 from leitwolf.model.events import GroupWished, NodePaused, ResourceWished
-from leitwolf.model.log import Entry
+from leitwolf.model.log import Entry, PromisedRecord, Record
 from leitwolf.model.quorum import Acceptor, AcceptorId
 from leitwolf.model.state import State
 from leitwolf.sim.kernel import Cell
@@ -68,8 +70,14 @@ class NodeLike(Protocol):
     def configurations(self) -> tuple[tuple[Acceptor, ...], ...]:
         """Return the voters by which it decides, of each configuration in force."""
 
+    def counted_by(self) -> tuple[tuple[Acceptor, ...], ...]:
+        """Return the same, as they were before the step of its daemon that is under way."""
+
     def promised(self) -> Ballot:
         """Return the highest ballot that it promised durably."""
+
+    def holds(self, entry: Entry, storage: str) -> bool:
+        """Return whether ``storage`` is its disk and holds ``entry`` durably."""
 
 
 class Checker:
@@ -113,12 +121,34 @@ class Checker:
                 self._fail(
                     f"I1: n{node} applied {entry.ballot} at {entry.index}, first was {first[0]}"
                 )
+            if entry.index > self.committed and node:
+                self._demand_durable(self._nodes[node], entry)
             self.committed = max(self.committed, entry.index)
         last = entries[-1].index
         if last % _DIGEST_EVERY == 0 and state.index == last:  # one step may apply more than these
             mine_digest = digest(state)
             if self._digests.setdefault(last, mine_digest) != mine_digest:
                 self._fail(f"I1: n{node} has another state at {last} than others")
+
+    def _demand_durable(self, leader: NodeLike, entry: Entry) -> None:
+        """Whoever applies an entry first counted a quorum of every configuration for it (I2)."""
+        for acceptors in leader.counted_by():
+            total = sum(acceptor.weight for acceptor in acceptors)
+            held = 0
+            for acceptor in acceptors:
+                voter = self._nodes.get(acceptor.id.node)
+                if voter is not None and voter.holds(entry, acceptor.id.storage):
+                    held += acceptor.weight
+            if 2 * held <= total:
+                self._fail(
+                    f"I2: n{leader.id} committed entry {entry.index}, "
+                    f"but only {held} of {total} votes hold it durably"
+                )
+
+    def read(self, node: NodeLike, index: int) -> None:
+        """A daemon in charge shows its state as of ``index``: fresh under a valid lease (I2)."""
+        if index < self.committed and node.leader_until() > self._now():
+            self._fail(f"I2: n{node.id} shows entry {index} as newest, {self.committed} is")
 
     def elected(self, node: int, quorum: QuorumView) -> None:
         """A node took office (I1: its log is complete)."""
@@ -183,6 +213,15 @@ class Checker:
         """A guard acknowledges a heartbeat (I13)."""
         if ballot < node.promised():
             self._fail(f"I13: n{node.id} acknowledges {ballot}, but promised {node.promised()}")
+
+    def written(self, node: NodeLike, records: tuple[Record, ...]) -> None:
+        """A daemon writes, with everything before it durable: its promises only rise (I13)."""
+        promised = node.promised()
+        for record in records:
+            if isinstance(record, PromisedRecord):
+                if record.ballot < promised:
+                    self._fail(f"I13: n{node.id} promises {record.ballot} after {promised}")
+                promised = record.ballot
 
     def active(self) -> None:
         """No group is active on two nodes (I4), nothing without a lease (I5)."""

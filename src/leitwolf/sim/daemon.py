@@ -24,7 +24,7 @@ from leitwolf.model.commands import Answer, Command
 from leitwolf.model.ids import NodeId
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostOrder
-from leitwolf.model.quorum import AcceptorId
+from leitwolf.model.quorum import AcceptorId, QuorumConfig
 from leitwolf.sim.network import MICROSECOND, MILLISECOND
 from leitwolf.sim.process import Process
 from leitwolf.sim.witness import build_witness
@@ -50,6 +50,8 @@ class SimDaemon(Process):
         self._entropy = node.entropy
         self.core: Node | None = None
         self.streams: set[int] = set()
+        self.config = QuorumConfig(acceptors=())
+        """Quorum configuration before the newest step: by which that one counted."""
         self.held_at = 0
         """RAW at which it stood still last."""
         self._executor: Executor | None = None
@@ -129,12 +131,15 @@ class SimDaemon(Process):
         core, executor = self.core, self._executor
         if core is None or executor is None:
             return
+        self.config = core.quorum.config
         effects = core.step(self._node.raw(), event)
         self._note_office(core)
         if self._world.crash_now():
             self.perish("dies between two effects")
             return
         executor.submit(effects)
+        if core.in_charge:
+            self._world.checker.read(self._node, core.state.index)
         self._write_next()
         self._schedule()
 
@@ -181,11 +186,12 @@ class SimDaemon(Process):
         batch = self._executor.next_batch() if self._executor else None
         if batch is None:
             return
+        world.checker.written(node, batch.records)
         node.storage.write(batch.records)
         self._unsynced_since = node.raw()
         takes = self._entropy.between(200, 2_000) * MICROSECOND
         if world.now < node.disk_slow_until:
-            takes = self._entropy.between(20, 900) * MILLISECOND
+            takes = self._entropy.between(*node.disk_slow_ms) * MILLISECOND
         life = self.life
         world.later(takes, self.deliver, life, self._synced, batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -53,6 +54,8 @@ class SimGuard(Process):
         self.machine: LeaseMachine | None = None
         self.promise_ns = 0
         """Longest P that this guard was told of last: what it waits for without its page."""
+        self.dies_after: Callable[[LeaseEffect], bool] | None = None
+        """The first effect of which this holds is the last of this life; then it is forgotten."""
         self._passed_at = 0
         self._armed_well = False
         """What came of the newest arming."""
@@ -92,7 +95,8 @@ class SimGuard(Process):
         self._world.note(node.id, "guard", "killed" + (" with its page" if page else ""))
         self.kill()
         self.machine = None
-        if page:
+        if page and node.kernel.page is not None:
+            self._world.checker.lease_closed(node.id, node.boots, node.kernel.page.lease)
             node.kernel.page = None
         node.daemon.take_later(100 * MICROSECOND, GuardLost())
         self._world.later(_BACK_NS, self.begin)
@@ -169,6 +173,10 @@ class SimGuard(Process):
                 self.perish(page=False)
                 return
             self._effect(effect)
+            if self.dies_after is not None and self.dies_after(effect):
+                self.dies_after = None
+                self.perish(page=False)
+                return
         self._schedule()
 
     def _effect(self, effect: LeaseEffect) -> None:
@@ -248,7 +256,7 @@ class SimGuard(Process):
     def _stop_all(self, effect: StopAll) -> None:
         node, world = self._node, self._world
         life = self.life
-        takes = self._entropy.between(MILLISECOND // 2, 12 * MILLISECOND)
+        takes = self._entropy.between(MILLISECOND // 2, world.kill_ns_max)
         if self._entropy.chance(world.slow_kill_per_thousand):
             takes += 10_000 * MILLISECOND
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leitwolf.model.quorum import Acceptor
+from leitwolf.model.log import Entry
+from leitwolf.model.quorum import Acceptor, QuorumConfig
 from leitwolf.sim.daemon import SimDaemon
 from leitwolf.sim.guard import SimGuard
 from leitwolf.sim.host import HostProcess
@@ -37,6 +38,10 @@ _BOOT_NS = 3_000 * MILLISECOND
 _RATE_PPM_MAX = 1_000
 
 
+def _voters(config: QuorumConfig) -> tuple[tuple[Acceptor, ...], ...]:
+    return (config.acceptors,) if config.former is None else (config.acceptors, config.former)
+
+
 class SimNode:
     """A machine with its processes."""
 
@@ -58,6 +63,8 @@ class SimNode:
         self.daemon = SimDaemon(self)
         self.host = HostProcess(self)
         self.disk_slow_until = 0
+        self.disk_slow_ms = (20, 900)
+        """Least and most that a write takes while the disk is slow."""
         self.disk_fails = False
         self.frozen = False
         self.run_end = 0
@@ -135,12 +142,19 @@ class SimNode:
         """Return the voters by which its daemon decides, of each configuration in force."""
         if self.daemon.core is None:
             return ()
-        config = self.daemon.core.quorum.config
-        return (config.acceptors,) if config.former is None else (config.acceptors, config.former)
+        return _voters(self.daemon.core.quorum.config)
+
+    def counted_by(self) -> tuple[tuple[Acceptor, ...], ...]:
+        """Return the same, as they were before the step of its daemon that is under way."""
+        return _voters(self.daemon.config)
 
     def promised(self) -> Ballot:
         """Return the highest ballot that it promised durably."""
         return self.storage.promised
+
+    def holds(self, entry: Entry, storage: str) -> bool:
+        """Return whether ``storage`` is its disk and holds ``entry`` durably."""
+        return storage == self.storage.name and self.storage.holds(entry)
 
     def page_now(self) -> LeasePage | None:
         """Return the page as the host reads it, with the guard's progress in it."""

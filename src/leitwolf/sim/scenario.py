@@ -173,6 +173,9 @@ def demand_service(world: World, when: str) -> None:
     for node in state.nodes.values():
         if node.status is not NodeStatus.MEMBER:
             world.fail(f"I9: {node.name} is still {node.status} {when}")
+        machine = world.nodes[node.id]
+        if machine.powered and not node.up and not node.paused:
+            world.fail(f"I9: {node.name} runs but holds no lease {when}")
     if not _usable(state):
         return
     for group in state.groups.values():

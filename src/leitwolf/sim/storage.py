@@ -43,6 +43,13 @@ class Storage:
         """Highest ballot that is promised durably."""
         return self._promised
 
+    def holds(self, entry: Entry) -> bool:
+        """Return whether ``entry`` is durable, by itself or in the snapshot that covers it."""
+        if self._snapshot is not None and entry.index <= self._snapshot.last.index:
+            return True
+        have = self._entries.get(entry.index)
+        return have is not None and have.ballot == entry.ballot
+
     def write(self, records: tuple[Record, ...]) -> None:
         """Hand records to the disk; they may or may not survive a crash from now on."""
         self._unsynced.extend(records)

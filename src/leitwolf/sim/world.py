@@ -69,6 +69,8 @@ class World:
         self.crash_per_million = 0
         self.slow_arm_per_thousand = 0
         self.slow_kill_per_thousand = 0
+        self.kill_ns_max = 12 * MILLISECOND
+        """Longest that killing everything takes, when nothing is unkillable; K must be above it."""
         self.answers: dict[int, Answer] = {}
         self.after_commit: Callable[[], None] | None = None
         """Done once, after the next entries that a daemon published."""
@@ -122,6 +124,29 @@ class World:
             self.steps += 1
             work(*arguments)
         self.now = instant
+
+    def run_to(self, seen: Callable[[], bool], within: int) -> bool:
+        """Let the world go on, event by event, until ``seen`` holds.
+
+        Args:
+            seen: looked at now and after every event.
+            within: ns after which to give up.
+
+        Returns:
+            Whether it came to hold.
+
+        Raises:
+            Violation: an invariant broke; the trace is in :attr:`trace`.
+        """
+        until = self.now + within
+        while not seen():
+            if not self._queue or self._queue[0][0] > until:
+                self.run_until(until)
+                return seen()
+            self.now, _, work, arguments = heapq.heappop(self._queue)
+            self.steps += 1
+            work(*arguments)
+        return True
 
     def note(self, node: int, part: str, text: str) -> None:
         """Write a line of the trace."""

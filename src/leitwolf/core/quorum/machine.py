@@ -76,9 +76,6 @@ from leitwolf.wire.page import LeasePage
 
 __all__ = ["QuorumCore"]
 
-_HEAD_START_PART = 8
-"""Part of P for which others leave a released ballot to the successor that its owner chose."""
-
 
 @dataclass(slots=True)
 class _Transfer:
@@ -326,9 +323,7 @@ class QuorumCore(QuorumView):
         standing = self._standing
         if message.ballot < standing.promised or not standing.may_campaign:
             return
-        if message.successor != standing.me.node:
-            self._candidate.pause(standing.promise_ns // _HEAD_START_PART)
-        elif self.role == Role.FOLLOWER:
+        if self.role == Role.FOLLOWER:
             self._candidate.start(at_once=True)
 
     # --- inputs: guard ---------------------------------------------------------------------------
@@ -421,9 +416,7 @@ class QuorumCore(QuorumView):
             return
         # Entries go first on the same stream, so the successor is not behind.
         leadership.flush()
-        message = TransferOffice(ballot=ballot, successor=transfer.node)
-        for node in sorted({transfer.node} | (leadership.progress.keys() & standing.connected)):
-            standing.send(node, message)
+        standing.send(transfer.node, TransferOffice(ballot=ballot))
         self._step_down("transferred")
 
     # --- inputs: disk, proposals -----------------------------------------------------------------
