@@ -222,6 +222,21 @@ def test_a_machine_that_slept_gives_its_leases_up() -> None:
         demand_service(world, "after the sleep")
 
 
+def test_nothing_is_started_on_a_machine_that_sleeps() -> None:
+    """Its keeper sleeps, too: a guard that was killed is back when the machine is."""
+    for seed in SEEDS:
+        world = calm(seed)
+        node = follower(world)
+        node.suspend()
+        node.guard.perish(page=False)
+        world.run_until(world.now + 2 * SECOND)
+        assert not node.guard.alive
+        node.thaw()
+        assert node.guard.alive
+        world.run_until(world.now + 3 * SECOND)
+        demand_service(world, "after the sleep")
+
+
 # --- members -------------------------------------------------------------------------------------
 
 

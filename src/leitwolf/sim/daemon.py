@@ -59,7 +59,7 @@ class SimDaemon(Process):
     def begin(self) -> None:
         """Start a daemon from what its disk holds."""
         node, world = self._node, self._world
-        if not node.powered or self.alive:
+        if self.alive or not node.can_start(self.begin):
             return
         self.start()
         self._unsynced_since, self._alarm, self._led = 0, -1, NO_BALLOT

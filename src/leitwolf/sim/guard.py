@@ -64,7 +64,7 @@ class SimGuard(Process):
     def begin(self) -> None:
         """Start a guard; it finds the page of its predecessor, if that is there."""
         node = self._node
-        if not node.powered or self.alive:
+        if self.alive or not node.can_start(self.begin):
             return
         self.start()
         self._alarm = -1

@@ -7,6 +7,7 @@ machine would do: time passing, effects taking a while, processes standing still
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from leitwolf.model.quorum import Acceptor
@@ -65,6 +66,8 @@ class SimNode:
         self._resumed_at = -_RESUME_NS
         self._asleep_at = -1
         self._held: list[tuple[Process, int]] = []
+        self._to_begin: list[Callable[[], None]] = []
+        """Starts for which the keeper, which stands still with all others, is needed."""
         self._channels: dict[str, int] = {}
 
     @property
@@ -171,6 +174,7 @@ class SimNode:
         self.powered = False
         self.frozen = False
         self._asleep_at = -1
+        self._to_begin = []
         for process in self.processes:
             process.kill()
         self.guard.forget()
@@ -196,6 +200,16 @@ class SimNode:
         self.daemon.held_at = self.raw()
         self._held = [(process, process.hold()) for process in self.processes]
 
+    def can_start(self, begin: Callable[[], None]) -> bool:
+        """Return whether the keeper can start a process now; one that stands still does it later.
+
+        Args:
+            begin: starts it, called when the machine goes on.
+        """
+        if self.frozen:
+            self._to_begin.append(begin)
+        return self.powered and not self.frozen
+
     def thaw(self) -> None:
         """Everything goes on, in some order."""
         if not self.frozen:
@@ -210,6 +224,9 @@ class SimNode:
         first = self.entropy.between(0, len(held) - 1)
         for process, life in (*held[first:], *held[:first]):
             process.release(life)
+        waiting, self._to_begin = self._to_begin, []
+        for begin in waiting:
+            begin()
 
     def suspend(self) -> None:
         """The machine sleeps: RAW stands still with everything else, BOOTTIME goes on."""
