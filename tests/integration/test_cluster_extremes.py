@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -264,6 +265,29 @@ def test_full_disk_stops_the_log_of_its_node_and_nothing_else(
     assert calm.group(node=node)["generation"] == generation, "it was never stopped"
     assert calm.status(node)["index"] >= newest
     assert seen.outage_ms < 1000
+    assert seen.two_owners_ms == 0
+
+
+@pytest.mark.long
+def test_orderly_stop_of_its_node_frees_a_group_that_is_stuck(calm: Calm, stuck: Stuck) -> None:
+    """The way out for an operator: the guard cannot confirm the stop, so the node fences itself."""
+    calm.settle()
+    owner = calm.owner()
+    other = calm.other(owner)
+    guard, keeper = calm.pid(owner, Role.GUARD), calm.pid(owner, Role.KEEPER)
+
+    def given_up(view: dict[str, Any]) -> bool:
+        return bool(web(view)["status"] == "failed")
+
+    def moved(view: dict[str, Any]) -> bool:
+        return web(view)["owner"] not in ("", owner) and web(view)["status"] == "online"
+
+    with calm.watch() as seen, stuck.under(owner):
+        calm.cluster.command(other, "group", "move", GROUP, other, "--no-wait")
+        calm.until_seen(other, given_up, "the failure")
+        os.kill(keeper, signal.SIGTERM)
+        calm.until_seen(other, moved, "the end of the node", timeout_s=90)
+        assert state_of(guard) in "XZ"
     assert seen.two_owners_ms == 0
 
 
