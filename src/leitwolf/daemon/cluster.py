@@ -260,7 +260,7 @@ class Cluster:
     def _page_seen(self) -> LeasePage | None:
         """Return the guard's page, the same one throughout a step: it costs as much as a send."""
         if not self._pages:
-            self._pages = (self._page.read(),)
+            self._pages = (self._page.believed(),)
         return self._pages[0]
 
     def _step(self, event: Event) -> None:
@@ -339,8 +339,8 @@ class Cluster:
         log.info(text)
 
     def page(self) -> LeasePage | None:
-        """Return the guard's page as it is now."""
-        return self._page.read()
+        """Return the guard's page as it is now, without leases of before a sleep (L1)."""
+        return self._page.believed()
 
     # --- heartbeat keys --------------------------------------------------------------------------
 

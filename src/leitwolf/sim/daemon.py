@@ -67,7 +67,7 @@ class SimDaemon(Process):
         self.core = Node(
             me=AcceptorId(NodeId(node.id), node.storage.name),
             loaded=node.storage.load(),
-            page=lambda: node.kernel.page,
+            page=node.page_read,
             now=node.raw(),
             snapshot_entries=world.snapshot_entries,
             rules=world.rules,

@@ -169,6 +169,7 @@ class SimGuard(Process):
                 self.perish(page=False)
                 return
             self._effect(effect)
+        self._node.noticed()
         self._schedule()
 
     def _effect(self, effect: LeaseEffect) -> None:
