@@ -68,11 +68,15 @@ class Calm:
         self._prober = prober
         self._observer = observer
 
-    def status(self, node: str = "") -> dict[str, Any]:
-        """Return the cluster as a node sees it: asked from here, as a command takes a while."""
+    def client(self, node: str = "") -> Client:
+        """Return a client of a node's daemon that asks from here, as a command takes a while."""
         runtime = Path(f"/proc/{self.world.pid(node or self.world.nodes[0])}/root{RUNTIME}")
+        return Client(runtime, timeout_s=10)
+
+    def status(self, node: str = "") -> dict[str, Any]:
+        """Return the cluster as a node sees it."""
         try:
-            view = Client(runtime, timeout_s=10).status()
+            view = self.client(node).status()
         except LeitwolfError as error:
             raise ClusterError(error.text) from error
         found: dict[str, Any] = msgspec.to_builtins(view)

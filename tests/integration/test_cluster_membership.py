@@ -169,6 +169,7 @@ def test_leave_moves_groups_away_first(members: Members) -> None:
     assert "drained" in members.log_text()
     view = members.status(GUEST)
     assert not view.formed
+    assert "it left the cluster" in view.advice
     assert "quarantine" in view.advice
     members.settle()
 

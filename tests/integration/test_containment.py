@@ -19,6 +19,7 @@ from leitwolf.system.containment import (
     CgroupContainment,
     Child,
     Containment,
+    Program,
     SpawnRefused,
 )
 from leitwolf.system.pidnamespace import PidNamespaceContainment
@@ -89,17 +90,16 @@ def start(
     groups: tuple[int, ...] = (),
 ) -> Child:
     with output.open("ab") as file:
-        return containment.spawn(
-            cell,
-            ["sh", "-c", script],
+        program = Program(
+            argv=["sh", "-c", script],
             environment=ENVIRONMENT,
             directory="/usr",
             user=user,
             group=group,
             groups=groups,
             output=file.fileno(),
-            permitted=permitted,
         )
+        return containment.spawn(cell, program, permitted)
 
 
 def wait(child: Child) -> int:
@@ -180,18 +180,17 @@ def test_root_runs_programs_as_another_user(cells: Containment, tmp_path: Path) 
 def test_failing_exec_comes_back_as_its_error(cells: Containment, tmp_path: Path) -> None:
     """A missing program, one that may not be executed, and a missing directory."""
 
-    def spawn(program: str, directory: str = "/") -> None:
-        cells.spawn(
-            "x",
-            [program],
+    def spawn(name: str, directory: str = "/") -> None:
+        program = Program(
+            argv=[name],
             environment=ENVIRONMENT,
             directory=directory,
             user=None,
             group=None,
             groups=(),
             output=2,
-            permitted=lambda: True,
         )
+        cells.spawn("x", program, lambda: True)
 
     with pytest.raises(FileNotFoundError, match="no-such-program"):
         spawn("no-such-program")

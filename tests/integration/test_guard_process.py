@@ -157,13 +157,14 @@ def test_the_processes_of_a_cell_are_killed_with_the_lease(node: Node) -> None:
     """What runs in a cell is gone before the stop is attested, without any host."""
     program = """
 import os, sys, time
-from leitwolf.system.containment import find
+from leitwolf.system.containment import Program, find
 from leitwolf.system.settings import Settings
 cells = find(Settings.load(os.environ))
 cells.prepare()
 out = os.open("/dev/null", os.O_WRONLY)
-child = cells.spawn("web", ["sleep", "1000"], environment=dict(os.environ), directory="/",
-                    user=None, group=None, groups=(), output=out, permitted=lambda: True)
+sleeping = Program(argv=["sleep", "1000"], environment=dict(os.environ), directory="/",
+                   user=None, group=None, groups=(), output=out)
+child = cells.spawn("web", sleeping, lambda: True)
 os.waitpid(child.pid, 0)
 """
     daemon = leading(node)

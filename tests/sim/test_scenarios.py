@@ -7,6 +7,7 @@ from statistics import median
 import pytest
 
 from leitwolf.core.lease import PROFILES
+from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import (
     AddNode,
     EvictNode,
@@ -16,6 +17,7 @@ from leitwolf.model.commands import (
     WishGroup,
 )
 from leitwolf.model.ids import GroupId, NodeId, NodeStatus, Wish
+from leitwolf.sim.checks import Violation
 from leitwolf.sim.node import SimNode
 from leitwolf.sim.scenario import demand_service
 from leitwolf.sim.world import World
@@ -219,6 +221,70 @@ def test_a_machine_that_slept_gives_its_leases_up() -> None:
         node.thaw()
         world.run_until(world.now + 3 * SECOND)
         assert any("closed: slept" in line for line in world.trace), seed
+        demand_service(world, "after the sleep")
+
+
+def slept_unnoticed(seed: int, rules: Rules = ALL_RULES) -> tuple[World, SimNode]:
+    """Have the leader sleep until another leads, and its guard stand still when it is awake."""
+    world = calm(seed, rules=rules)
+    node = leader(world)
+    node.stall(node.guard, 700 * MS)
+    world.run_until(world.now + 10 * MS)
+    node.suspend()
+    while world.leaders() in ([], [node]):
+        world.run_until(world.now + 5 * MS)
+    node.thaw()
+    return world, node
+
+
+def test_a_sleep_that_the_guard_did_not_notice_leaves_one_leader() -> None:
+    """Its page shows a leader lease that RAW has not ended; no reader may believe it (I3)."""
+    for seed in SEEDS:
+        world, node = slept_unnoticed(seed)
+        assert node.kernel.page is not None
+        assert node.kernel.page.leader_end > node.raw(), seed
+        world.run_until(world.now + 200 * MS)
+        assert node.leader_until() < world.now
+        world.run_until(world.now + 3 * SECOND)
+        demand_service(world, "after the sleep")
+
+
+def test_readers_that_trust_a_page_across_a_sleep_make_two_leaders() -> None:
+    """The check can fail: without the rule both leases are valid at once."""
+    for seed in SEEDS:
+        world, _ = slept_unnoticed(seed, Rules.without("slept"))
+        with pytest.raises(Violation, match="I3"):
+            world.run_until(world.now + 200 * MS)
+
+
+def test_a_deposed_daemon_that_stands_still_leads_nothing() -> None:
+    """It counts as leader for as long as its lease lasts, and no longer."""
+    for seed in SEEDS:
+        world = calm(seed)
+        node = leader(world)
+        node.freeze()
+        assert world.leaders() == [node]
+        world.run_until(world.now + SECOND)
+        assert node.daemon.core is not None
+        assert node.daemon.core.in_charge
+        assert leader(world) is not node
+        node.thaw()
+        world.run_until(world.now + 3 * SECOND)
+        demand_service(world, "after the freeze")
+
+
+def test_nothing_is_started_on_a_machine_that_sleeps() -> None:
+    """Its keeper sleeps, too: a guard that was killed is back when the machine is."""
+    for seed in SEEDS:
+        world = calm(seed)
+        node = follower(world)
+        node.suspend()
+        node.guard.perish(page=False)
+        world.run_until(world.now + 2 * SECOND)
+        assert not node.guard.alive
+        node.thaw()
+        assert node.guard.alive
+        world.run_until(world.now + 3 * SECOND)
         demand_service(world, "after the sleep")
 
 

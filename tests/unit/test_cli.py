@@ -78,8 +78,8 @@ def folder(server: tuple[FakeService, Path], service: FakeService) -> Path:
     return server[1]
 
 
-def run(folder: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(cli, ["--runtime", str(folder), *arguments])
+def run(folder: Path, *arguments: str, typed: str | None = None) -> Result:
+    return CliRunner().invoke(cli, ["--runtime", str(folder), *arguments], input=typed)
 
 
 # --- run -----------------------------------------------------------------------------------------
@@ -265,7 +265,22 @@ def test_join_tells_progress_on_stderr(folder: Path) -> None:
 
 def test_destroy_asks_first(folder: Path, service: FakeService) -> None:
     """Without an answer nothing is destroyed."""
-    assert run(folder, "destroy").exit_code == 1
+    for answer in (None, "n\n"):
+        done = run(folder, "destroy", typed=answer)
+        assert done.exit_code == 2
+        assert "[not-confirmed]" in done.stderr
+        assert "leitwolf destroy --yes" in done.stderr
+        assert done.stdout == ""
+    assert service.view.formed
+    assert run(folder, "destroy", typed="y\n").exit_code == 0
+    assert not service.view.formed
+
+
+def test_destroy_with_json_asks_nobody(folder: Path, service: FakeService) -> None:
+    """It answers one JSON object, whatever stands on its input."""
+    done = run(folder, "destroy", "--json", typed="y\n")
+    assert done.exit_code == 2
+    assert json.loads(done.stdout)["code"] == "not-confirmed"
     assert service.view.formed
 
 

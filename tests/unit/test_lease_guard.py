@@ -695,21 +695,26 @@ def test_refused_arming_is_repaired_by_a_fresh_grant_only() -> None:
     assert not step(bench, 2, Armed(99, page.lease_end, raw, raw, accepted=False))
 
 
-def test_a_gate_that_stays_lost_is_told_once() -> None:
-    """Each heartbeat arms: the log would fill with one line for each."""
+def test_refused_armings_are_told_once_a_minute_with_their_number() -> None:
+    """Each heartbeat arms, and rule loads of others delay it: the log would fill with lines."""
     bench = Bench()
     bench.cluster()
-    page = page_of(bench, 2)
-    raw = bench[2].raw(bench.t)
 
-    def lines(*, accepted: bool) -> int:
-        armed = Armed(12, page.lease_end, raw - 5, raw, accepted=accepted)
-        return len([one for one in step(bench, 2, armed) if isinstance(one, Tell)])
+    def lines(*, accepted: bool) -> list[str]:
+        page = page_of(bench, 2)
+        raw = bench[2].raw(bench.t)
+        armed = Armed(page.lease, page.lease_end, raw - 30_000_000, raw, accepted=accepted)
+        found = [one.report for one in step(bench, 2, armed) if isinstance(one, Tell)]
+        return [one.detail for one in found if isinstance(one, Recorded)]
 
-    refused = [lines(accepted=False) for _ in range(3)]
-    assert refused == [1, 0, 0]
-    assert lines(accepted=True) == 0
-    assert lines(accepted=False) == 1
+    assert lines(accepted=False) == ["lease 12: arming refused after 30.0 ms"]
+    for _ in range(3):
+        assert lines(accepted=False) == []
+        assert lines(accepted=True) == []
+    bench.run(61_000)
+    told = "lease 12: arming refused after 30.0 ms; 3 more since the last such line"
+    assert lines(accepted=False) == [told]
+    assert lines(accepted=False) == []
 
 
 def test_foreign_stopped_confirms_nothing() -> None:

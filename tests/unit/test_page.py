@@ -13,8 +13,9 @@ import pytest
 
 from leitwolf.system import clock
 from leitwolf.system.page import NotVolatile, PageReader, PageWriter, map_page, require_volatile
-from leitwolf.wire.ballot import Ballot
+from leitwolf.wire.ballot import Ballot, Now
 from leitwolf.wire.page import PAGE_BYTES, LeasePage
+from leitwolf.wire.permit import SLEPT_NS, believed
 
 BOOT = clock.boot_id()
 
@@ -54,6 +55,38 @@ def test_what_was_written_is_read(path: Path) -> None:
         assert reader.read() == page(number)
     writer.close()
     assert PageWriter(path).read(BOOT) == page(5)
+
+
+@pytest.mark.parametrize(
+    ("drift", "trusted"),
+    [(0, True), (SLEPT_NS, True), (SLEPT_NS + 1, False), (-SLEPT_NS - 1, False)],
+)
+def test_leases_of_before_a_sleep_are_not_believed(*, drift: int, trusted: bool) -> None:
+    """RAW stood still and has not reached their ends; the promises of the node stay (L1)."""
+    shown = LeasePage(
+        lease=7, lease_end=900, leader_end=800, gate=True, promise_end=700, fence_from=600, drift=50
+    )
+    found = believed(shown, Now(100, 150 + drift))
+    assert (found.gate, found.lease_end, found.leader_end) == (
+        (True, 900, 800) if trusted else (False, 0, 0)
+    )
+    assert (found.lease, found.promise_end, found.fence_from) == (7, 700, 600)
+
+
+def test_a_reader_compares_the_clocks_of_the_machine(path: Path) -> None:
+    """What the guard wrote before a sleep that it did not notice yet is no lease for others."""
+    writer, reader = PageWriter(path), PageReader(path)
+    now = clock.now()
+    awake = page(8)._replace(drift=now.boot - now.raw, leader_end=now.raw + 1_000_000_000)
+    writer.write(awake)
+    assert reader.believed() == awake
+    writer.write(awake._replace(drift=awake.drift - 2 * SLEPT_NS))
+    found = reader.believed()
+    assert found is not None
+    assert (found.leader_end, found.lease_end, found.gate) == (0, 0, False)
+    path.unlink()
+    assert reader.believed() is None
+    writer.close()
 
 
 def test_no_page_is_no_page(path: Path) -> None:

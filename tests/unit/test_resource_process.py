@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from leitwolf.resources._checks import Endpoint, check_http, check_tcp, endpoint
 from leitwolf.resources._command import ProcessParameters, account, signal_number
 from leitwolf.resources._output import BoundedOutput
 from leitwolf.resources.process import Process
-from leitwolf.system.containment import SpawnRefused
+from leitwolf.system.containment import Program, SpawnRefused
 
 
 def test_parameters_have_the_defaults_of_the_model() -> None:
@@ -174,8 +175,8 @@ class OneCell:
     def empty(self, _cell: str) -> bool:
         return True
 
-    def spawn(self, _cell: str, _argv: list[str], **given: Any) -> NoReturn:
-        if not given["permitted"]():
+    def spawn(self, _cell: str, _program: Program, permitted: Callable[[], bool]) -> NoReturn:
+        if not permitted():
             raise SpawnRefused
         raise FileNotFoundError(2, "No such file or directory", "nothing")
 

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from leitwolf.cli.common import Context, find_node, send, with_json
+from leitwolf.cli.common import Context, confirm, find_node, send, with_json
 from leitwolf.model.commands import ChangeCluster, EvictNode, SetNetwork
 from leitwolf.model.errors import Conflict, RequestTimeout
 from leitwolf.model.ids import NetworkRole
@@ -124,7 +124,11 @@ def leave(context: Context, timeout_s: float) -> None:
 def destroy(context: Context, yes: bool) -> None:
     """Set the cluster state of this node aside (it is kept in quarantine)."""
     if not yes:
-        click.confirm("Stop all groups here and set the state of this node aside?", abort=True)
+        confirm(
+            context,
+            "Stop all groups here and set the state of this node aside?",
+            hint="leitwolf destroy --yes",
+        )
     context.client.destroy()
     context.show({"destroyed": True}, "this node is in no cluster now")
 

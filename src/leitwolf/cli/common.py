@@ -14,12 +14,19 @@ import msgspec
 
 from leitwolf.client import Client
 from leitwolf.model.commands import Answer, Command
-from leitwolf.model.errors import Conflict, LeitwolfError, NotFound, RequestTimeout
+from leitwolf.model.errors import (
+    Conflict,
+    LeitwolfError,
+    NotFound,
+    RequestTimeout,
+    UsageError,
+)
 from leitwolf.model.ids import NodeId
 from leitwolf.model.views import GroupView, StatusView
 
 __all__ = [
     "Context",
+    "confirm",
     "find_node",
     "pass_context",
     "send",
@@ -86,6 +93,24 @@ def report(context: Context, error: LeitwolfError) -> None:
         if error.hint:
             click.echo(f"  -> {error.hint}", err=True)
     sys.exit(error.exit_code)
+
+
+def confirm(context: Context, question: str, *, hint: str) -> None:
+    """Ask a person; with ``--json`` nobody is asked.
+
+    Raises:
+        UsageError: ``not-confirmed``: the answer is no, or there is none; ``hint`` says how to do
+            it without being asked.
+    """
+    said = ""
+    if not context.json:
+        try:
+            if click.confirm(question, err=True):
+                return
+        except click.Abort:
+            click.echo(err=True)
+            said = " (nobody answered)"
+    raise UsageError(f"not done: it was not confirmed{said}", code="not-confirmed", hint=hint)
 
 
 def wait_option(function: F) -> F:

@@ -59,7 +59,7 @@ from leitwolf.daemon.writer import LogWriter
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.errors import ProtocolError, RequestTimeout
 from leitwolf.model.events import NodeRemoved
-from leitwolf.model.ids import NodeId
+from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostReport, ResourceReport
 from leitwolf.model.quorum import AcceptorId
@@ -90,6 +90,7 @@ from leitwolf.wire.page import LeasePage
 
 __all__ = ["Cluster", "state_folder"]
 
+_LEFT, _REMOVED = "it left the cluster", "it was removed from the cluster"
 _LAGGING_S = 5.0
 """How long peers may not know a node that they granted: their logs reach them within moments."""
 _REPORTS: msgspec.msgpack.Decoder[HostReport] = msgspec.msgpack.Decoder(HostReport)
@@ -98,6 +99,9 @@ _MESSAGES: msgspec.msgpack.Decoder[PeerMessage] = msgspec.msgpack.Decoder(PeerMe
 
 class Cluster:
     """One node, running."""
+
+    _parting = _REMOVED
+    """Why this node is out, should it be."""
 
     def __init__(
         self,
@@ -269,7 +273,7 @@ class Cluster:
     def _page_seen(self) -> LeasePage | None:
         """Return the guard's page, the same one throughout a step: it costs as much as a send."""
         if not self._pages:
-            self._pages = (self._page.read(),)
+            self._pages = (self._page.believed(),)
         return self._pages[0]
 
     def _step(self, event: Event) -> None:
@@ -335,7 +339,7 @@ class Cluster:
             case Recorded():
                 self.record(f"guard: {report.code}: {report.detail}")
             case LeaseClosed():
-                self.record(f"run-lease over ({report.reason}): everything here is stopped")
+                self.record(f"run-lease over ({report.reason}): everything here is being stopped")
                 self.feed(FromGuard(report=report))
             case _:
                 self.feed(FromGuard(report=report))
@@ -367,8 +371,8 @@ class Cluster:
         log.info(text)
 
     def page(self) -> LeasePage | None:
-        """Return the guard's page as it is now."""
-        return self._page.read()
+        """Return the guard's page as it is now, without leases of before a sleep (L1)."""
+        return self._page.believed()
 
     # --- heartbeat keys --------------------------------------------------------------------------
 
@@ -418,8 +422,11 @@ class Cluster:
             return
         self._arranged = arranged
         if committed.node_serial >= me and me not in committed.nodes:
-            self._on_evicted("it was removed from the cluster")
+            self._on_evicted(self._parting)
             return
+        own = committed.nodes.get(me)
+        if own is not None and own.status is NodeStatus.LEAVING and not own.evicted:
+            self._parting = _LEFT
         self.marks.forget({node.storage for node in self.node.acquainted.values()})
         own = self.node.acquainted.get(me)
         if own is None:
@@ -497,7 +504,7 @@ class Cluster:
         }
         # One node may lag behind the log; a majority that does not know this node has removed it.
         if 2 * len(strangers & voters) > len(voters - {self.node.me}):
-            self._on_evicted("its peers do not know it any more: it was removed from the cluster")
+            self._on_evicted(f"its peers do not know it any more: {self._parting}")
 
     def _name_of(self, node: int) -> str:
         known = self.node.state.nodes.get(NodeId(node))

@@ -123,7 +123,9 @@ class DaemonService:
                 self._bootstrap = load_bootstrap(self._settings.state)
                 if self._bootstrap is None:
                     if has_memories(self._settings):
-                        log.critical("the state of this node is gone: everything here is stopped")
+                        log.critical(
+                            "the state of this node is gone: everything here is being stopped"
+                        )
                         await asyncio.to_thread(begin_anew, self._settings, self._progress)
                     await self._wait()
                     continue

@@ -343,8 +343,10 @@ def quorum_view(
         promise_ms=profile.promise_ms,
         run_ms=profile.run_ms,
         kill_ms=profile.kill_ms,
-        lease_margin_ms=(page.lease_end - now) / MILLISECOND if page.lease else -1.0,
-        leader_margin_ms=(page.leader_end - now) / MILLISECOND if node.in_charge else -1.0,
+        lease_margin_ms=max(-1.0, (page.lease_end - now) / MILLISECOND) if page.lease else -1.0,
+        leader_margin_ms=(
+            max(-1.0, (page.leader_end - now) / MILLISECOND) if node.in_charge else -1.0
+        ),
         worst_stall_ms=worst_stall / MILLISECOND,
         realtime=realtime,
         guard=page.progress > now - 1_000 * MILLISECOND,

@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from leitwolf.core.effects import SaveSnapshot
 from leitwolf.core.executor import Batch
-from leitwolf.model.errors import LeitwolfError
+from leitwolf.model.errors import DiskFull, LeitwolfError
 from leitwolf.store import QuorumLog
 from leitwolf.system.diary import log
 
@@ -23,7 +24,8 @@ class LogWriter:
     """Writes one batch after another; each is durable before it is reported.
 
     A write or sync that fails ends the process at once (A2): what was written may be lost, and
-    only the recovery at the next start can tell. The guard and the resources go on meanwhile.
+    only the recovery at the next start can tell. The guard and the resources go on meanwhile. An
+    own snapshot for which there is no space is no such failure: the log holds what it would.
     """
 
     def __init__(self, store: QuorumLog, on_durable: Callable[[Batch], None]) -> None:
@@ -58,11 +60,25 @@ class LogWriter:
                     self._store.write(batch.records)
                     self._store.sync()
                 if batch.snapshot is not None:
-                    self._store.save_snapshot(batch.snapshot.snapshot, reset=batch.snapshot.reset)
+                    self._save(batch.snapshot)
             except (LeitwolfError, OSError) as error:
                 log.critical("the quorum log cannot be written; this daemon ends", error=str(error))
                 os._exit(_EXIT_STORAGE)
             self._loop.call_soon_threadsafe(self._done, batch)
+
+    def _save(self, wanted: SaveSnapshot) -> None:
+        """Save a snapshot; without space for an own one the entries that it covers stay.
+
+        Raises:
+            StorageError: it cannot be saved; a leader's, also for want of space, as it replaces
+                entries that are not here.
+        """
+        try:
+            self._store.save_snapshot(wanted.snapshot, reset=wanted.reset)
+        except DiskFull as error:
+            if wanted.reset:
+                raise
+            log.warning("no snapshot yet", error=error.text, code=error.code, hint=error.hint)
 
     def _done(self, batch: Batch) -> None:
         self._begun = 0

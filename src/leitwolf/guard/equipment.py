@@ -13,7 +13,9 @@ from leitwolf.system import containment
 from leitwolf.system.gate import Gate
 from leitwolf.system.rtnetlink import NodeAddress, marked_addresses, remove_address
 from leitwolf.system.settings import Settings
+from leitwolf.wire.ballot import Now
 from leitwolf.wire.page import LeasePage
+from leitwolf.wire.permit import believed
 
 __all__ = ["Equipment", "read_keys"]
 
@@ -43,7 +45,7 @@ class Equipment:
         self._record = record
         self._reading: Gate | None = None
 
-    def arming(self, page: LeasePage | None, now: int) -> Arming | None:
+    def arming(self, page: LeasePage | None, now: Now) -> Arming | None:
         """Build the gate closed, unless an open lease of the predecessor goes on behind it.
 
         Returns:
@@ -51,8 +53,9 @@ class Equipment:
             guarded by this process alone, which is recorded.
         """
         current = None
-        if page is not None and page.gate and page.lease and now < page.lease_end:
-            current = ArmGate(page.lease, page.lease_end, renewal=True)
+        known = None if page is None else believed(page, now)
+        if known is not None and known.gate and known.lease and now.raw < known.lease_end:
+            current = ArmGate(known.lease, known.lease_end, renewal=True)
         try:
             gate = Gate()
             self._reading = Gate()

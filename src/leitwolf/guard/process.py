@@ -138,7 +138,7 @@ class GuardProcess:
         self._stalls = Stalls(now.raw)
         self._due = now.raw
         self._equipment = Equipment(settings, self._record)
-        self._arming: Arming | None = self._equipment.arming(found, now.raw)
+        self._arming: Arming | None = self._equipment.arming(found, now)
         self._to_arm: list[ArmGate] = []
         self._stopper: Stopper = self._equipment.stopper()
         greeting = GUARD.encode(GuardHello(self._incarnation, self._remembers))

@@ -28,7 +28,7 @@ from leitwolf.resources._checks import check_http, check_tcp
 from leitwolf.resources._command import ProcessParameters, account
 from leitwolf.resources._output import OUTPUT_POLL_S, BoundedOutput
 from leitwolf.resources._surroundings import NOT_PERMITTED, ExitStatus, Surroundings
-from leitwolf.system.containment import Containment, SpawnRefused
+from leitwolf.system.containment import Containment, Program, SpawnRefused
 from leitwolf.system.pidfd import ProcessHandle, start_time
 
 __all__ = ["CHECK_CELL_SUFFIX", "Process", "end_cell"]
@@ -199,16 +199,17 @@ class Process:
         }
         output = self._output.open() if cell == self._cell else os.open(os.devnull, os.O_WRONLY)
         try:
-            child = self._containment.spawn(
-                cell,
-                command,
+            program = Program(
+                argv=command,
                 environment=environment | parameters.environment,
                 directory=parameters.working_directory,
                 user=owner.user,
                 group=owner.group,
                 groups=owner.groups,
                 output=output,
-                permitted=lambda: not self._surroundings.permitted(),
+            )
+            child = self._containment.spawn(
+                cell, program, lambda: not self._surroundings.permitted()
             )
         finally:
             os.close(output)

@@ -64,7 +64,7 @@ class SimDaemon(Process):
     def begin(self) -> None:
         """Start a daemon from what its disk holds."""
         node, world = self._node, self._world
-        if not node.powered or self.alive:
+        if self.alive or not node.can_start(self.begin):
             return
         self.start()
         self._unsynced_since, self._alarm, self._led = 0, -1, NO_BALLOT
@@ -72,7 +72,7 @@ class SimDaemon(Process):
         self.core = Node(
             me=AcceptorId(NodeId(node.id), node.storage.name),
             loaded=node.storage.load(),
-            page=lambda: node.kernel.page,
+            page=node.page_read,
             now=node.raw(),
             snapshot_entries=world.snapshot_entries,
             rules=world.rules,

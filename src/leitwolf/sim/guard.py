@@ -67,7 +67,7 @@ class SimGuard(Process):
     def begin(self) -> None:
         """Start a guard; it finds the page of its predecessor, if that is there."""
         node = self._node
-        if not node.powered or self.alive:
+        if self.alive or not node.can_start(self.begin):
             return
         self.start()
         self._alarm = -1
@@ -177,6 +177,7 @@ class SimGuard(Process):
                 self.dies_after = None
                 self.perish(page=False)
                 return
+        self._node.noticed()
         self._schedule()
 
     def _effect(self, effect: LeaseEffect) -> None:

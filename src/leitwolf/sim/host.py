@@ -245,7 +245,7 @@ class HostProcess(Process):
     def begin(self) -> None:
         """Start a host, which adopts what runs."""
         node, world = self._node, self._world
-        if not node.powered or self.alive:
+        if self.alive or not node.can_start(self.begin):
             return
         self.start()
         life = self.life

@@ -7,6 +7,7 @@ machine would do: time passing, effects taking a while, processes standing still
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from leitwolf.model.log import Entry
@@ -20,7 +21,7 @@ from leitwolf.sim.process import Process
 from leitwolf.sim.storage import Storage
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, Now
 from leitwolf.wire.page import LeasePage
-from leitwolf.wire.permit import slept
+from leitwolf.wire.permit import believed
 
 if TYPE_CHECKING:
     from leitwolf.sim.world import World
@@ -31,9 +32,6 @@ _GRACE_NS = 100 * MILLISECOND
 """A guard or host that runs again needs this long to kill what has no lease any more (K and the
 killing itself). Before that, and while neither runs, plain processes may outlive the lease: only a
 watchdog could stop them; their addresses are shut by the kernel (I4)."""
-_RESUME_NS = 20 * MILLISECOND
-"""The kernel's lease stands still while the machine sleeps. A guard that wakes up closes it within
-this time; only inhibiting suspend, as the keeper does, closes that gap too (L1)."""
 _BOOT_NS = 3_000 * MILLISECOND
 _RATE_PPM_MAX = 1_000
 
@@ -69,9 +67,13 @@ class SimNode:
         self.frozen = False
         self.run_end = 0
         """True time at which the newest run-lease of this boot ends."""
-        self._resumed_at = -_RESUME_NS
+        self._unaware = False
+        """It woke up and its guard did not run since: the kernel's lease stood still, too, and may
+        last longer than the guard meant. Only inhibiting suspend closes that gap (L1)."""
         self._asleep_at = -1
         self._held: list[tuple[Process, int]] = []
+        self._to_begin: list[Callable[[], None]] = []
+        """Starts for which the keeper, which stands still with all others, is needed."""
         self._channels: dict[str, int] = {}
 
     @property
@@ -107,24 +109,21 @@ class SimNode:
     def active_cells(self) -> list[Cell]:
         """Return what answers from here or runs here at this moment."""
         kernel = self.kernel
-        if not kernel.cells or self._drowsy():
+        if not kernel.cells or self._asleep_at >= 0:
             return []
         now = self.world.now
-        open_now = kernel.gate_present and kernel.gate_until > now
+        open_now = kernel.gate_present and kernel.gate_until > now and not self._unaware
         watched = self.guard.runs_for(now, _GRACE_NS) or self.host.runs_for(now, _GRACE_NS)
         return [cell for cell in kernel.cells.values() if (open_now if cell.address else watched)]
 
-    def _drowsy(self) -> bool:
-        """Return whether it sleeps, or woke up so recently that its guard had no time to notice."""
-        return self._asleep_at >= 0 or self.world.now - self._resumed_at < _RESUME_NS
-
     def leader_until(self) -> int:
-        """Return the true time at which this node's leader lease ends, -1: it has none."""
-        page = self.kernel.page
-        if not self.powered or page is None or page.office == NO_BALLOT or self._drowsy():
+        """Return the true time at which this node's leader lease ends, -1: it has none.
+
+        It has what a reader of its page believes; while the machine sleeps nobody reads.
+        """
+        page = self.page_read()
+        if not self.powered or page is None or page.office == NO_BALLOT or self._asleep_at >= 0:
             return -1
-        if slept(page, self.clocks()) and not self.guard.runs_for(self.world.now, _RESUME_NS):
-            return -1  # whoever reads the page sees that it slept; its guard did not run since
         return self.true_time(page.leader_end)
 
     def may_vote_from(self, leader: int) -> int:
@@ -156,6 +155,17 @@ class SimNode:
         """Return whether ``storage`` is its disk and holds ``entry`` durably."""
         return storage == self.storage.name and self.storage.holds(entry)
 
+    def page_read(self) -> LeasePage | None:
+        """Return the page as everybody but the guard believes it (L1)."""
+        page = self.kernel.page
+        if page is None or not self.world.rules.holds("slept"):
+            return page
+        return believed(page, self.clocks())
+
+    def noticed(self) -> None:
+        """The guard ran: if the machine slept, it shut the gate."""
+        self._unaware = False
+
     def page_now(self) -> LeasePage | None:
         """Return the page as the host reads it, with the guard's progress in it."""
         page = self.kernel.page
@@ -185,6 +195,8 @@ class SimNode:
         self.powered = False
         self.frozen = False
         self._asleep_at = -1
+        self._unaware = False
+        self._to_begin = []
         for process in self.processes:
             process.kill()
         self.guard.forget()
@@ -210,6 +222,16 @@ class SimNode:
         self.daemon.held_at = self.raw()
         self._held = [(process, process.hold()) for process in self.processes]
 
+    def can_start(self, begin: Callable[[], None]) -> bool:
+        """Return whether the keeper can start a process now; one that stands still does it later.
+
+        Args:
+            begin: starts it, called when the machine goes on.
+        """
+        if self.frozen:
+            self._to_begin.append(begin)
+        return self.powered and not self.frozen
+
     def thaw(self) -> None:
         """Everything goes on, in some order."""
         if not self.frozen:
@@ -224,6 +246,9 @@ class SimNode:
         first = self.entropy.between(0, len(held) - 1)
         for process, life in (*held[first:], *held[:first]):
             process.release(life)
+        waiting, self._to_begin = self._to_begin, []
+        for begin in waiting:
+            begin()
 
     def suspend(self) -> None:
         """The machine sleeps: RAW stands still with everything else, BOOTTIME goes on."""
@@ -239,7 +264,7 @@ class SimNode:
         self._asleep_at = -1
         self.kernel.slept += self.raw() - before
         self.kernel.gate_until += slept
-        self._resumed_at = self.world.now
+        self._unaware = True
         self.world.note(self.id, "suspend", f"awake after {slept / MILLISECOND:.0f} ms")
 
     def stall(self, process: Process, duration: int) -> None:

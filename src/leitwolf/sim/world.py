@@ -296,11 +296,16 @@ class World:
     # --- what the world looks like ---------------------------------------------------------------
 
     def leaders(self) -> list[SimNode]:
-        """Return the nodes whose daemon is in charge."""
+        """Return the nodes whose daemon is in charge, and knows it or leads by its lease.
+
+        One that stands still after its lease is over, deposed meanwhile, leads nothing.
+        """
         return [
             node
             for node in self.nodes.values()
-            if node.daemon.core is not None and node.daemon.core.in_charge
+            if node.daemon.core is not None
+            and node.daemon.core.in_charge
+            and (node.daemon.running or node.leader_until() > self.now)
         ]
 
     def state(self) -> State | None:

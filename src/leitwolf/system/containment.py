@@ -28,7 +28,7 @@ import errno
 import os
 import signal
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 from urllib.parse import quote, unquote
@@ -42,9 +42,11 @@ __all__ = [
     "Child",
     "Containment",
     "ContainmentUnavailable",
+    "Program",
     "SpawnRefused",
     "cell_file_name",
     "cell_of_file_name",
+    "cells_in",
     "find",
 ]
 
@@ -80,30 +82,12 @@ class Containment(Protocol):
             OSError: this user may not.
         """
 
-    def spawn(
-        self,
-        cell: str,
-        argv: Sequence[str],
-        *,
-        environment: Mapping[str, str],
-        directory: str,
-        user: int | None,
-        group: int | None,
-        groups: Iterable[int],
-        output: int,
-        permitted: Callable[[], bool],
-    ) -> Child:
+    def spawn(self, cell: str, program: Program, permitted: Callable[[], bool]) -> Child:
         """Start a program in a cell; see :mod:`leitwolf.system.launch` for what it inherits.
 
         Args:
             cell: its name.
-            argv: program and arguments; found by the PATH of ``environment``.
-            environment: all of it.
-            directory: working directory; empty: the root.
-            user: numeric; None: that of this process.
-            group: numeric; None: that of this process.
-            groups: supplementary groups, when root changes user or group.
-            output: descriptor for standard output and error.
+            program: what to execute, and as whom.
             permitted: asked in the child after it entered the cell.
 
         Raises:
@@ -151,6 +135,15 @@ def cell_of_file_name(name: str) -> str | None:
     return unquote(name.removesuffix(_SUFFIX)) if name.endswith(_SUFFIX) else None
 
 
+def cells_in(directory: Path) -> list[str]:
+    """Return the cells that files or directories stand for, in the order of their names."""
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except FileNotFoundError:
+        return []
+    return [cell for name in names if (cell := cell_of_file_name(name)) is not None]
+
+
 class CgroupContainment:
     """One cgroup per cell below ``root``, which is made when it is not there.
 
@@ -185,37 +178,20 @@ class CgroupContainment:
             except ProcessLookupError:
                 continue  # it ended meanwhile
 
-    def spawn(
-        self,
-        cell: str,
-        argv: Sequence[str],
-        *,
-        environment: Mapping[str, str],
-        directory: str,
-        user: int | None,
-        group: int | None,
-        groups: Iterable[int],
-        output: int,
-        permitted: Callable[[], bool],
-    ) -> Child:
+    def spawn(self, cell: str, program: Program, permitted: Callable[[], bool]) -> Child:
         """Start a program in a cell, see :meth:`Containment.spawn`."""
         path = self._path(cell)
         path.mkdir(exist_ok=True)
         _write_where_there(path / "pids.max", "max")
-        program = Program(argv, environment, directory, user, group, groups, output)
 
         def main(writing: int) -> NoReturn:
             become(program, writing, lambda: _write(path / "cgroup.procs", "0"), permitted)
 
-        return fork_child(argv[0], main)
+        return fork_child(program.argv[0], main)
 
     def cells(self) -> list[str]:
         """Return the names of the cells that exist."""
-        try:
-            names = sorted(path.name for path in self.root.iterdir())
-        except FileNotFoundError:
-            return []
-        return [cell for name in names if (cell := cell_of_file_name(name)) is not None]
+        return cells_in(self.root)
 
     def processes(self, cell: str) -> list[int]:
         """Return the pids in a cell, those in cgroups below it included."""

@@ -85,6 +85,7 @@ class Program:
     directory: str
     """Working directory; empty: the root."""
     user: int | None
+    """Numeric; None, as for the group: that of this process."""
     group: int | None
     groups: Iterable[int]
     """Supplementary groups, set by root when user or group is given."""

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from leitwolf.system import clock
 from leitwolf.wire.page import PAGE_BYTES, LeasePage, pack_page, unpack_page
+from leitwolf.wire.permit import believed
 
 __all__ = ["NotVolatile", "PageReader", "PageWriter", "map_page", "require_volatile"]
 
@@ -170,6 +171,15 @@ class PageReader:
         finally:
             sequences.release()
             view.release()
+
+    def believed(self) -> LeasePage | None:
+        """Return the page without leases of before a sleep of the machine (L1), None as above.
+
+        Raises:
+            OSError: the file is there and cannot be opened.
+        """
+        found = self.read()
+        return None if found is None else believed(found, clock.now())
 
     def close(self) -> None:
         """Unmap."""

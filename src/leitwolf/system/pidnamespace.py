@@ -29,15 +29,11 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
-from leitwolf.system.containment import (
-    ContainmentUnavailable,
-    cell_file_name,
-    cell_of_file_name,
-)
+from leitwolf.system.containment import ContainmentUnavailable, cell_file_name, cells_in
 from leitwolf.system.launch import (
     Child,
     Program,
@@ -123,31 +119,19 @@ class PidNamespaceContainment:
         os.waitpid(child.pid, 0)
         os.close(child.pidfd)
 
-    def spawn(
-        self,
-        cell: str,
-        argv: Sequence[str],
-        *,
-        environment: Mapping[str, str],
-        directory: str,
-        user: int | None,
-        group: int | None,
-        groups: Iterable[int],
-        output: int,
-        permitted: Callable[[], bool],
-    ) -> Child:
+    def spawn(self, cell: str, program: Program, permitted: Callable[[], bool]) -> Child:
         """Start a program in a cell, see :meth:`leitwolf.system.containment.Containment.spawn`.
 
         The pid is that of the guide, which is outside of the cell.
         """
-        program = Program(argv, environment, directory, user, group, groups, output)
         record = self._record(cell)
         init = self._init(cell)
         if init is not None:
             joined = init
             try:
                 return fork_child(
-                    argv[0], lambda writing: _join(joined, record, program, writing, permitted)
+                    program.argv[0],
+                    lambda writing: _join(joined, record, program, writing, permitted),
                 )
             except OSError as error:
                 # The cell was about to end: so it can neither be entered nor forked in.
@@ -155,15 +139,13 @@ class PidNamespaceContainment:
                     raise
             finally:
                 init.close()
-        return fork_child(argv[0], lambda writing: _guide(record, program, writing, permitted))
+        return fork_child(
+            program.argv[0], lambda writing: _guide(record, program, writing, permitted)
+        )
 
     def cells(self) -> list[str]:
         """Return the names of the recorded cells, ended ones included until they are removed."""
-        try:
-            names = sorted(path.name for path in self.directory.iterdir())
-        except FileNotFoundError:
-            return []
-        return [cell for name in names if (cell := cell_of_file_name(name)) is not None]
+        return cells_in(self.directory)
 
     def processes(self, cell: str) -> list[int]:
         """Return the pids of the cell: its living guides first, then those in the namespace."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from leitwolf.wire.ballot import NO_BALLOT, Now
 from leitwolf.wire.page import LeasePage
 
-__all__ = ["SLEPT_NS", "leads", "may_start", "slept"]
+__all__ = ["SLEPT_NS", "believed", "leads", "may_start", "slept"]
 
 SLEPT_NS = 5_000_000
 """L1: BOOTTIME - RAW moved further than this since the last renewal: the machine slept."""
@@ -17,6 +17,21 @@ SLEPT_NS = 5_000_000
 def slept(page: LeasePage, instant: Now) -> bool:
     """Return whether the machine slept since a lease was renewed: then every one is over (L1)."""
     return abs(instant.boot - instant.raw - page.drift) > SLEPT_NS
+
+
+def believed(page: LeasePage, instant: Now) -> LeasePage:
+    """Return what a reader may believe of a page: no lease of before a sleep (L1).
+
+    The guard closes them as soon as it runs; until then the page still shows them, and RAW, which
+    stood still, has not reached their ends. Promises only last longer by a sleep: they stay.
+
+    Args:
+        page: as just read.
+        instant: both clocks, read after the page.
+    """
+    if not slept(page, instant):
+        return page
+    return page._replace(gate=False, lease_end=0, leader_end=0)
 
 
 def leads(page: LeasePage | None, instant: Now) -> bool:

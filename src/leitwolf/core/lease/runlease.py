@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from leitwolf.core.lease.effects import Armed, ArmGate, Disarm, Reboot, StopAll
 from leitwolf.core.lease.ledger import NEVER, PROMISE_NS_MAX, Ledger
-from leitwolf.core.lease.profile import SLEPT_NS
+from leitwolf.core.lease.profile import MILLISECOND, SLEPT_NS
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
 from leitwolf.wire.guard import Attest, LeaseClosed, LeaseOpened
 from leitwolf.wire.heartbeat import Heartbeat
@@ -38,6 +38,9 @@ __all__ = ["RunLease"]
 
 STARTUP_STOP_NS = 2_000_000_000
 """A guard without memory knows no end of a lease; stopping everything takes no longer (L9)."""
+
+REFUSALS_TOLD_EVERY_NS = 60_000 * MILLISECOND
+"""Rule loads by others make armings late again and again: one line a minute tells how many."""
 
 
 class RunLease:
@@ -49,7 +52,9 @@ class RunLease:
         self._stopping = False
         self._deadline = NEVER
         self._second_try = False
-        self._told_refusal = False
+        self._refusals = 0
+        """Armings refused since the last line about one."""
+        self._told_at = -REFUSALS_TOLD_EVERY_NS
         self._rearm = False
         self._attested = 0
         self._attested_to = NO_BALLOT
@@ -188,18 +193,27 @@ class RunLease:
         """
         ledger = self._ledger
         page = ledger.page
-        if event.accepted:
-            self._told_refusal = False
         if event.accepted or event.lease != page.lease or not self.valid:
             return
         self._rearm = True
-        if not self._told_refusal:  # each heartbeat arms: a gate that stays lost is told once
-            took = event.done - event.begun
-            ledger.record("gate-lost", f"lease {event.lease}: arming refused after {took} ns")
-        self._told_refusal = True
+        self._refusals += 1
+        if ledger.raw - self._told_at >= REFUSALS_TOLD_EVERY_NS:
+            self._tell_refusals(event)
         if page.lease_end > event.until:
             self._rearm = False
             ledger.emit(ArmGate(page.lease, page.lease_end, renewal=False))
+
+    def _tell_refusals(self, event: Armed) -> None:
+        """Tell one, and how many were not told; each heartbeat arms, and would fill the log."""
+        ledger = self._ledger
+        took_ms = (event.done - event.begun) / MILLISECOND
+        untold = self._refusals - 1
+        since = f"; {untold} more since the last such line" if untold else ""
+        ledger.record(
+            "gate-lost", f"lease {event.lease}: arming refused after {took_ms:.1f} ms{since}"
+        )
+        self._refusals = 0
+        self._told_at = ledger.raw
 
     # --- closing ---------------------------------------------------------------------------------
 

@@ -413,7 +413,7 @@ def remove_resource(state: State, command: commands.RemoveResource, _seen: Obser
     if users:
         raise Refused(
             "needed-by",
-            f"{', '.join(users)} depend on {resource.id}",
+            f"{', '.join(users)} {'depends' if len(users) == 1 else 'depend'} on {resource.id}",
             hint=f"remove them first, or change what they depend on (not on {resource.id})",
             field="resource",
         )
