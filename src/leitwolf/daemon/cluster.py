@@ -169,8 +169,7 @@ class Cluster:
         """The guard that is connected was sent the hello."""
         self._notes = Notes()
         self.house = House(self.node, self.recorder, progress, self.tell)
-        self._shown = Shown.of(self.node, store)
-        self._writing = self._shown
+        self._shown = self._writing = Shown.of(self.node, store)
         self._arranged: tuple[object, ...] = ()
         self._configured: tuple[tuple[str, ...], dict[int, tuple[str, ...]]] | None = None
         self._connect(on_join)

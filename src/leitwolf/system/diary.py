@@ -28,7 +28,7 @@ class Diary:
     def _write(event: str, level: str, fields: dict[str, object]) -> None:
         when = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         line = {**fields, "event": event, "level": level, "timestamp": when}
-        sys.stderr.write(json.dumps(line, default=str) + "\n")
+        sys.stderr.write(json.dumps(line, default=str, separators=(",", ":")) + "\n")
         sys.stderr.flush()
 
 
