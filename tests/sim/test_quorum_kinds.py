@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from leitwolf.core.rules import ALL_RULES, Rules
@@ -233,7 +235,9 @@ def test_mutant_is_caught(rule: str) -> None:
             liveness=False,
             without=frozenset({rule}),
         )
-        if not simulate(seed, setting).ok:
+        violation = simulate(seed, setting).violation
+        if violation:
+            assert re.match(r"I(1|2|3|4|12): |InvariantError", violation), violation
             return
     pytest.fail(f"{rule} is not missed in 200 seeds")
 

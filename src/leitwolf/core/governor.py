@@ -25,6 +25,7 @@ from leitwolf.core.effects import AskGuard, Effect, Reply, Request, Send
 from leitwolf.core.leader import Leader, Pending
 from leitwolf.core.lease.profile import awaited
 from leitwolf.core.membership import SETTLE_NS, Step, acting, longest, next_keys, next_step
+from leitwolf.core.membership.reconfigure import sought_witness
 from leitwolf.core.policy import Planned, judge, plan, transfer_refusal
 from leitwolf.core.quorum import MayLead, QuorumCore, TransferFailed
 from leitwolf.core.rules import Rules
@@ -364,6 +365,7 @@ class Governor:
             leader.joint_since = -1
             if not quorum.config_committed:
                 return
+        quorum.seek(sought_witness(leader.ahead, quorum.config))
         step = next_step(
             leader.ahead,
             quorum.config,

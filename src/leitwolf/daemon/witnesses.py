@@ -139,6 +139,11 @@ class _Channel:
         except (WitnessError, InvalidConfig) as error:
             self._close()
             return WitnessFault(code=error.code, text=error.text)
+        except Exception as error:  # noqa: BLE001 — without an answer the core waits for ever
+            text = f"{type(error).__name__}: {error}"
+            log.critical("a call of a witness broke", acceptor=self.acceptor.location, error=text)
+            self._close()
+            return WitnessFault(code="witness", text=text)
 
     def _close(self) -> None:
         opened, self._opened = self._opened, None

@@ -84,16 +84,21 @@ class Checker:
     """Observes all nodes of one world."""
 
     def __init__(
-        self, now: Callable[[], int], bound_until: Callable[[AcceptorId, int], int] = lambda *_: 0
+        self,
+        now: Callable[[], int],
+        bound_until: Callable[[AcceptorId, int], int] = lambda *_: 0,
+        holds_at: Callable[[AcceptorId, Entry], bool] = lambda *_: False,
     ) -> None:
         """Observe nobody yet.
 
         Args:
             now: true time, ns.
             bound_until: true time before which a passive acceptor helps nobody but a leader.
+            holds_at: whether a passive acceptor holds an entry.
         """
         self._now = now
         self._bound_until = bound_until
+        self._holds_at = holds_at
         self._nodes: dict[int, NodeLike] = {}
         self._entries: dict[int, tuple[Ballot, bytes]] = {}
         self._digests: dict[int, str] = {}
@@ -137,8 +142,11 @@ class Checker:
             held = 0
             for acceptor in acceptors:
                 voter = self._nodes.get(acceptor.id.node)
-                if voter is not None and voter.holds(entry, acceptor.id.storage):
-                    held += acceptor.weight
+                if acceptor.kind != "node":
+                    holds = self._holds_at(acceptor.id, entry)
+                else:
+                    holds = voter is not None and voter.holds(entry, acceptor.id.storage)
+                held += acceptor.weight * holds
             if 2 * held <= total:
                 self._fail(
                     f"I2: n{leader.id} committed entry {entry.index}, "

@@ -138,10 +138,15 @@ class SimNode:
         return self.true_time(instant)
 
     def configurations(self) -> tuple[tuple[Acceptor, ...], ...]:
-        """Return the voters by which its daemon decides, of each configuration in force."""
+        """Return the voters by which somebody could win without this node's knowing.
+
+        During a change of the quorum that is who voted before it: who knows of the change needs
+        them as well as the new ones.
+        """
         if self.daemon.core is None:
             return ()
-        return _voters(self.daemon.core.quorum.config)
+        config = self.daemon.core.quorum.config
+        return (config.acceptors,) if config.former is None else (config.former,)
 
     def counted_by(self) -> tuple[tuple[Acceptor, ...], ...]:
         """Return the same, as they were before the step of its daemon that is under way."""

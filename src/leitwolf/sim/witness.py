@@ -50,6 +50,8 @@ class SimWitness:
         self.acceptor = acceptor
         self.unreached: set[int] = set()
         """Nodes that lost their path."""
+        self._delivered: set[int] = set()
+        """Nodes that lost their path, after the one call that may still have arrived."""
         self.slow_until = 0
         self.lose_per_thousand = 0
         """Replies of an object that are lost."""
@@ -62,6 +64,10 @@ class SimWitness:
 
     def bound_until(self, leader: int) -> int:
         """Return the true time before which nobody but ``leader`` may be helped here (I12)."""
+        raise NotImplementedError
+
+    def holds(self, entry: Entry) -> bool:
+        """Return whether an entry stands here, for whoever reads it by the rules."""
         raise NotImplementedError
 
     def _takes(self) -> int:
@@ -86,11 +92,13 @@ class SimWitness:
 
         def begin() -> None:
             if node.id in self.unreached:
-                if rest and self._entropy.chance(500):
+                if rest and node.id not in self._delivered and self._entropy.chance(500):
                     rest[0]()
+                self._delivered.add(node.id)
                 fault = WitnessFault(code="witness-unreachable", text="path lost")
                 self._world.later(_FAULT_NS, lambda: self._end(node, call, started, fault))
                 return
+            self._delivered.discard(node.id)
             step, takes = rest.pop(0), self._takes()
             self._world.later(takes * 2 // 3, step)
             self._world.later(takes, lambda: daemon.deliver(life, ended))
@@ -160,6 +168,20 @@ class SharedDisk(SimWitness):
         if block is None or not block.armed or block.released:
             return 0
         return self._changed[leader] + self._wait(block.silence)
+
+    def holds(self, entry: Entry) -> bool:
+        """Return whether a region that a block names holds it, or a snapshot that covers it."""
+        for node in self._copies:
+            block = self._newest(node)
+            content = self._regions.get((node, block.region)) if block else None
+            if block is None or content is None or content.generation != block.generation:
+                continue
+            snapshot = content.snapshot
+            if snapshot is not None and snapshot.last.index >= entry.index:
+                return True
+            if any((e.index, e.ballot) == (entry.index, entry.ballot) for e in content.entries):
+                return True
+        return False
 
     def _newest(self, node: int) -> DiskBlock | None:
         copies = [copy for copy in self._copies.get(node, ()) if copy is not None]
@@ -238,6 +260,10 @@ class SharedObject(SimWitness):
         if not value.armed or value.holder.node != leader:
             return 0
         return self._changed + self._wait(value.silence)
+
+    def holds(self, entry: Entry) -> bool:
+        """Return whether the object names it, or one behind it."""
+        return self._value.key.index >= entry.index
 
     def _result(self, node: SimNode) -> WitnessResult:
         result = self._results.pop(node.id)

@@ -17,6 +17,7 @@ from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.limits import SNAPSHOT_ENTRIES
+from leitwolf.model.log import Entry
 from leitwolf.model.quorum import AcceptorId, QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.sim.checks import Checker, Violation
@@ -80,7 +81,7 @@ class World:
         self._serial = 0
         self._streams: dict[tuple[int, int], str] = {}
         self._members: dict[int, tuple[int, ...]] = {}
-        self.checker = Checker(lambda: self.now, self._bound_until)
+        self.checker = Checker(lambda: self.now, self._bound_until, self._holds_at)
         self.network = Network(self.entropy.split(), links)
         self.nodes: dict[int, SimNode] = {}
         loaded = formed_log(nodes=nodes, groups=groups, links=links, profile=profile, quorum=quorum)
@@ -292,6 +293,11 @@ class World:
         """Return the true time before which a passive acceptor helps nobody but ``leader``."""
         witness = self.witnesses.get(acceptor)
         return witness.bound_until(leader) if witness is not None else 0
+
+    def _holds_at(self, acceptor: AcceptorId, entry: Entry) -> bool:
+        """Return whether a passive acceptor holds an entry."""
+        witness = self.witnesses.get(acceptor)
+        return witness is not None and witness.holds(entry)
 
     # --- what the world looks like ---------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
 from leitwolf.model.state import State
 
-__all__ = ["Step", "describe_quorum", "next_step"]
+__all__ = ["Step", "describe_quorum", "next_step", "sought_witness"]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +119,16 @@ def next_step(
                 text=f"{node.name} gets a vote" if state.wish.node_weight else f"{node.name} is in",
             )
     return _wished(state, config, caught_up)
+
+
+def sought_witness(state: State, config: QuorumConfig) -> int:
+    """Return the id of the witness for which a change of the quorum waits until it is armed; 0."""
+    wish = state.wish
+    if wish.witness is None:
+        return 0
+    weights = {a.weight for a in config.acceptors if a.kind == "node"}
+    settled = wish.witness in config.acceptors and weights <= {wish.node_weight}
+    return 0 if settled else wish.witness.id.node
 
 
 def _wished(state: State, config: QuorumConfig, ready: frozenset[NodeId]) -> Step | None:

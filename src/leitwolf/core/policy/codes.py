@@ -85,6 +85,8 @@ REFUSALS: dict[str, str] = {
     "owner-not-connected": "The daemon of the owner does not answer; the group runs on.",
     "profile-changing": "A change of the timing profile is under way.",
     "profile-too-short": "A node has no real-time scheduling, which the timing profile needs.",
+    "provider-offline": "An online resource cannot begin to depend on one that is not.",
+    "rekey-under-way": "The heartbeat keys are being replaced already.",
     "quorum-changing": "Another change of the quorum is under way.",
     "resource-exists": "There is a resource of this name.",
     "resource-online": "The resource must be offline for this.",

@@ -16,6 +16,7 @@ from leitwolf.core.policy.checks import (
     judged,
     parse_subnet,
 )
+from leitwolf.core.policy.commands_quorum import check_silence, longest_silence
 from leitwolf.core.policy.health import is_quorum
 from leitwolf.model import commands, events
 from leitwolf.model.events import Event
@@ -424,6 +425,7 @@ def _check_apart(
 
 def _check_ability(state: State, profile: str) -> None:
     """Refuse a profile that a node cannot hold; one that did not tell yet is believed to."""
+    check_silence(PROFILES[profile], longest_silence(state), "profile")
     unfit: list[str] = []
     problem = ""
     for node in state.nodes.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from leitwolf.core.lease.profile import MILLISECOND, PROFILES, awaited
+from leitwolf.core.lease.profile import MILLISECOND, PROFILES, Profile, awaited
 from leitwolf.core.policy.checks import Judged, Refused, check_range, judged
 from leitwolf.core.policy.health import is_quorum
 from leitwolf.model import commands, events
@@ -15,7 +15,7 @@ from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumWish
 from leitwolf.model.state import State
 from leitwolf.model.witness import WITNESS_ID_MIN
 
-__all__ = ["set_quorum"]
+__all__ = ["check_silence", "longest_silence", "set_quorum"]
 
 _STORAGE = re.compile(r"[0-9a-f-]{8,64}")
 _ELECTION_MS = 20
@@ -58,7 +58,7 @@ def _witness(state: State, command: commands.SetQuorum) -> Acceptor | None:
         text = f"witness = {command.witness!r}"
         raise Refused("invalid-witness", text, hint="'disk', 'object' or ''", field="witness")
     check_range(len(command.location), "location", 1, LOCATION_LENGTH_MAX)
-    _check_silence(state, command.silence_ms)
+    check_silence(PROFILES[state.profile], command.silence_ms, "silence_ms")
     if not _STORAGE.fullmatch(command.storage):
         text = f"storage = {command.storage!r} is no uuid of a formatted disk or object"
         raise Refused("invalid-storage", text, field="storage")
@@ -83,10 +83,9 @@ def _witness(state: State, command: commands.SetQuorum) -> Acceptor | None:
     )
 
 
-def _check_silence(state: State, silence_ms: int) -> None:
+def check_silence(profile: Profile, silence_ms: int, field: str) -> None:
     """L14: R must outlast the silence that a challenger waits for, and the election behind it."""
     check_range(silence_ms, "silence_ms", 0, SILENCE_MS_MAX)
-    profile = PROFILES[state.profile]
     silence = max(silence_ms, profile.promise_ms)
     stretched = awaited(silence * MILLISECOND) // MILLISECOND + 1
     need = stretched + _ELECTION_MS + profile.heartbeat_ms + profile.kill_ms
@@ -97,8 +96,17 @@ def _check_silence(state: State, silence_ms: int) -> None:
             f"needs {need} ms (silence {stretched} + election {_ELECTION_MS} + "
             f"H {profile.heartbeat_ms} + K {profile.kill_ms})",
             hint="a longer profile (leitwolf set --profile), or a faster disk and less silence",
-            field="silence_ms",
+            field=field,
         )
+
+
+def longest_silence(state: State) -> int:
+    """Return the longest silence (ms) of a disk or witness that is in use, or wanted."""
+    config = state.quorum
+    acceptors = [] if config is None else [*config.acceptors, *(config.former or ())]
+    if state.wish.witness is not None:
+        acceptors.append(state.wish.witness)
+    return max((acceptor.silence_ms for acceptor in acceptors), default=0)
 
 
 def _check_survives(state: State, wish: QuorumWish, seen: Observations) -> None:

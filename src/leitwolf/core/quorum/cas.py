@@ -169,7 +169,7 @@ class CasAcceptor(Passive):
             holder=self.ballot,
             stamp=value.stamp + renew,
             armed=armed,
-            silence=self.silence,
+            silence=self._asked(),
             released=False,
         )
         if entries:
@@ -192,8 +192,9 @@ class CasAcceptor(Passive):
             return
         self.armed = value.armed
         if value.armed and not self._dropping and counted:
-            self._renewed(value.silence)
+            self._renewed(min(value.silence, self.silence))
         if not value.armed:
+            self._renewals = 0
             self._dropping = self._dropped = False
         if value.accepted == self.ballot and value.key.index > self.match:
             self._matched(value.key.index)

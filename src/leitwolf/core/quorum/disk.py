@@ -52,6 +52,8 @@ class DiskAcceptor(Passive):
         self._end = 0
         """Last index in the entries that are being written, 0: none are."""
         self._fresh = True
+        self._doubtful = False
+        """What a call that failed did to the own block is not known: it is read first."""
         self._sequence = 0
         self._generation = 0
 
@@ -80,6 +82,14 @@ class DiskAcceptor(Passive):
     def _look(self) -> None:
         self._call(DiskCall(read=True))
 
+    def work(self) -> None:
+        """Begin the next call; after a failure the own block is read before it is written."""
+        idle = not self._busy and self._standing.now >= self._retry_at
+        if idle and self._doubtful and (self.ballot != NO_BALLOT or self._freeing):
+            self._look()
+            return
+        super().work()
+
     def _take(self, blocks: tuple[DiskBlock, ...]) -> None:
         """Note what stands there, and since when it stands still."""
         standing = self._standing
@@ -95,6 +105,7 @@ class DiskAcceptor(Passive):
         self._sequence = max(self._sequence, self._own.sequence)
         self._generation = max(self._generation, self._own.generation)
         self.looked_at = standing.now
+        self._doubtful = False
 
     # --- results ---------------------------------------------------------------------------------
 
@@ -126,9 +137,11 @@ class DiskAcceptor(Passive):
         if self._fresh:
             self.fault = "witness-full: the state of the cluster is larger than a region"
             self._retry_at = self._standing.now + self.silence
+            self._doubtful = True
         self._fresh, self._feed_at = True, self._standing.now
 
     def _failed(self) -> None:
+        self._doubtful = True
         self._writing = None
         self._again()
         if self._end:
@@ -239,7 +252,7 @@ class DiskAcceptor(Passive):
         if renew or self._fresh or armed != self._own.armed:
             fields |= {"promised": self.ballot, "released": False, "armed": armed}
             fields["stamp"] = self._own.stamp + armed
-            fields["silence"] = self.silence
+            fields["silence"] = self._asked()
             block = self._block(**fields)
         self._call(DiskCall(write=write, block=block, read=True))
 
@@ -277,8 +290,9 @@ class DiskAcceptor(Passive):
             if written.accepted == self.ballot:
                 self._fresh = False
             if written.armed and not self._dropping:
-                self._renewed(written.silence)
+                self._renewed(min(written.silence, self.silence))
             if not written.armed:
+                self._renewals = 0
                 self._dropping = self._dropped = False
         if end and not self._fresh:
             self._matched(end)

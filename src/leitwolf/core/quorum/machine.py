@@ -139,6 +139,10 @@ class QuorumCore(QuorumView):
         self._transfer: _Transfer | None = None
         self._guard_doubtful = False
 
+    def seek(self, node: int) -> None:
+        """Keep this passive acceptor armed: a change of the quorum waits until it is; 0: none."""
+        self._standing.sought = node
+
     def set_promise(self, promise_ns: int) -> None:
         """Count in another P from now on: the profile of the cluster changed."""
         self._standing.promise_ns = promise_ns
@@ -173,7 +177,7 @@ class QuorumCore(QuorumView):
         if transfer is not None and now >= transfer.deadline:
             self._transfer = None
             if transfer.asked:
-                self._step_down("released")
+                self._step_down("not-released")
             else:
                 failed = TransferFailed(node=transfer.node, reason="not-caught-up")
                 self._standing.signals.append(failed)
@@ -546,12 +550,12 @@ class QuorumCore(QuorumView):
             leadership.flush()
         self._leadership = None
         self._transfer = None
-        standing.thin = False
+        standing.thin, standing.sought = False, 0
         for passive in standing.passives.values():
-            passive.leave(released=reason in ("transferred", "released", "removed"))
+            passive.leave(released=reason in ("transferred", "released"))
         standing.leader = max(standing.leader, leadership.ballot)
         standing.signals.append(SteppedDown(ballot=leadership.ballot, reason=reason))
-        if reason in ("transferred", "released", "removed"):
+        if reason in ("transferred", "released", "not-released", "removed"):
             self._candidate.pause(standing.promise_ns)
         if reason in ("removed", "outbid"):
             standing.outbox.ask(Release(leadership.ballot))

@@ -77,6 +77,8 @@ class Passive(ABC):
         self._calm_since = -1
         self._renewals = 0
         """Confirmed in this office."""
+        self._counts_until = 0
+        """When the guard's count of the longest renewal ends."""
         self._dropping = False
         self._dropped = False
         self._freeing = False
@@ -91,7 +93,8 @@ class Passive(ABC):
     @property
     def essential(self) -> bool:
         """Whether nodes alone are never a quorum, so that the stamp is always armed."""
-        return self.entering or not self._standing.nodes_suffice(connected=False)
+        sought = self._standing.sought == self.node
+        return self.entering or sought or not self._standing.nodes_suffice(connected=False)
 
     @property
     def entering(self) -> bool:
@@ -208,7 +211,7 @@ class Passive(ABC):
         self._done(result)
 
     def _call(self, call: WitnessCall, after: int = 0) -> None:
-        self._serial += 1
+        self._serial = self._standing.call_serial()
         self._busy, self._called_in = True, self.ballot
         self._standing.outbox.call(self.acceptor.id, self._serial, call, after)
 
@@ -280,7 +283,12 @@ class Passive(ABC):
     def _renewed(self, silence: int) -> None:
         """Tell the guard that a renewal was confirmed, begun when the call began (L2)."""
         self._renewals += 1
+        self._counts_until = max(self._counts_until, self._begun + silence)
         self._standing.outbox.ask(Back(self.ballot, self.node, self._begun, silence))
+
+    def _asked(self) -> int:
+        """Return the silence to write: what an earlier, longer renewal still counts, at least."""
+        return max(self.silence, self._counts_until - self._standing.now)
 
     def _matched(self, index: int) -> None:
         self.match = index

@@ -57,8 +57,8 @@ class SteppedDown(_Signal, frozen=True, kw_only=True):
     """Out of office in ``ballot``, or never in it although a quorum promised it.
 
     ``reason`` is a stable code: ``outbid``, ``office-lost``, ``released``, ``transferred``,
-    ``guard-lost``, ``raised`` (the same node prepares a higher round, L13), ``removed``,
-    ``timeout``.
+    ``guard-lost``, ``not-released`` (its guard did not confirm), ``raised`` (the same node
+    prepares a higher round, L13), ``removed``, ``timeout``.
     """
 
     ballot: Ballot

@@ -63,11 +63,13 @@ class Standing:
         self.boot = boot
         """Random number of this process: what it writes to a disk is told from a former one's."""
         self._fold = snapshot
-        self._nonces = 0
+        self._nonces = self._calls = 0
         self.passives: dict[int, Passive] = {}
         """The passive acceptors of the configuration in force, by id."""
         self.replies: list[tuple[int, int, QuorumMessage]] = []
         """Answers of passive acceptors: position that they wait for, acceptor, message."""
+        self.sought = 0
+        """Voting acceptor that is to be armed, for a change of the quorum waits for it; 0: none."""
         self.thin = False
         """The guard in office says that acks alone hardly renew its lease."""
         self.page = page
@@ -181,6 +183,11 @@ class Standing:
     def snapshot(self) -> Snapshot | None:
         """Return a snapshot from which the log can be continued: as new as there is one."""
         return self._fold() or self.log.snapshot
+
+    def call_serial(self) -> int:
+        """Return a number that no other call of a passive acceptor of this process carries."""
+        self._calls += 1
+        return self._calls
 
     def nonce(self) -> int:
         """Return a number (64 bits) that no other write of this or another process carries."""
