@@ -6,8 +6,12 @@ import re
 
 import pytest
 
+from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.rules import ALL_RULES, Rules
-from leitwolf.model.commands import SetQuorum
+from leitwolf.model.commands import ChangeCluster, ChangeGroup, EvictNode, SetQuorum
+from leitwolf.model.ids import GroupId, NodeId
+from leitwolf.model.witness import DiskBlock
+from leitwolf.ports.witness import RegionWrite
 from leitwolf.sim.checks import Violation
 from leitwolf.sim.forming import QUORUMS
 from leitwolf.sim.node import SimNode
@@ -273,3 +277,148 @@ def test_lease_is_given_up_before_the_witness_is_disarmed() -> None:
         except Violation:
             return
     pytest.fail("drop-before-disarm is not missed")
+
+
+@pytest.mark.parametrize("quorum", ["disk", "engine"])
+def test_a_stream_of_changes_keeps_the_office(quorum: str) -> None:
+    """Renewals go on while entries are written, also when regions overflow."""
+    world = calm(quorum, 2)
+    first, elections = leader(world), world.checker.elections
+    for number in range(200):
+        command = ChangeGroup(group=GroupId("g1"), restart_threshold=number % 6)
+        world.ask(first.id, -100 - number, command)
+        world.run_until(world.now + 15 * MS)
+    assert world.checker.elections == elections
+    demand_service(world, "after the changes")
+
+
+# --- what a review found -------------------------------------------------------------------------
+
+
+def passive(node: SimNode) -> Passive:
+    """The one disk or witness of a cluster, as a node uses it."""
+    [only] = node.daemon.core.quorum._standing.passives.values()
+    return only
+
+
+def use_disk(world: World, *, alone: bool, silence_ms: int = 0) -> None:
+    """Want one and the same disk, as witness or alone."""
+    command = SetQuorum(
+        witness="disk", storage="00000001", location="sim:1", alone=alone, silence_ms=silence_ms
+    )
+    world.ask(leader(world).id, -10 - silence_ms - alone, command)
+    world.run_until(world.now + 8 * SECOND)
+
+
+def test_a_witness_becomes_the_quorum_alone_without_losing_the_office() -> None:
+    """It votes and is disarmed: it must be armed before it decides alone."""
+    world = calm("majority", 3)
+    first, elections = leader(world), world.checker.elections
+    use_disk(world, alone=False)
+    assert not passive(first).armed
+    use_disk(world, alone=True)
+    config = first.daemon.core.quorum.config
+    assert {acceptor.weight for acceptor in config.acceptors if acceptor.kind == "node"} == {0}
+    assert world.checker.elections == elections
+
+
+def test_a_shorter_silence_does_not_shorten_what_counts() -> None:
+    """A stamp asks for as long as the longest renewal that the guard still counts."""
+    world = World(seed=1, nodes=2, quorum="disk", profile="virtual")
+    for node in world.nodes.values():
+        node.power_on()
+    world.run_until(12 * SECOND)
+    use_disk(world, alone=True, silence_ms=1_200)
+    first = leader(world)
+    [disk] = [one for one in world.witnesses.values() if one.acceptor.id.storage == "00000001"]
+    assert disk._newest(first.id).silence == 1_200 * MS
+    command = SetQuorum(witness="disk", storage="00000001", location="sim:1", alone=True)
+    world.ask(first.id, -2, command)
+    until = world.now + 10 * SECOND
+    while passive(first).silence != 900 * MS or disk._newest(first.id).silence > 1_199 * MS:
+        assert world.now < until, "the silence does not change"
+        world.run_until(world.now + MS)
+    cut(world, {first.id})
+    first.stall(first.daemon, 1_500 * MS)
+    world.run_until(world.now + 3 * SECOND)  # two leader leases at once are a violation
+    assert len(world.leaders()) == 1
+
+
+def test_the_region_that_the_disk_names_is_never_begun_anew() -> None:
+    """The path fails after the block was written: its owner looks before it writes again."""
+    world = calm("disk", 2)
+    first = leader(world)
+    [disk] = world.witnesses.values()
+    known, write_block, lost = passive(first)._own.generation, disk._write_block, []
+
+    def lose_path_after(node: SimNode, copy: int, block: DiskBlock) -> None:
+        write_block(node, copy, block)
+        if node is first and copy == 1 and block.generation > known and not lost:
+            lost.append(block.region)
+            disk.unreached.add(first.id)
+            world.later(20 * MS, lambda: disk.unreached.discard(first.id))
+
+    disk._write_block = lose_path_after
+    begun = []
+    write_region = disk._write_region
+
+    def note_fresh(node: SimNode, write: RegionWrite) -> None:
+        named = disk._newest(node.id)
+        if write.fresh and named is not None and named.accepted.round:
+            begun.append((named.region, write.region))
+        write_region(node, write)
+
+    disk._write_region = note_fresh
+    for number in range(120):
+        command = ChangeGroup(group=GroupId("g1"), restart_threshold=number % 6)
+        world.ask(first.id, -100 - number, command)
+        world.run_until(world.now + 20 * MS)
+    assert lost
+    assert len(begun) > 1
+    assert all(named != fresh for named, fresh in begun), begun
+    world.run_until(world.now + 3 * SECOND)
+    demand_service(world, "after the path was back")
+
+
+def test_a_removed_owner_keeps_its_stamp_until_its_lease_is_over() -> None:
+    """Its guard stalls while it loses its place: nobody takes the disk before that lease ends."""
+    world = calm("disk", 3)
+    first = leader(world)
+    others = [node for node in world.nodes.values() if node is not first]
+    cut(world, {first.id})
+    world.run_until(world.now + 500 * MS)
+    world.ask(first.id, -1, EvictNode(node=NodeId(first.id), leaving=False))
+    world.run_until(world.now + 300 * MS)
+    for node in (*others, first):
+        node.power_off("test")
+    world.run_until(world.now + 500 * MS)
+    first.power_on()
+    assert world.run_to(lambda: first in world.leaders(), 5 * SECOND)
+    for node in others:
+        node.power_on()
+
+    def removed() -> bool:
+        core = first.daemon.core.quorum if first.daemon.core else None
+        return (
+            core is not None
+            and core.config.former is None
+            and all(acceptor.id.node != first.id for acceptor in core.config.acceptors)
+        )
+
+    assert world.run_to(removed, 6 * SECOND)
+    first.stall(first.guard, 150 * MS)
+    world.run_until(world.now + SECOND)  # two leader leases at once are a violation
+
+
+def test_a_profile_must_bear_the_silence_of_the_disk() -> None:
+    """L14 holds for every later profile, too: a group would run on two nodes."""
+    world = World(seed=1, nodes=2, quorum="disk", profile="virtual")
+    for node in world.nodes.values():
+        node.power_on()
+    world.run_until(12 * SECOND)
+    use_disk(world, alone=True, silence_ms=1_200)
+    world.ask(leader(world).id, -3, ChangeCluster(profile="fast"))
+    world.run_until(world.now + SECOND)
+    refusal = world.answers[-3].refusal
+    assert refusal is not None
+    assert refusal.code == "silence-too-long"

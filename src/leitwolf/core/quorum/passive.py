@@ -273,8 +273,10 @@ class Passive(ABC):
             and (self._dropped or not standing.rules.holds("drop-before-disarm"))
         )
         if entries or renew or disarm:
-            self._feed_at = standing.now + _LAZY_NS
-            self._renew_at = standing.now + self._pace()
+            if entries:
+                self._feed_at = standing.now + _LAZY_NS
+            if renew:
+                self._renew_at = standing.now + self._pace()
             self._write(entries=entries, renew=renew, armed=wanted)
 
     def _pace(self) -> int:
