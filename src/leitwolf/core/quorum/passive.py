@@ -266,7 +266,8 @@ class Passive(ABC):
             self._dropping = self._dropped = False
         elif self.armed and not self._dropping:
             self._dropping = True
-            standing.outbox.ask(Back(self.ballot, self.node, 0, 0))
+            if standing.rules.holds("drop-before-disarm"):
+                standing.outbox.ask(Back(self.ballot, self.node, 0, 0))
         disarm = (
             not wanted
             and self.armed
