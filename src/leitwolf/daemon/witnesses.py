@@ -13,6 +13,7 @@ What this does not guarantee: that a call ends. The core counts nothing until it
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from leitwolf.core.effects import CallWitness, FromWitness
-from leitwolf.model.errors import InvalidConfig, WitnessError
+from leitwolf.model.errors import InvalidConfig, InvariantError, WitnessError
 from leitwolf.model.quorum import Acceptor, AcceptorId
 from leitwolf.model.witness import CasObject
 from leitwolf.ports.witness import (
@@ -139,6 +140,10 @@ class _Channel:
         except (WitnessError, InvalidConfig) as error:
             self._close()
             return WitnessFault(code=error.code, text=error.text)
+        except InvariantError as error:
+            # Never gone on from: the guard releases what this daemon decided about.
+            log.critical("a broken invariant; this daemon ends", error=error.text)
+            os._exit(InvariantError.exit_code)
         except Exception as error:  # noqa: BLE001 — without an answer the core waits for ever
             text = f"{type(error).__name__}: {error}"
             log.critical("a call of a witness broke", acceptor=self.acceptor.location, error=text)

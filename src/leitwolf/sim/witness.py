@@ -8,6 +8,7 @@ that is lost answers with an error, after the write or without it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ _REGION_ENTRIES = 60
 _FAULT_NS = 30 * MILLISECOND
 
 
-class SimWitness:
+class SimWitness(ABC):
     """What nodes share: how long calls take, and who reaches it."""
 
     def __init__(self, world: World, acceptor: Acceptor) -> None:
@@ -58,17 +59,17 @@ class SimWitness:
         self._world = world
         self._entropy = world.entropy.split()
 
+    @abstractmethod
     def call(self, node: SimNode, call: CallWitness) -> None:
         """Begin a call of a node's daemon; its end is an event of that daemon."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bound_until(self, leader: int) -> int:
         """Return the true time before which nobody but ``leader`` may be helped here (I12)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def holds(self, entry: Entry) -> bool:
         """Return whether an entry stands here, for whoever reads it by the rules."""
-        raise NotImplementedError
 
     def _takes(self) -> int:
         if self._world.now < self.slow_until:
@@ -111,8 +112,9 @@ class SimWitness:
 
         begin()
 
+    @abstractmethod
     def _result(self, node: SimNode) -> WitnessResult:
-        raise NotImplementedError
+        """Return what the call of a node found."""
 
 
 @dataclass(slots=True)

@@ -186,7 +186,7 @@ class DiskAcceptor(Passive):
     def _claim(self, ballot: Ballot) -> DiskBlock:
         """Return the block that promises ``ballot`` (P2).
 
-        An office that is raised keeps its lease, so its stamp stays armed (L13). One that is over
+        While the page shows a leader lease the stamp stays armed (L13). An office that is over
         may have left a run-lease behind, which a release did not end: that stays marked.
         """
         page = self._standing.page()
