@@ -13,6 +13,7 @@ from leitwolf.wire.ballot import Ballot, Key
 from leitwolf.witness.disk import BlockingDisk
 from leitwolf.witness.format import write_structure
 from leitwolf.witness.layout import VERSION, Geometry, Header
+from leitwolf.witness.reservations import Admit
 
 SECTOR_BYTES = 512
 REGION_BYTES = 256 << 10
@@ -37,6 +38,7 @@ class MemoryDevice:
         self.writes = 0
         self.cut_at = 0
         self.fail_at = 0
+        self.fenced: set[int] = set()
         self.keep: Callable[[int], bool] = lambda _: False
         """Which sectors of the torn write reach the disk."""
 
@@ -44,11 +46,15 @@ class MemoryDevice:
     def size(self) -> int:
         return len(self.content)
 
-    def claim(self, cluster: str, node: int, offset: int) -> None:
-        pass
+    @property
+    def unfenced(self) -> str:
+        return ""
 
-    def preempt(self, cluster: str, node: int) -> None:
-        pass
+    def claim(self, cluster: str, node: int, offset: int, admit: Admit) -> None:
+        admit()
+
+    def fence(self, nodes: tuple[int, ...]) -> None:
+        self.fenced.update(nodes)
 
     def close(self) -> None:
         pass

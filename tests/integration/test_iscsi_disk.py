@@ -14,10 +14,12 @@ from leitwolf.model.errors import WitnessError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.witness import DiskBlock
 from leitwolf.ports.witness import DiskCall
+from leitwolf.wire.ballot import Ballot
 from leitwolf.witness.disk import TimedDisk, open_disk
 from leitwolf.witness.format import format_disk
 from leitwolf.witness.inspect import check_disk
-from leitwolf.witness.iscsi import IscsiDevice, key_of
+from leitwolf.witness.iscsi import IscsiDevice
+from leitwolf.witness.reservations import key_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -75,7 +77,7 @@ def test_an_evicted_node_writes_no_more(target: Target) -> None:
     first, second = disk(target, 1), disk(target, 2)
     try:
         first.call(DiskCall(block=block(1, 1)))
-        second.preempt(1)
+        second.call(DiskCall(fence=(1, 4)))
         with pytest.raises(WitnessError) as raised:
             first.call(DiskCall(block=block(1, 2)))
         assert raised.value.code == "witness-fenced"
@@ -92,8 +94,8 @@ def test_a_fenced_node_does_not_come_back_by_a_new_session(target: Target) -> No
     device = IscsiDevice(target.location, timeout_s=5)
     second = disk(target, 2)
     try:
-        device.claim(CLUSTER, 1, 0)
-        second.preempt(1)
+        device.claim(CLUSTER, 1, 0, lambda: None)
+        second.call(DiskCall(fence=(1,)))
         assert device._session is not None
         device._session.close(logout=False)
         device._session = None
@@ -108,13 +110,40 @@ def test_a_fenced_node_does_not_come_back_by_a_new_session(target: Target) -> No
         second.close()
 
 
+def test_an_evicted_node_cannot_register_again_by_opening(target: Target) -> None:
+    """Its key stays away from the LUN; a node that was only taken over from comes back."""
+    first, second, third = disk(target, 1), disk(target, 2), disk(target, 3)
+    ballot = Ballot(0, 5, 2)
+    evicts = DiskBlock(
+        node=NodeId(2), boot=1, sequence=0, promised=ballot, accepted=ballot, evicted=(1,)
+    )
+    try:
+        second.call(DiskCall(block=evicts, fence=(1, 3), read=True))
+        with pytest.raises(WitnessError) as raised:
+            disk(target, 1)
+        assert raised.value.code == "witness-fenced"
+        with pytest.raises(WitnessError) as raised:
+            third.call(DiskCall(block=block(3, 1)))
+        assert raised.value.code == "witness-fenced"
+        again = disk(target, 3)
+        again.call(DiskCall(block=block(3, 2)))
+        again.close()
+        reader = IscsiDevice(target.location, timeout_s=5)
+        assert set(reader.keys()) == {key_of(CLUSTER, 2), key_of(CLUSTER, 3)}
+        reader.close()
+    finally:
+        first.close()
+        second.close()
+        third.close()
+
+
 def test_another_cluster_is_kept_out_by_the_reservation(target: Target) -> None:
     """A LUN reserved by one cluster cannot be claimed by another."""
     first = disk(target, 1)
     device = IscsiDevice(target.location, timeout_s=5)
     try:
         with pytest.raises(WitnessError) as raised:
-            device.claim("another", 1, 0)
+            device.claim("another", 1, 0, lambda: None)
         assert raised.value.code == "witness-foreign"
     finally:
         device.close()

@@ -12,6 +12,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 
 import pytest
+from tests.lun_fake import Host, Lun
 
 from leitwolf.model.errors import WitnessError
 from leitwolf.model.ids import NodeId
@@ -19,9 +20,11 @@ from leitwolf.model.log import Entry
 from leitwolf.model.witness import DiskBlock
 from leitwolf.ports.witness import DiskCall, RegionRead, RegionWrite
 from leitwolf.wire.ballot import Ballot, Key
+from leitwolf.witness.device import DirectFile
 from leitwolf.witness.disk import open_disk
 from leitwolf.witness.format import format_disk
 from leitwolf.witness.inspect import check_disk, dump_disk
+from leitwolf.witness.reservations import key_of
 
 pytestmark = pytest.mark.netns
 
@@ -181,3 +184,31 @@ def test_the_commands_tell_what_is_wrong(loop: str) -> None:
     assert json.loads(shown.stdout)["header"]["cluster"] == CLUSTER
     assert dump_disk(loop).slots[0].copies == (False, True)
     assert "node 1: never wrote" in command("dump", loop).stdout
+
+
+def test_a_disk_without_reservations_is_named(loop: str) -> None:
+    """It works, and the check says what is missing and what to use instead."""
+    prepare(loop)
+    assert check_disk(loop).unfenced == "the disk has no reservations"
+    done = command("check", loop)
+    assert done.returncode == 0, done.stderr
+    assert "[witness-unfenced]" in done.stdout
+
+
+def test_a_block_device_is_fenced_through_the_kernel(loop: str) -> None:
+    """What opens it registers; who is fenced by another host is told so at its next fencing."""
+    lun = Lun()
+    hosts = [Host(lun, name) for name in "ab"]
+    devices = [DirectFile(Path(loop), control=host.ioctl) for host in hosts]
+    try:
+        for number, device in enumerate(devices, 1):
+            device.claim(CLUSTER, number, 4096 * number, lambda: None)
+        assert lun.keys == {"a": key_of(CLUSTER, 1), "b": key_of(CLUSTER, 2)}
+        devices[1].fence((1, 3))
+        assert [lun.may_write(host.name) for host in hosts] == [False, True]
+        with pytest.raises(WitnessError) as raised:
+            devices[0].fence((2,))
+        assert raised.value.code == "witness-fenced"
+    finally:
+        for device in devices:
+            device.close()

@@ -6,16 +6,18 @@ import re
 
 import pytest
 
+from leitwolf.core.effects import CallWitness
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import ChangeCluster, ChangeGroup, EvictNode, SetQuorum
 from leitwolf.model.ids import GroupId, NodeId
 from leitwolf.model.witness import DiskBlock
-from leitwolf.ports.witness import RegionWrite
+from leitwolf.ports.witness import DiskCall, RegionWrite
 from leitwolf.sim.checks import Violation
 from leitwolf.sim.forming import QUORUMS
 from leitwolf.sim.node import SimNode
 from leitwolf.sim.scenario import Setting, demand_service, simulate
+from leitwolf.sim.witness import SharedDisk
 from leitwolf.sim.world import World
 
 MS = 1_000_000
@@ -422,3 +424,104 @@ def test_a_profile_must_bear_the_silence_of_the_disk() -> None:
     refusal = world.answers[-3].refusal
     assert refusal is not None
     assert refusal.code == "silence-too-long"
+
+
+# --- reservations: what keeps out a node that was frozen, and one that was evicted ----------------
+
+
+def hold_back(world: World, node: SimNode, *, region: bool, ms: int) -> list[int]:
+    """Let the next such write of a node reach the disk late, and freeze the node with it."""
+    [disk] = world.witnesses.values()
+    assert isinstance(disk, SharedDisk)
+    call, takes, held = disk.call, disk._takes, []
+
+    def called(caller: SimNode, order: CallWitness) -> None:
+        wanted = isinstance(order.call, DiskCall) and (
+            order.call.write if region else order.call.block
+        )
+        if caller is node and wanted and not held:
+            held.append(world.now)
+            disk._takes = lambda: ms * MS
+            call(caller, order)
+            disk._takes = takes
+            node.freeze()
+        else:
+            call(caller, order)
+
+    disk.call = called
+    return held
+
+
+def owner_frozen_in_a_write(rules: Rules) -> None:
+    """A new owner adopts what the frozen one wrote; its last write comes only then."""
+    world = calm("disk", 2, rules=rules)
+    first = leader(world)
+    held = hold_back(world, first, region=True, ms=3_000)
+    world.ask(first.id, -1, ChangeGroup(group=GroupId("g1"), restart_threshold=5))
+    world.run_until(world.now + 4 * SECOND)
+    assert held
+    assert leader(world) is not first
+    first.thaw()
+    world.run_until(world.now + 4 * SECOND)
+    demand_service(world, "after it was thawed")
+
+
+def candidate_evicted_in_a_write(rules: Rules) -> None:
+    """It is frozen when it writes its promise, and evicted; the write comes only then."""
+    world = calm("disk", 3, rules=rules)
+    first = leader(world)
+    others = [node for node in world.nodes.values() if node is not first]
+    rank = sorted(others, key=lambda node: (node.id <= first.id, node.id))
+    held = hold_back(world, rank[0], region=False, ms=12_000)
+    first.power_off("test")
+    world.run_until(world.now + 2 * SECOND)
+    assert held
+    assert leader(world) is rank[1]
+    first.power_on()
+    world.run_until(world.now + 4 * SECOND)
+    command = EvictNode(node=NodeId(rank[0].id), leaving=False)
+    world.ask(leader(world).id, -2, command)
+    world.run_until(held[0] + 7 * SECOND)
+    assert rank[0].id not in leader(world).daemon.core.state.nodes
+    world.run_until(held[0] + 9 * SECOND)
+
+
+def evicted_while_off(quorum: str, rules: Rules) -> World:
+    """A node that was off when it was evicted comes back alone."""
+    world = calm(quorum, 3, rules=rules)
+    first = leader(world)
+    gone = next(node for node in world.nodes.values() if node is not first)
+    gone.power_off("test")
+    world.run_until(world.now + SECOND)
+    world.ask(leader(world).id, -1, EvictNode(node=NodeId(gone.id), leaving=False))
+    world.run_until(world.now + 4 * SECOND)
+    assert gone.id not in leader(world).daemon.core.state.nodes
+    for node in world.nodes.values():
+        if node is not gone:
+            node.power_off("test")
+    gone.power_on()
+    world.run_until(world.now + 6 * SECOND)
+    return world
+
+
+DIRECTED = {
+    "fence-former-owner": owner_frozen_in_a_write,
+    "fence-evicted": candidate_evicted_in_a_write,
+    "evicted-writes-nothing": lambda rules: evicted_while_off("disk", rules),
+    "removed-never-leads": lambda rules: evicted_while_off("engine", rules),
+}
+"""Rule -> schedule in which it is needed."""
+
+
+@pytest.mark.parametrize("rule", DIRECTED)
+def test_what_was_frozen_or_evicted_stays_out(rule: str) -> None:
+    """With the rules nothing breaks; without the one something does."""
+    DIRECTED[rule](ALL_RULES)
+    with pytest.raises((Violation, KeyError)):
+        DIRECTED[rule](Rules.without(rule))
+
+
+@pytest.mark.parametrize("quorum", ["disk", "engine"])
+def test_a_node_evicted_while_it_was_off_leads_nothing(quorum: str) -> None:
+    """Neither by a disk nor by an object, though it alone is there."""
+    assert not evicted_while_off(quorum, ALL_RULES).leaders()

@@ -29,7 +29,7 @@ from leitwolf.ports.witness import DiskCall, DiskResult, RegionRead, RegionWrite
 from leitwolf.wire.ballot import Ballot, Key
 from leitwolf.witness.device import DirectFile
 from leitwolf.witness.durations import Durations
-from leitwolf.witness.iscsi import Lun, key_of, parse_location
+from leitwolf.witness.iscsi import Lun, parse_location
 from leitwolf.witness.layout import (
     HALF_BYTES,
     UNIT_BYTES,
@@ -41,6 +41,7 @@ from leitwolf.witness.layout import (
     seed_of,
 )
 from leitwolf.witness.region import append_record, begin, read_region
+from leitwolf.witness.reservations import key_of
 from leitwolf.witness.signatures import INSPECTED_BYTES, what_stands
 from leitwolf.witness.worker import Worker
 

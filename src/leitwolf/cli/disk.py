@@ -114,6 +114,12 @@ def check(context: Context, location: str) -> None:
         f"      reads: p50 {reads.p50_ns / 1e6:.2f} ms, p99 {reads.p99_ns / 1e6:.2f} ms, "
         f"worst {reads.worst_ns / 1e6:.2f} ms"
     )
+    if found.unfenced:
+        lines.append(
+            f"note  {found.unfenced}: an evicted node that does not know it can write there "
+            "[witness-unfenced]\n      -> a LUN with SCSI-3 persistent reservations, as a whole "
+            "disk or as iscsi://"
+        )
     context.show(found, "\n".join([*lines, times]))
     sys.exit(0 if found.ok else 1)
 

@@ -19,7 +19,6 @@ without two owners arising from it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from operator import is_
 
 import msgspec
@@ -47,6 +46,7 @@ from leitwolf.core.effects import (
 from leitwolf.core.governor import Governor
 from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.membership import acting, guard_configuration
+from leitwolf.core.membership.roster import newest_config, with_timing_of
 from leitwolf.core.messages import Appended
 from leitwolf.core.policy import Runner
 from leitwolf.core.quorum import (
@@ -64,7 +64,7 @@ from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import Answer, Refusal
 from leitwolf.model.errors import check
 from leitwolf.model.ids import GroupId, GroupPhase, NodeId, ResourceId, ResourceState
-from leitwolf.model.limits import REQUESTS_PENDING_MAX, SNAPSHOT_ENTRIES
+from leitwolf.model.limits import NODES_MAX, REQUESTS_PENDING_MAX, SNAPSHOT_ENTRIES
 from leitwolf.model.log import Entry, Loaded, Snapshot
 from leitwolf.model.observations import (
     Forward,
@@ -75,7 +75,7 @@ from leitwolf.model.observations import (
     ResourceReport,
     Seen,
 )
-from leitwolf.model.quorum import AcceptorId, QuorumConfig
+from leitwolf.model.quorum import AcceptorId
 from leitwolf.model.state import Node as MemberNode
 from leitwolf.model.state import State
 from leitwolf.state import decode, digest, encode, fold
@@ -126,24 +126,20 @@ class Node:
         self._snapshot_entries = snapshot_entries
         self._page = page
         self._rules = rules
-        self.state = decode(loaded.snapshot.state) if loaded.snapshot is not None else State()
-        for entry in loaded.entries:
-            if entry.index <= loaded.commit:
-                self.state = fold(self.state, entry)
-        self._foreseen = self.state
-        for entry in loaded.entries:
-            if entry.index > self._foreseen.index:
-                self._foreseen = fold(self._foreseen, entry)
+        begun = decode(loaded.snapshot.state) if loaded.snapshot is not None else State()
+        self.state = _folded(begun, loaded.entries, loaded.commit)
+        self._foreseen = _folded(self.state, loaded.entries)
         self.quorum = QuorumCore(
             me=me,
             loaded=loaded,
-            config=_newest_config(loaded, self.state),
+            config=newest_config(loaded, self.state),
             page=lambda: page() or LeasePage(),
             promise_ns=acting(self.state, rules).promise,
             now=now,
             rules=rules,
             boot=boot,
             snapshot=self._snapshot,
+            evicted=self._evicted,
         )
         self._newest: Snapshot | None = None
         self.governor: Governor | None = None
@@ -480,7 +476,7 @@ class Node:
         configuration = guard_configuration(newest, self.quorum.config, self.me, self._rules)
         if configuration is not None and self._profile_lags:
             # A guard that lost its page waits by what is on the disk then.
-            configuration = self._configured and _as_long(configuration, self._configured)
+            configuration = self._configured and with_timing_of(configuration, self._configured)
         self.quorum.set_promise(acting(newest, self._rules).promise)
         if configuration is not None and configuration != self._configured:
             self._configured = configuration
@@ -563,21 +559,13 @@ class Node:
             )
         return self._newest
 
+    def _evicted(self) -> tuple[int, ...]:
+        """Return the numbers of nodes that are members no more, of those that have a slot."""
+        known = range(1, min(self.state.node_serial, NODES_MAX) + 1)
+        return tuple(node for node in known if node not in self.state.nodes)
+
     def _wall(self, now: int) -> int:
         return now + self._wall_base
-
-
-def _as_long(configuration: Configure, former: Configure) -> Configure:
-    """Return a configuration with the timing of another one."""
-    return replace(
-        configuration,
-        heartbeat=former.heartbeat,
-        promise=former.promise,
-        run=former.run,
-        kill=former.kill,
-        promise_longest=former.promise_longest,
-        run_longest=former.run_longest,
-    )
 
 
 def _only_replicated(event: Event) -> bool:
@@ -587,12 +575,9 @@ def _only_replicated(event: Event) -> bool:
     )
 
 
-def _newest_config(loaded: Loaded, state: State) -> QuorumConfig:
-    """Return the configuration of the last entry that has one: in force since appended.
-
-    A node that joined and has received nothing yet knows no acceptors: it can follow, never win.
-    """
-    for entry in reversed(loaded.entries):
-        if entry.config is not None:
-            return entry.config
-    return state.quorum or QuorumConfig(acceptors=())
+def _folded(state: State, entries: tuple[Entry, ...], upto: int | None = None) -> State:
+    """Return the state after all entries behind it, or those up to ``upto``."""
+    for entry in entries:
+        if entry.index > state.index and (upto is None or entry.index <= upto):
+            state = fold(state, entry)
+    return state

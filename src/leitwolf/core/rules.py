@@ -105,6 +105,9 @@ RULES: dict[str, str] = {
     "config-at-append": (
         "a configuration holds only when committed: two that are no neighbours decide at once"
     ),
+    "removed-never-leads": (
+        "a node that was removed while it was off adopts that from a disk, and leads all the same"
+    ),
     # --- passive acceptors ------------------------------------------------------------------------
     "stamp-wait": "R5: a challenger takes a disk while its owner's lease rests on it",
     "disk-reread": (
@@ -112,6 +115,11 @@ RULES: dict[str, str] = {
     ),
     "disk-adopt": "P4: a new owner lacks what only the disk holds, and overwrites it",
     "tag-compare": "R2: a candidate becomes leader without entries that the witness knows of",
+    "fence-former-owner": (
+        "what a former owner had on its way when it was frozen changes what the new one adopted"
+    ),
+    "fence-evicted": "what an evicted node had on its way when it was frozen reaches the disk",
+    "evicted-writes-nothing": "an evicted node that never heard of it goes on writing to the disk",
     "drop-before-disarm": "a lease rests on a stamp that challengers need not wait for any more",
     "truncate-conflict": "a node keeps what an older leader wrote instead of the leader's entry",
 }

@@ -12,6 +12,7 @@ on it (Disk Paxos: Gafni and Lamport 2003; ranked registers). Two shapes cover a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
@@ -27,6 +28,7 @@ __all__ = [
     "DiskBlock",
     "Region",
     "WitnessMode",
+    "is_evicted",
     "is_witness",
 ]
 
@@ -78,10 +80,18 @@ class DiskBlock(_Item, frozen=True, kw_only=True):
     """For how long (ns) it must stand still, whatever a challenger's own profile says."""
     released: bool = False
     """The writer gave its ballot up: nobody need wait for it."""
+    evicted: tuple[int, ...] = ()
+    """Numbers of nodes that were members once and are none any more, as the writer led last."""
 
 
 NO_BLOCK = DiskBlock(node=NO_NODE, boot=0, sequence=0)
 """Of a node that never wrote: it promised nothing and holds nothing."""
+
+
+def is_evicted(node: int, blocks: Iterable[DiskBlock]) -> bool:
+    """Return whether the newest leader that wrote there says that a node is no member any more."""
+    newest = max(blocks, key=lambda block: block.accepted, default=NO_BLOCK)
+    return node in newest.evicted
 
 
 class Region(_Item, frozen=True, kw_only=True):

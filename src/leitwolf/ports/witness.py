@@ -54,12 +54,15 @@ class RegionRead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiskCall(msgspec.Struct, frozen=True, kw_only=True):
-    """Up to four steps, in this order, each durable before the next begins."""
+    """Up to five steps, in this order, each durable before the next begins."""
 
     write: RegionWrite | None = None
     block: DiskBlock | None = None
     """Written as copy A, flushed, then as copy B, flushed. Its ``sequence`` is raised above the one
     on the disk if need be."""
+    fence: tuple[int, ...] = ()
+    """Nodes whose right to write ends, what they have on its way included; one that is still a
+    member gets it again when it opens the disk anew. Nothing where the disk cannot do that."""
     read: bool = False
     """Read the blocks of all nodes."""
     region: RegionRead | None = None
@@ -71,6 +74,8 @@ class DiskResult(msgspec.Struct, frozen=True, kw_only=True):
     blocks: tuple[DiskBlock, ...] = ()
     """Of every node that ever wrote one, if ``read``."""
     region: Region | None = None
+    unfenced: str = ""
+    """Why the disk cannot keep a node from writing, '': it can."""
     full: bool = False
     """Nothing of the call was done; begin the other region: there was no room for ``write``, or an
     earlier call failed so that there is nothing to append to, or that the region which ``write``

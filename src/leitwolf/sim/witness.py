@@ -17,7 +17,7 @@ from leitwolf.core.effects import CallWitness, FromWitness
 from leitwolf.core.lease.profile import awaited
 from leitwolf.model.log import Entry, Snapshot
 from leitwolf.model.quorum import Acceptor
-from leitwolf.model.witness import CasObject, DiskBlock, Region, WitnessMode
+from leitwolf.model.witness import CasObject, DiskBlock, Region, WitnessMode, is_evicted
 from leitwolf.ports.witness import (
     CasFound,
     CasGet,
@@ -133,7 +133,13 @@ class SharedDisk(SimWitness):
         self._copies: dict[int, list[DiskBlock | None]] = {}
         self._regions: dict[tuple[int, int], _Content] = {}
         self._changed: dict[int, int] = {}
-        self._results: dict[int, DiskResult] = {}
+        self._results: dict[int, WitnessResult] = {}
+        self._fenced: set[int] = set()
+        """Nodes that did not register again since they were fenced."""
+        self._openings: dict[int, int] = {}
+        """Registrations of each node so far: a write counts under that which it began with."""
+        self._final: dict[tuple[int, int], int] = {}
+        """By node and generation of a region that another node adopted: opening of its node."""
 
     def call(self, node: SimNode, call: CallWitness) -> None:
         """Begin the steps of a :class:`DiskCall`."""
@@ -142,24 +148,57 @@ class SharedDisk(SimWitness):
             self._world.fail(f"a disk was asked for {type(order).__name__}")
             return
         self._results[node.id] = DiskResult()
+        refusal = self._refusal(node)
+        if refusal is not None:
+            self._end(node, call, node.raw(), refusal)
+            return
         write = order.write
         if write is not None and not self._fits(node.id, write):
             self._results[node.id] = DiskResult(full=True)
             self._end(node, call, node.raw(), DiskResult(full=True))
             return
+        opening = self._openings[node.id]
+
+        def registered(write: Callable[[], None]) -> Callable[[], None]:
+            return lambda: self._write(node, opening, write)
+
         steps: list[Callable[[], None]] = []
         if write is not None:
-            steps.append(lambda: self._write_region(node, write))
+            steps.append(registered(lambda: self._write_region(node, write)))
         block = order.block
         if block is not None:
-            steps.append(lambda: self._write_block(node, 0, block))
-            steps.append(lambda: self._write_block(node, 1, block))
+            steps.append(registered(lambda: self._write_block(node, 0, block)))
+            steps.append(registered(lambda: self._write_block(node, 1, block)))
+        fence = order.fence
+        if fence:
+            steps.append(registered(lambda: self._fenced.update(fence)))
         if order.read:
             steps.append(lambda: self._read(node.id))
         region = order.region
         if region is not None:
             steps.append(lambda: self._read_region(node.id, region))
         self._steps(node, call, steps)
+
+    def _refusal(self, node: SimNode) -> WitnessFault | None:
+        """Open the disk anew for a node that was fenced; refuse one that was evicted (S5)."""
+        if node.id in self._fenced or node.id not in self._openings:
+            blocks = [block for block in map(self._newest, self._copies) if block is not None]
+            if is_evicted(node.id, blocks) and self._world.rules.holds("evicted-writes-nothing"):
+                return WitnessFault(code="witness-fenced", text="evicted")
+            self._fenced.discard(node.id)
+            self._openings[node.id] = self._openings.get(node.id, 0) + 1
+        return None
+
+    def _write(self, node: SimNode, opening: int, write: Callable[[], None]) -> None:
+        """Write, if the registration under which the call began still stands."""
+        if node.id in self._fenced or opening != self._openings[node.id]:
+            fault = WitnessFault(code="witness-fenced", text="the key was removed")
+            self._results[node.id] = fault
+            return
+        blocks = [block for block in map(self._newest, self._copies) if block is not None]
+        if is_evicted(node.id, blocks):
+            self._world.fail(f"n{node.id} was evicted, and writes to the disk")
+        write()
 
     def _result(self, node: SimNode) -> WitnessResult:
         return self._results.pop(node.id, DiskResult())
@@ -216,21 +255,30 @@ class SharedDisk(SimWitness):
         if write.fresh:
             content = _Content(write.generation, write.accepted, write.snapshot)
             self._regions[place] = content
+        if self._final.get((node.id, write.generation)) == self._openings[node.id]:
+            self._world.fail(f"n{node.id} changes the region that another node adopted")
         if content is None or content.generation != write.generation:
             self._world.fail(f"n{node.id} appends to a region that holds something else")
             return
         content.entries.extend(write.entries)
 
     def _read(self, node: int) -> None:
+        if isinstance(self._results.get(node), WitnessFault):
+            return
         blocks = [self._newest(number) for number in self._copies]
         self._results[node] = DiskResult(blocks=tuple(block for block in blocks if block))
 
     def _read_region(self, node: int, read: RegionRead) -> None:
+        if isinstance(self._results.get(node), WitnessFault):
+            return
         block = read.block
         content = self._regions.get((block.node, block.region))
         if content is None or content.generation != block.generation:
             self._world.fail(f"n{node} reads a region of n{block.node} that is not there any more")
             return
+        newest = self._newest(block.node)
+        if block.node != node and newest is not None and not newest.released:
+            self._final[block.node, block.generation] = self._openings[block.node]
         region = Region(
             accepted=content.accepted, snapshot=content.snapshot, entries=tuple(content.entries)
         )

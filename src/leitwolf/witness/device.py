@@ -19,6 +19,7 @@ from typing import Protocol
 
 from leitwolf.model.errors import WitnessError
 from leitwolf.witness.layout import UNIT_BYTES
+from leitwolf.witness.reservations import Admit, Control, KernelReservations, key_of
 
 __all__ = ["Device", "DirectFile", "open_device"]
 
@@ -49,13 +50,19 @@ class Device(Protocol):
         """Length in bytes."""
         ...
 
-    def claim(self, cluster: str, node: int, offset: int) -> None:
-        """Make sure that no other process writes as this node.
+    @property
+    def unfenced(self) -> str:
+        """Why it cannot keep a node from writing, '': it can. Known when it is claimed."""
+        ...
+
+    def claim(self, cluster: str, node: int, offset: int, admit: Admit) -> None:
+        """Make sure that no other process writes as this node, and no other cluster.
 
         Args:
             cluster: UUID of the cluster.
             node: the own number.
             offset: of the node's block; nobody else writes it.
+            admit: see :data:`leitwolf.witness.reservations.Admit`.
         """
         ...
 
@@ -67,8 +74,8 @@ class Device(Protocol):
         """Write ``data``; it is durable when this returns. Not retried."""
         ...
 
-    def preempt(self, cluster: str, node: int) -> None:
-        """Take the right to write from another node."""
+    def fence(self, nodes: tuple[int, ...]) -> None:
+        """Take the right to write from other nodes; only where :attr:`unfenced` is ''."""
         ...
 
     def close(self) -> None:
@@ -79,13 +86,21 @@ class Device(Protocol):
 class DirectFile:
     """A block device or regular file, past the page cache (O_DIRECT, O_DSYNC)."""
 
-    def __init__(self, path: Path, *, write: bool = True, exclusive: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        write: bool = True,
+        exclusive: bool = False,
+        control: Control = fcntl.ioctl,
+    ) -> None:
         """Open it.
 
         Args:
             path: of a block device or regular file.
             write: else read-only.
             exclusive: refuse a block device that is mounted or part of something (LVM, RAID).
+            control: the system call for reservations.
 
         Raises:
             WitnessError: it cannot be opened, or gives no direct and durable access.
@@ -100,6 +115,10 @@ class DirectFile:
             self._refuse_unfit(kind)
             self._fd = os.open(path, flags)
             self._size = os.lseek(self._fd, 0, os.SEEK_END)
+        self._claimed: tuple[str, int] | None = None
+        self._reservations = KernelReservations(self._fd, str(path), control)
+        block = stat.S_ISBLK(kind.st_mode)
+        self._unfenced = self._reservations.lacking() if block else "a file has no reservations"
         self._buffer = mmap.mmap(-1, _BUFFER_BYTES)
         self._view = memoryview(self._buffer)
 
@@ -138,13 +157,19 @@ class DirectFile:
         """Length in bytes."""
         return self._size
 
-    def claim(self, cluster: str, node: int, offset: int) -> None:
-        """Lock the range of the node's block; the kernel frees it when the process ends.
+    @property
+    def unfenced(self) -> str:
+        """Why it cannot keep a node from writing, '': it can."""
+        return self._unfenced
+
+    def claim(self, cluster: str, node: int, offset: int, admit: Admit) -> None:
+        """Lock the range of the node's block; register its key where there are reservations.
+
+        The kernel frees the lock when the process ends.
 
         Raises:
-            WitnessError: ``witness-denied``, another process holds it.
+            WitnessError: ``witness-denied``, another process holds it; what ``admit`` raises.
         """
-        del cluster
         lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, offset, UNIT_BYTES, 0)
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, lock)
@@ -154,6 +179,12 @@ class DirectFile:
                 code="witness-denied",
                 hint="a write of it may still be on its way; end it first",
             ) from error
+        if self._unfenced:
+            admit()
+            return
+        with self._explained("reserve"):
+            self._reservations.claim(key_of(cluster, node), admit)
+        self._claimed = cluster, node
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from the device itself."""
@@ -175,18 +206,18 @@ class DirectFile:
                 if os.pwrite(self._fd, part, offset + start) != len(part):
                     raise OSError(errno.EIO, "it took only a part of the data")
 
-    def preempt(self, cluster: str, node: int) -> None:
-        """Refuse: files have no reservations, and those of block devices are not managed here.
+    def fence(self, nodes: tuple[int, ...]) -> None:
+        """Remove the keys of nodes: from now on the device refuses their writes.
 
         Raises:
-            WitnessError: ``witness-unfit``, always.
+            WitnessError: ``witness-fenced``, this node was fenced itself.
         """
-        del cluster
-        raise WitnessError(
-            f"{self._path} has no reservation that could be taken from node {node}",
-            code="witness-unfit",
-            hint="only disks given as iscsi://... are fenced by reservations",
-        )
+        if self._claimed is None:
+            raise WitnessError(f"{self._path} was not claimed", code="witness-denied")
+        cluster, own = self._claimed
+        with self._explained("fence on"):
+            for node in nodes:
+                self._reservations.fence(key_of(cluster, own), key_of(cluster, node))
 
     def close(self) -> None:
         """Release file and buffer."""

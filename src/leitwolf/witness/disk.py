@@ -25,7 +25,7 @@ import secrets
 import msgspec
 
 from leitwolf.model.errors import WitnessError, check
-from leitwolf.model.witness import DiskBlock, Region
+from leitwolf.model.witness import DiskBlock, Region, is_evicted
 from leitwolf.ports.witness import DiskCall, DiskResult, RegionRead, RegionWrite
 from leitwolf.system.clock import raw_ns
 from leitwolf.wire.ballot import NO_BALLOT
@@ -120,7 +120,9 @@ class BlockingDisk:
         self._tail_region = 0
         self._settled = False
         self.durations = Durations()
-        device.claim(cluster, node, self._geometry.block_offset(self._slot, 0))
+        self._refuse_evicted()  # before a registration gives the right to write
+        offset = self._geometry.block_offset(self._slot, 0)
+        device.claim(cluster, node, offset, self._refuse_evicted)
         self._settle()
 
     @property
@@ -140,20 +142,37 @@ class BlockingDisk:
             if call.block is not None:
                 self._write_block(call.block)
             self._settled = True
+        unfenced = self._device.unfenced
+        if call.fence and not unfenced:
+            check(self._node not in call.fence, "a node does not fence itself")
+            self._device.fence(call.fence)
         blocks = self._read_blocks() if call.read else ()
         region = self._read_region(call.region) if call.region is not None else None
-        return DiskResult(blocks=blocks, region=region)
-
-    def preempt(self, node: int) -> None:
-        """Take the right to write from an evicted node, where the device has reservations.
-
-        Raises:
-            WitnessError: ``witness-unfit``, it has none.
-        """
-        check(node != self._node, "a node does not fence itself")
-        self._device.preempt(self._cluster, node)
+        return DiskResult(blocks=blocks, region=region, unfenced=unfenced)
 
     # --- blocks
+
+    def _refuse_evicted(self) -> None:
+        """Refuse a node of which the newest leader's block says that it was evicted.
+
+        Raises:
+            WitnessError: ``witness-fenced``.
+        """
+        halves = [
+            self._blocks(self._read(half, self._geometry.table_bytes), copy)
+            for copy, half in enumerate((0, HALF_BYTES))
+        ]
+        found = [
+            max(whole, key=lambda block: block.sequence)
+            for copies in zip(*halves, strict=True)
+            if (whole := [block for block in copies if block is not None])
+        ]
+        if is_evicted(self._node, found):
+            raise WitnessError(
+                f"node {self._node} was evicted, as the disk says: it does not write there",
+                code="witness-fenced",
+                hint="leitwolf rejoin TOKEN makes it a member again, with another number",
+            )
 
     def _settle(self) -> None:
         """Find the own block; make both copies hold it (W2)."""
@@ -348,10 +367,6 @@ class TimedDisk:
     def call(self, call: DiskCall) -> DiskResult:
         """Do the steps of a call, or raise :class:`WitnessError` when the limit is over."""
         return self._worker.run(lambda: self._disk.call(call))
-
-    def preempt(self, node: int) -> None:
-        """Take the right to write from an evicted node, where the device has reservations."""
-        self._worker.run(lambda: self._disk.preempt(node))
 
     def durations(self) -> DurationsView:
         """Return how long reads and durable writes took lately."""

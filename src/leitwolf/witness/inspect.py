@@ -62,6 +62,8 @@ class DiskCheck(msgspec.Struct, frozen=True, kw_only=True):
     ok: bool
     faults: tuple[str, ...]
     """Each in one sentence; copies that a node is just writing may show for a moment."""
+    unfenced: str
+    """Why it has no reservations by which a node is kept from writing, '': it has."""
     reads: DurationsView
     """Reads of 4096 bytes past all caches of this machine."""
     view: DiskView
@@ -153,7 +155,7 @@ def check_disk(location: str, *, progress: Progress = _silent) -> DiskCheck:
     device = open_device(location, timeout_s=_TIMEOUT_S, write=False)
     try:
         view = _view(location, device, progress)
-        faults = _faults(device, view)
+        faults, unfenced = _faults(device, view), device.unfenced
         progress("measuring reads")
         durations = Durations()
         for _ in range(_READS):
@@ -166,6 +168,7 @@ def check_disk(location: str, *, progress: Progress = _silent) -> DiskCheck:
         location=location,
         ok=not faults,
         faults=tuple(faults),
+        unfenced=unfenced,
         reads=durations.view(),
         view=view,
     )

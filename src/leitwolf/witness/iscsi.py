@@ -5,10 +5,8 @@ Rules
        cache is written out behind it.
     S2 After a command that failed to answer the session is dropped. The next command logs in anew
        under the same session id, by which the target ends what was on its way (A4).
-    S3 All nodes of the cluster register a key of their own; the reservation (write exclusive,
-       registrants only) refuses the writes of everybody else. Preempting a key fences its node.
-    S4 Within one opening a key that vanished beside a reservation is not registered again: the node
-       was fenced. Opening the disk anew registers it; who may open it is for others to decide.
+    S3, S4, S5 see :mod:`leitwolf.witness.reservations`. A target that forgot all keys, as some do
+       when they are restarted, has no reservation either: then they are registered anew.
 """
 
 from __future__ import annotations
@@ -18,13 +16,20 @@ import re
 import secrets
 import struct
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from leitwolf.model.errors import WitnessError
 from leitwolf.witness.layout import UNIT_BYTES
-from leitwolf.witness.libiscsi import GOOD, RESERVATION_CONFLICT, UNIT_ATTENTION, Reply, Session
+from leitwolf.witness.libiscsi import (
+    CHECK_CONDITION,
+    GOOD,
+    RESERVATION_CONFLICT,
+    UNIT_ATTENTION,
+    Reply,
+    Session,
+)
+from leitwolf.witness.reservations import Admit, family_of, key_of
 
-__all__ = ["IscsiDevice", "Lun", "key_of", "parse_location"]
+__all__ = ["IscsiDevice", "Lun", "parse_location"]
 
 _PORT_DEFAULT = 3260
 _CHUNK_BYTES = 256 << 10
@@ -33,12 +38,13 @@ _WRITE_EXCLUSIVE_REGISTRANTS_ONLY = 5
 _READ_16, _WRITE_16, _SYNCHRONIZE_16, _SERVICE_IN_16 = 0x88, 0x8A, 0x91, 0x9E
 _RESERVE_IN, _RESERVE_OUT, _MODE_SENSE_6 = 0x5E, 0x5F, 0x1A
 _READ_KEYS, _READ_RESERVATION = 0, 1
-_RESERVE, _PREEMPT, _REGISTER_ANYWAY = 1, 4, 6
+_REGISTER, _RESERVE, _PREEMPT, _PREEMPT_ABORT, _REGISTER_ANYWAY = 0, 1, 4, 5, 6
 _CACHING_PAGE = 0x08
 _FUA = 0x08
 _DPOFUA = 0x10
 _WRITE_CACHE = 0x04
 _KEYS_BYTES = 8 + 8 * 256
+_READ_KEYS_CDB = struct.pack(">BB5xHx", _RESERVE_IN, _READ_KEYS, _KEYS_BYTES)
 _LOCATION = re.compile(
     r"iscsi://(?P<host>\[[^\]]+\]|[^/:]+)(:(?P<port>\d+))?/(?P<target>[^/]+)/(?P<lun>\d+)"
 )
@@ -68,17 +74,6 @@ def parse_location(location: str) -> Lun:
     return Lun(portal, found["target"], int(found["lun"]))
 
 
-def _family(cluster: str) -> int:
-    """Return the upper 48 bits of the keys of a cluster, never 0."""
-    family = int.from_bytes(blake2b(cluster.encode(), digest_size=6).digest(), "big")
-    return family or 1
-
-
-def key_of(cluster: str, node: int) -> int:
-    """Return the reservation key of a node: 48 bits for the cluster, 16 for the node."""
-    return _family(cluster) << 16 | node
-
-
 class IscsiDevice:
     """A LUN, see :class:`leitwolf.witness.device.Device`."""
 
@@ -94,7 +89,7 @@ class IscsiDevice:
         self._initiator = "iqn.2026-01.org.leitwolf:tools"
         self._qualifier = secrets.randbits(16)  # tools must not end each other's sessions
         self._session: Session | None = None
-        self._claimed: tuple[str, int] | None = None
+        self._claimed: tuple[str, int, Admit] | None = None
         self._block_bytes = 512
         self._forced_access = self._cached = True
         capacity = self._good(struct.pack(">BB8xI2x", _SERVICE_IN_16, 0x10, 32), room=32)
@@ -105,6 +100,8 @@ class IscsiDevice:
             )
         self._size: int = (last + 1) * self._block_bytes
         self._ask_for_cache()
+        known = self._command(_READ_KEYS_CDB, room=_KEYS_BYTES).status == GOOD
+        self._unfenced = "" if known else "the LUN has no persistent reservations"
 
     def _ask_for_cache(self) -> None:
         """Find out how a write becomes durable (S1); a LUN that does not say gets both."""
@@ -154,11 +151,13 @@ class IscsiDevice:
 
     def _good(self, cdb: bytes, out: bytes = b"", room: int = 0) -> bytes:
         reply = self._command(cdb, out, room)
+        if reply.status == RESERVATION_CONFLICT and self._claimed is not None:
+            raise self._fenced()
         if reply.status == RESERVATION_CONFLICT:
             raise WitnessError(
-                f"{self._location} refuses this node: its reservation key was removed",
-                code="witness-fenced",
-                hint="the node was evicted, or the LUN is reserved by something else",
+                f"{self._location} is reserved for the nodes of a cluster",
+                code="witness-denied",
+                hint="clear its reservations when no cluster uses it any more: sg_persist --clear",
             )
         if reply.status != GOOD:
             raise WitnessError(
@@ -191,15 +190,14 @@ class IscsiDevice:
     # --- reservations
 
     def _reserve_out(self, action: int, key: int, other: int = 0) -> int:
-        kind = _WRITE_EXCLUSIVE_REGISTRANTS_ONLY if action != _REGISTER_ANYWAY else 0
+        registers = action in {_REGISTER, _REGISTER_ANYWAY}
+        kind = 0 if registers else _WRITE_EXCLUSIVE_REGISTRANTS_ONLY
         cdb = struct.pack(">BBB2xIx", _RESERVE_OUT, action, kind, 24)
         return self._command(cdb, struct.pack(">QQ8x", key, other)).status
 
     def keys(self) -> list[int]:
         """Return the registered keys."""
-        data = self._good(
-            struct.pack(">BB5xHx", _RESERVE_IN, _READ_KEYS, _KEYS_BYTES), b"", _KEYS_BYTES
-        )
+        data = self._good(_READ_KEYS_CDB, b"", _KEYS_BYTES)
         count = min(struct.unpack_from(">I", data, 4)[0], _KEYS_BYTES - 8) // 8
         return list(struct.unpack_from(f">{count}Q", data, 8))
 
@@ -210,20 +208,34 @@ class IscsiDevice:
             return None
         return struct.unpack_from(">Q", data, 8)[0], data[21] & 0x0F
 
-    def claim(self, cluster: str, node: int, offset: int) -> None:
+    @property
+    def unfenced(self) -> str:
+        """Why it cannot keep a node from writing, '': it can. One that cannot is not claimed."""
+        return self._unfenced
+
+    def claim(self, cluster: str, node: int, offset: int, admit: Admit) -> None:
         """Log in as the node, register its key, and see that the reservation is the cluster's.
 
         Raises:
-            WitnessError: ``witness-foreign``, somebody else has reserved the LUN.
+            WitnessError: ``witness-foreign``, somebody else has reserved the LUN; what ``admit``
+                raises.
         """
         del offset
         self.close()
         self._initiator = f"iqn.2026-01.org.leitwolf:{cluster}:{node}"
         self._qualifier = node
-        key = key_of(cluster, node)
+        self._enter(cluster, key_of(cluster, node), admit)
+        self._claimed = cluster, node, admit
+
+    def _enter(self, cluster: str, key: int, admit: Admit) -> None:
+        """Register, and reserve when the disk does not say that the node was evicted (S5)."""
         self._register(key)
+        try:
+            admit()
+        except WitnessError:
+            self._reserve_out(_REGISTER, key, 0)
+            raise
         self._reserve(cluster, key)
-        self._claimed = cluster, node
 
     def _register(self, key: int) -> None:
         status = self._reserve_out(_REGISTER_ANYWAY, 0, key)
@@ -241,7 +253,7 @@ class IscsiDevice:
         found = self.reservation()
         if found is None or found[1] != _WRITE_EXCLUSIVE_REGISTRANTS_ONLY:
             raise self._foreign(found)
-        if found[0] >> 16 != _family(cluster):
+        if found[0] >> 16 != family_of(cluster):
             raise self._foreign(found)
 
     def _foreign(self, found: tuple[int, int] | None) -> WitnessError:
@@ -252,42 +264,46 @@ class IscsiDevice:
             hint="every cluster needs a disk of its own",
         )
 
-    def _claim_again(self, cluster: str, node: int) -> None:
+    def _claim_again(self, cluster: str, node: int, admit: Admit) -> None:
         """Register a new session's key, unless the node was fenced meanwhile (S4)."""
         key = key_of(cluster, node)
         self._claimed = None  # what follows must not come back here
         try:
-            self._refuse_fenced(key)
-            self._register(key)
-            self._reserve(cluster, key)
+            if key not in self.keys() and self.reservation() is not None:
+                raise self._fenced()
+            self._enter(cluster, key, admit)
         except WitnessError:
             self.close()
             raise
         finally:
-            self._claimed = cluster, node
+            self._claimed = cluster, node, admit
 
-    def _refuse_fenced(self, key: int) -> None:
-        if key not in self.keys() and self.reservation() is not None:
-            raise WitnessError(
-                f"{self._location}: the key of this node was removed", code="witness-fenced"
-            )
+    def _fenced(self) -> WitnessError:
+        return WitnessError(
+            f"{self._location} refuses this node: its reservation key was removed",
+            code="witness-fenced",
+            hint="another node took the disk over, or this one was evicted",
+        )
 
-    def preempt(self, cluster: str, node: int) -> None:
-        """Remove the key of a node: from now on its writes are refused.
+    def fence(self, nodes: tuple[int, ...]) -> None:
+        """Remove the keys of nodes: from now on the LUN refuses their writes.
 
         Raises:
             WitnessError: ``witness-fenced``, this node was fenced itself.
         """
-        own = self._claimed
-        if own is None:
-            raise WitnessError("the LUN was not claimed", code="witness-denied")
-        victim = key_of(cluster, node)
-        if victim not in self.keys():
-            return
-        if self._reserve_out(_PREEMPT, key_of(*own), victim) != GOOD and victim in self.keys():
-            raise WitnessError(
-                f"{self._location} did not remove the key of node {node}", code="witness-fenced"
-            )
+        if self._claimed is None:
+            raise WitnessError(f"{self._location} was not claimed", code="witness-denied")
+        cluster, own = self._claimed[:2]
+        victims = {key_of(cluster, node) for node in nodes}
+        for victim in victims.intersection(self.keys()):
+            self._preempt(key_of(cluster, own), victim)
+        if victims.intersection(self.keys()):
+            raise self._fenced()
+
+    def _preempt(self, key: int, victim: int) -> None:
+        """Have a key removed, and what its node has on its way ended where the target can."""
+        if self._reserve_out(_PREEMPT_ABORT, key, victim) == CHECK_CONDITION:
+            self._reserve_out(_PREEMPT, key, victim)
 
     def close(self) -> None:
         """Log out; registration and reservation stay."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from leitwolf.core.membership.profiles import acting, longest
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.ids import NetworkRole, NodeId
+from leitwolf.model.log import Loaded
 from leitwolf.model.quorum import Acceptor, QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.wire.guard import Configure, PeerNode, Votes
 
-__all__ = ["guard_configuration", "interconnects"]
+__all__ = ["guard_configuration", "interconnects", "newest_config", "with_timing_of"]
 
 
 def interconnects(state: State) -> list[str]:
@@ -62,3 +65,27 @@ def guard_configuration(
         ),
         configurations=tuple(configurations),
     )
+
+
+def with_timing_of(configuration: Configure, former: Configure) -> Configure:
+    """Return a configuration with the timing of another one."""
+    return replace(
+        configuration,
+        heartbeat=former.heartbeat,
+        promise=former.promise,
+        run=former.run,
+        kill=former.kill,
+        promise_longest=former.promise_longest,
+        run_longest=former.run_longest,
+    )
+
+
+def newest_config(loaded: Loaded, state: State) -> QuorumConfig:
+    """Return the configuration of the last entry that has one: in force since appended.
+
+    A node that joined and has received nothing yet knows no acceptors: it can follow, never win.
+    """
+    for entry in reversed(loaded.entries):
+        if entry.config is not None:
+            return entry.config
+    return state.quorum or QuorumConfig(acceptors=())

@@ -320,6 +320,9 @@ class Candidate:
             for node, promised in campaign.promises.items()
         }
         own = standing.me.node in campaign.promises
+        if not standing.may_campaign and standing.rules.holds("removed-never-leads"):
+            self.abandon("removed")  # as it learned from a disk that it adopted
+            return
         if campaign.phase == Phase.PREPARE and own and standing.agreed(have):
             campaign.phase = Phase.OFFICE
             campaign.deadline = standing.now + standing.promise_ns

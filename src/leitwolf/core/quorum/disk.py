@@ -8,6 +8,11 @@ Rules:
   promise, or a stamp that moved: not promised.
 - P4: the region with the highest accepted ballot; what it holds beyond the own log is copied there,
   durably, before the vote counts.
+- Before that, where the disk has reservations, a former owner that did not release is *fenced*:
+  what it had on its way when it was frozen comes too late, and what was adopted stays as it is.
+  It opens the disk anew, reads, and finds itself outbid.
+- A leader's block names the nodes that were *evicted*; then they are fenced. A node that finds
+  itself there writes nothing, and the adapter does not register it again.
 - A leader writes entries to its own region and then reads all blocks; a higher promise deposes it,
   and nothing is acknowledged. The first write of a term is a new content in the other region, with
   everything since the snapshot; so ``accepted`` is also the ballot of the last entry there.
@@ -26,7 +31,7 @@ from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.quorum.standing import NEVER, Standing
 from leitwolf.model.errors import check
 from leitwolf.model.quorum import Acceptor
-from leitwolf.model.witness import NO_BLOCK, DiskBlock, Region
+from leitwolf.model.witness import NO_BLOCK, DiskBlock, Region, is_evicted
 from leitwolf.ports.witness import (
     DiskCall,
     DiskResult,
@@ -56,6 +61,13 @@ class DiskAcceptor(Passive):
         """What a call that failed did to the own block is not known: it is read first."""
         self._sequence = 0
         self._generation = 0
+        self._adopting = False
+        """The call under way fences the former owner and reads what is to be adopted."""
+        self._releasing = False
+        """The call under way says that nobody need wait for this node."""
+        self._fencing: tuple[int, ...] = ()
+        self._fenced: tuple[int, ...] = ()
+        """Evicted nodes that the call under way, or one before it in this office, fences."""
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -113,9 +125,13 @@ class DiskAcceptor(Passive):
         check(isinstance(result, DiskResult), f"a disk answered {type(result).__name__}")
         if not isinstance(result, DiskResult):
             return
-        if result.region is not None:
+        self.unfenced = result.unfenced
+        if self._adopting:
+            self._adopting = False
             self._adopt(result.region)
             return
+        self._releasing = False
+        self._fenced, self._fencing = (*self._fenced, *self._fencing), ()
         written, self._writing = self._writing, None
         end, self._end = self._end, 0
         if result.full:
@@ -124,6 +140,8 @@ class DiskAcceptor(Passive):
         if written is not None:
             self._own = written
         self._take(result.blocks)
+        if self._outcast():
+            return
         if self.ballot != NO_BALLOT:
             if self._called_in == self.ballot:
                 self._wrote(written, end)
@@ -140,9 +158,21 @@ class DiskAcceptor(Passive):
             self._doubtful = True
         self._fresh, self._feed_at = True, self._standing.now
 
+    def _outcast(self) -> bool:
+        """Return whether the disk says that this node was evicted: it asks for nothing any more."""
+        blocks = (*self._others.values(), self._own)
+        found = is_evicted(self._standing.me.node, blocks)
+        if found and self._standing.rules.holds("evicted-writes-nothing"):
+            self.cancel()
+            self._freeing = False
+            self.fault = "witness-fenced: this node was evicted, as the disk says"
+            return True
+        return False
+
     def _failed(self) -> None:
-        self._doubtful = True
-        self._writing = None
+        self._doubtful, self._adopting = True, False
+        self._writing, self._fencing = None, ()
+        self._freeing, self._releasing = self._freeing or self._releasing, False
         self._again()
         if self._end:
             self._end, self._fresh = 0, True
@@ -211,14 +241,26 @@ class DiskAcceptor(Passive):
                 return
         best = max([*self._others.values(), self._own], key=lambda block: block.accepted)
         behind = NO_BALLOT < best.accepted >= self._standing.log.last.ballot
-        if behind and self._standing.rules.holds("disk-adopt"):
-            self._call(DiskCall(region=RegionRead(block=best)))
-        else:
+        behind = behind and self._standing.rules.holds("disk-adopt")
+        fence = self._former(best) if self._standing.rules.holds("fence-former-owner") else ()
+        if not behind and not fence:
             self._vouch(0)
+            return
+        self._adopting = True
+        self._call(DiskCall(fence=fence, region=RegionRead(block=best) if behind else None))
 
-    def _adopt(self, region: Region) -> None:
+    def _former(self, best: DiskBlock) -> tuple[int, ...]:
+        """Return the nodes that wrote here last and did not release."""
+        return tuple(
+            block.node
+            for block in self._others.values()
+            if (block.armed or block is best) and not block.released
+        )
+
+    def _adopt(self, region: Region | None) -> None:
         """Copy what the disk holds beyond the own log (P4)."""
-        self._vouch(self._standing.adopt(region.snapshot, region.entries))
+        adopted = self._standing.adopt(region.snapshot, region.entries) if region else 0
+        self._vouch(adopted)
 
     def _vouch(self, after: int) -> None:
         """Promise, and say who renewed here last (L6)."""
@@ -233,7 +275,7 @@ class DiskAcceptor(Passive):
     def lead(self, ballot: Ballot) -> None:
         """This node is in office: its first write begins a new content."""
         super().lead(ballot)
-        self._fresh = True
+        self._fresh, self._fenced, self._releasing = True, (), False
 
     def _write(self, *, entries: bool, renew: bool, armed: bool) -> None:
         standing = self._standing
@@ -249,12 +291,22 @@ class DiskAcceptor(Passive):
                     "key": standing.log.last,
                 }
         block: DiskBlock | None = None
-        if renew or self._fresh or armed != self._own.armed:
+        evicted = standing.evicted()
+        named = evicted == self._own.evicted
+        if renew or self._fresh or armed != self._own.armed or not named:
             fields |= {"promised": self.ballot, "released": False, "armed": armed}
             fields["stamp"] = self._own.stamp + armed
             fields["silence"] = self._asked()
+            fields["evicted"] = evicted
             block = self._block(**fields)
-        self._call(DiskCall(write=write, block=block, read=True))
+        self._fencing = tuple(node for node in evicted if node not in self._fenced)
+        fence = self._fencing if standing.rules.holds("fence-evicted") else ()
+        self._call(DiskCall(write=write, block=block, fence=fence, read=True))
+
+    def _news(self) -> bool:
+        """Return whether an eviction is to be written, and its node to be fenced."""
+        evicted = self._standing.evicted()
+        return evicted != self._own.evicted or not set(evicted) <= set(self._fenced)
 
     def _entries(self) -> RegionWrite:
         """Return what the own region lacks; the whole log when its content begins anew."""
@@ -298,6 +350,6 @@ class DiskAcceptor(Passive):
             self._matched(end)
 
     def _free(self) -> None:
-        self._freeing = False
+        self._freeing, self._releasing = False, True
         self.armed = False
         self._call(DiskCall(block=self._block(released=True, armed=False), read=True))

@@ -103,6 +103,7 @@ class QuorumCore(QuorumView):
         rules: Rules = ALL_RULES,
         boot: int = 0,
         snapshot: Callable[[], Snapshot | None] = lambda: None,
+        evicted: Callable[[], tuple[int, ...]] = tuple,
     ) -> None:
         """Continue from what the log holds; what it holds as committed is not signalled again.
 
@@ -117,6 +118,7 @@ class QuorumCore(QuorumView):
             rules: switched off one by one in tests.
             boot: random number of this process (64 bits), written to disks and witnesses.
             snapshot: makes a snapshot of what is committed, for disks and witnesses.
+            evicted: numbers of nodes that ceased to be members, as far as is committed.
         """
         self._standing = Standing(
             me=me,
@@ -129,6 +131,7 @@ class QuorumCore(QuorumView):
             rules=rules,
             boot=boot,
             snapshot=snapshot,
+            evicted=evicted,
         )
         self._leadership: Leadership | None = None
         self._passives_of: QuorumConfig | None = None

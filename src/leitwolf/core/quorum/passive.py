@@ -58,6 +58,8 @@ class Passive(ABC):
         self.match = 0
         self.fault = ""
         """Why the last call failed, '': it did not."""
+        self.unfenced = ""
+        """Why this disk cannot keep a node from writing, '': it can, or is no disk."""
         self.looked_at = -1
         """When the last successful reading ended, -1: never."""
         self.armed = False
@@ -171,6 +173,8 @@ class Passive(ABC):
             at = min(at, self._renew_at if self._wanted else self._calm_at())
             if self.match < self._standing.log.last.index:
                 at = min(at, self._feed_at)
+            if self._news():
+                at = min(at, self._standing.now)
         if self._freeing:
             at = min(at, self._standing.now)
         return max(at, self._retry_at)
@@ -273,12 +277,18 @@ class Passive(ABC):
             and self.armed
             and (self._dropped or not standing.rules.holds("drop-before-disarm"))
         )
-        if entries or renew or disarm:
+        if entries or renew or disarm or self._news():
             if entries:
                 self._feed_at = standing.now + _LAZY_NS
             if renew:
                 self._renew_at = standing.now + self._pace()
-            self._write(entries=entries, renew=renew, armed=wanted)
+            # Entries and news do not disarm what the guard still counts.
+            armed = wanted or (self.armed and not disarm)
+            self._write(entries=entries, renew=renew, armed=armed)
+
+    def _news(self) -> bool:
+        """Return whether something else than entries and renewals is to be written."""
+        return False
 
     def _pace(self) -> int:
         return self._standing.page().heartbeat or self.silence // 4

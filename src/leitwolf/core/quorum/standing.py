@@ -58,11 +58,14 @@ class Standing:
         rules: Rules,
         boot: int = 0,
         snapshot: Callable[[], Snapshot | None] = lambda: None,
+        evicted: Callable[[], tuple[int, ...]] = tuple,
     ) -> None:
         self.me = me
         self.boot = boot
         """Random number of this process: what it writes to a disk is told from a former one's."""
         self._fold = snapshot
+        self.evicted = evicted
+        """Numbers of nodes that were members, and are none as far as is committed."""
         self._nonces = self._calls = 0
         self.passives: dict[int, Passive] = {}
         """The passive acceptors of the configuration in force, by id."""

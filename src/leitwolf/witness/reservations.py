@@ -1,0 +1,169 @@
+"""Reservations (SCSI-3 persistent, NVMe): who may write to a LUN, kept by the LUN itself.
+
+Rules
+    S3 Every node registers a key of its own; the reservation (write exclusive, registrants only)
+       refuses the writes of everybody else. Removing a key fences its node, whatever it does.
+    S4 Within one opening a key that vanished is not registered again: the node was fenced.
+    S5 A registration counts only when the disk, read after it, does not say that the node was
+       evicted; else it is withdrawn. Who evicts writes that to the disk first and removes the key
+       then. So at least one of both sees the other, whatever was frozen in between.
+
+Theory of operation
+    A key has 48 bits for the cluster and 16 for the node, so that keys of others are never removed.
+    The kernel does reservations on whole disks (SCSI, NVMe, device-mapper on top of them) by the
+    ``IOC_PR_*`` calls of ``linux/pr.h``. They do not tell which keys there are; a removal that
+    finds none answers like one by a node that is fenced itself, so the own key is asked for then.
+
+What this does not guarantee: anything on a disk that says that it has no reservations.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import struct
+from collections.abc import Callable
+from hashlib import blake2b
+
+from leitwolf.model.errors import WitnessError
+
+__all__ = ["Admit", "Control", "KernelReservations", "family_of", "key_of"]
+
+Admit = Callable[[], None]
+"""Raises when the disk says that this node was evicted (S5)."""
+Control = Callable[[int, int, bytearray], int]
+"""ioctl: returns 0 or a status, raises OSError."""
+
+_WRITE_EXCLUSIVE_REGISTRANTS_ONLY = 3
+_IGNORE_KEY = 1
+_CONFLICT = 0x18
+_REGISTRATION = struct.Struct("<QQII")
+"""Old key, new key, flags, padding."""
+_RESERVATION = struct.Struct("<QII")
+"""Key, type, flags."""
+_PREEMPTION = struct.Struct("<QQII")
+"""Key to remove, own key, type, flags."""
+
+
+def _number(call: int, layout: struct.Struct) -> int:
+    """Return _IOW('p', call, layout) of linux/ioctl.h, as most architectures have it."""
+    return 1 << 30 | layout.size << 16 | ord("p") << 8 | call
+
+
+_REGISTER = _number(200, _REGISTRATION)
+_RESERVE = _number(201, _RESERVATION)
+_RELEASE = _number(202, _RESERVATION)
+_PREEMPT = _number(203, _PREEMPTION)
+_PREEMPT_ABORT = _number(204, _PREEMPTION)
+
+_LACKING = {
+    errno.EOPNOTSUPP: "the disk has no reservations",
+    errno.ENOTTY: "the disk has no reservations",
+    errno.EINVAL: "the disk has no reservations",
+    errno.EPERM: "a part of a disk cannot be reserved; use the whole disk",
+}
+
+
+def family_of(cluster: str) -> int:
+    """Return the upper 48 bits of the keys of a cluster, never 0."""
+    family = int.from_bytes(blake2b(cluster.encode(), digest_size=6).digest(), "big")
+    return family or 1
+
+
+def key_of(cluster: str, node: int) -> int:
+    """Return the reservation key of a node."""
+    return family_of(cluster) << 16 | node
+
+
+def _reservation(key: int) -> bytes:
+    return _RESERVATION.pack(key, _WRITE_EXCLUSIVE_REGISTRANTS_ONLY, 0)
+
+
+class KernelReservations:
+    """Reservations of a block device, by the kernel."""
+
+    def __init__(self, descriptor: int, name: str, control: Control = fcntl.ioctl) -> None:
+        """Ask nothing yet.
+
+        Args:
+            descriptor: of the open device.
+            name: of the device, for texts.
+            control: the system call.
+        """
+        self._descriptor = descriptor
+        self._name = name
+        self._control = control
+
+    def lacking(self) -> str:
+        """Return why the device has no reservations, '': it has.
+
+        A release by a key that nobody has changes nothing: a device with reservations answers that
+        it conflicts.
+        """
+        try:
+            status = self._call(_RELEASE, _reservation(0))
+        except OSError as error:
+            return _LACKING.get(error.errno or 0, f"reservations fail: {error.strerror}")
+        return "" if status in {0, _CONFLICT} else f"the disk refuses reservations ({status:#x})"
+
+    def claim(self, key: int, admit: Admit) -> None:
+        """Register ``key`` and see that the device is reserved for those who are registered.
+
+        Raises:
+            WitnessError: what ``admit`` raises; ``witness-unfit``, the device refuses.
+        """
+        status = self._register(0, key, _IGNORE_KEY)
+        if status:
+            raise WitnessError(
+                f"{self._name} takes no registration (status {status:#x})", code="witness-unfit"
+            )
+        try:
+            admit()
+        except WitnessError:
+            self._register(key, 0, 0)
+            raise
+        status = self._call(_RESERVE, _reservation(key))
+        if status not in {0, _CONFLICT}:  # another node of the cluster may hold it
+            raise WitnessError(
+                f"{self._name} takes no reservation (status {status:#x})", code="witness-unfit"
+            )
+
+    def fence(self, key: int, victim: int) -> None:
+        """Remove the key ``victim`` and end what its node has on its way.
+
+        Args:
+            key: the own one.
+            victim: to be removed; it may be gone already.
+
+        Raises:
+            WitnessError: ``witness-fenced``, this node was fenced itself; ``witness-unfit``, the
+                device refuses.
+        """
+        order = _PREEMPTION.pack(victim, key, _WRITE_EXCLUSIVE_REGISTRANTS_ONLY, 0)
+        for call in (_PREEMPT_ABORT, _PREEMPT):  # not every disk can abort
+            try:
+                status = self._call(call, order)
+            except OSError:
+                if call == _PREEMPT:
+                    raise
+                continue
+            if status == 0:
+                return
+            if status == _CONFLICT:
+                break
+        if status == _CONFLICT and self._register(key, key, 0) == 0:
+            return  # the own key is there, so it was the other one that is not
+        if status == _CONFLICT:
+            raise WitnessError(
+                f"{self._name}: the key of this node was removed", code="witness-fenced"
+            )
+        raise WitnessError(
+            f"{self._name} did not remove a key (status {status:#x})", code="witness-unfit"
+        )
+
+    def _register(self, old: int, new: int, flags: int) -> int:
+        return self._call(_REGISTER, _REGISTRATION.pack(old, new, flags, 0))
+
+    def _call(self, number: int, order: bytes) -> int:
+        # Something that may be changed: only then the status comes back.
+        return self._control(self._descriptor, number, bytearray(order))
