@@ -9,7 +9,13 @@ import pytest
 from leitwolf.core.effects import CallWitness
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.rules import ALL_RULES, Rules
-from leitwolf.model.commands import ChangeCluster, ChangeGroup, EvictNode, SetQuorum
+from leitwolf.model.commands import (
+    ChangeCluster,
+    ChangeGroup,
+    EvictNode,
+    SetQuorum,
+    TransferLeader,
+)
 from leitwolf.model.ids import GroupId, NodeId
 from leitwolf.model.witness import DiskBlock
 from leitwolf.ports.witness import DiskCall, RegionWrite
@@ -525,3 +531,118 @@ def test_what_was_frozen_or_evicted_stays_out(rule: str) -> None:
 def test_a_node_evicted_while_it_was_off_leads_nothing(quorum: str) -> None:
     """Neither by a disk nor by an object, though it alone is there."""
     assert not evicted_while_off(quorum, ALL_RULES).leaders()
+
+
+# --- the silence that follows from what the disk takes --------------------------------------------
+
+
+def generations(world: World) -> dict[str, int]:
+    """Of the groups that the leader does not own."""
+    first = leader(world)
+    state = first.daemon.core.state
+    return {one.id: one.generation for one in state.groups.values() if one.owner != first.id}
+
+
+def owner_of_a_slow_disk_dies(rules: Rules) -> bool:
+    """Calls ask for more than R bears; return whether the groups of the others went on."""
+    world = calm("disk", 4, rules=rules)
+    world.ask(leader(world).id, -1, TransferLeader(node=NodeId(3)))
+    world.run_until(world.now + SECOND)
+    first = leader(world)
+    before = generations(world)
+    assert before
+    passive(first)._timing.measured = 1_600 * MS
+    world.run_until(world.now + SECOND)
+    first.power_off("test")
+    world.run_until(world.now + 4 * SECOND)
+    after = leader(world).daemon.core.state.groups
+    return all(after[GroupId(group)].generation == before[group] for group in before)
+
+
+def test_a_slow_disk_does_not_cost_the_groups_of_the_others() -> None:
+    """The silence stays below what R bears (L14)."""
+    assert owner_of_a_slow_disk_dies(ALL_RULES)
+    assert not owner_of_a_slow_disk_dies(Rules.without("silence-bounded"))
+
+
+def silence_falls_before_a_stall(rules: Rules) -> None:
+    """A disk became faster; its owner stalls while the guard counts by what it was."""
+    world = World(seed=1, nodes=2, quorum="disk", profile="virtual", rules=rules)
+    for node in world.nodes.values():
+        node.power_on()
+    world.run_until(12 * SECOND)
+    first = leader(world)
+    [disk] = world.witnesses.values()
+    assert isinstance(disk, SharedDisk)
+    passive(first)._timing.measured = 1_190 * MS
+    world.run_until(world.now + SECOND)
+    stamped = disk._newest(first.id)
+    assert stamped is not None
+    assert stamped.silence == 1_190 * MS
+    passive(first)._timing.measured = 0
+    stamp = stamped.stamp
+    assert world.run_to(lambda: disk._newest(first.id).stamp > stamp, SECOND)
+    world.run_until(world.now + 5 * MS)
+    cut(world, {first.id})
+    first.stall(first.daemon, 1_500 * MS)
+    world.run_until(world.now + 3 * SECOND)  # two leader leases at once are a violation
+
+
+def test_a_silence_that_falls_outlasts_what_is_counted() -> None:
+    """With the rule nothing breaks; without it two leader leases overlap."""
+    silence_falls_before_a_stall(ALL_RULES)
+    with pytest.raises(Violation):
+        silence_falls_before_a_stall(Rules.without("silence-outlasts"))
+
+
+def test_an_owner_measures_its_disk() -> None:
+    """Slow calls raise the silence that its stamps say, and quick ones lower it again."""
+    world = World(seed=1, nodes=2, quorum="disk", profile="virtual")
+    for node in world.nodes.values():
+        node.power_on()
+    world.run_until(12 * SECOND)
+    first = leader(world)
+    [disk] = world.witnesses.values()
+    takes = disk._takes
+    disk._takes = lambda: 90 * MS
+    assert world.run_to(lambda: passive(first).silence > 1_000 * MS, 500 * SECOND)
+    times = passive(first).times
+    assert times.samples >= 1_000
+    assert 260 * MS < times.p999 < 310 * MS
+    assert times.slow > 0
+    world.run_until(world.now + SECOND)
+    assert disk._newest(first.id).silence == passive(first).silence == times.wanted
+    disk._takes = takes
+    assert world.run_to(lambda: passive(first).silence == 900 * MS, 900 * SECOND)
+
+
+# --- who reaches it -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quorum", ["disk", "tag-witness"])
+def test_every_node_knows_who_could_not_take_over(quorum: str) -> None:
+    """A follower that lost its path says so to all before it is needed, and when it is back."""
+    world = calm(quorum, 3)
+    world.run_until(world.now + 6 * SECOND)
+    first = leader(world)
+    other = next(node for node in world.nodes.values() if node is not first)
+    [disk] = world.witnesses.values()
+
+    def faults() -> set[tuple[int, int]]:
+        """Who says of whom that it does not reach the disk."""
+        return {
+            (node.id, whom)
+            for node in world.nodes.values()
+            for whom, paths in [*node.daemon.core.paths.others.items(), (0, ())]
+            if any(path.fault for path in paths)
+        }
+
+    for node in world.nodes.values():
+        assert set(node.daemon.core.paths.others) == set(world.nodes) - {node.id}
+        assert [path.fault for path in node.daemon.core.paths.own] == [""]
+    disk.unreached.add(other.id)
+    world.run_until(world.now + 7 * SECOND)
+    assert faults() == {(node.id, other.id) for node in world.nodes.values() if node is not other}
+    disk.unreached.discard(other.id)
+    world.run_until(world.now + 7 * SECOND)
+    assert faults() == set()

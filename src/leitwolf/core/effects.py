@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from leitwolf.core.messages import QuorumMessage
+from leitwolf.core.messages import Appended, QuorumMessage
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.log import Entry, Record, Snapshot
 from leitwolf.model.observations import HostOrder, HostReport, NodeReport
@@ -41,6 +41,7 @@ __all__ = [
     "Send",
     "Tick",
     "Write",
+    "only_replicated",
 ]
 
 PeerMessage = QuorumMessage | NodeReport
@@ -138,6 +139,14 @@ Event = (
     | FromWitness
     | Request
 )
+
+
+def only_replicated(event: Event) -> bool:
+    """Return whether an event says only how far the log reached a disk, here or elsewhere."""
+    return isinstance(event, Durable) or (
+        isinstance(event, FromPeer) and isinstance(event.message, Appended)
+    )
+
 
 # --- effects -------------------------------------------------------------------------------------
 

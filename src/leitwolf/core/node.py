@@ -42,12 +42,13 @@ from leitwolf.core.effects import (
     Request,
     Send,
     Tick,
+    only_replicated,
 )
 from leitwolf.core.governor import Governor
 from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.membership import acting, guard_configuration
+from leitwolf.core.membership.paths import Paths
 from leitwolf.core.membership.roster import newest_config, with_timing_of
-from leitwolf.core.messages import Appended
 from leitwolf.core.policy import Runner
 from leitwolf.core.quorum import (
     Behind,
@@ -72,13 +73,15 @@ from leitwolf.model.observations import (
     GroupAttested,
     HostReport,
     Inventory,
+    NodeReport,
+    PathReport,
     ResourceReport,
     Seen,
 )
 from leitwolf.model.quorum import AcceptorId
 from leitwolf.model.state import Node as MemberNode
 from leitwolf.model.state import State
-from leitwolf.state import decode, digest, encode, fold
+from leitwolf.state import decode, digest, encode, fold, fold_all
 from leitwolf.wire.guard import (
     Configure,
     DaemonHello,
@@ -127,8 +130,8 @@ class Node:
         self._page = page
         self._rules = rules
         begun = decode(loaded.snapshot.state) if loaded.snapshot is not None else State()
-        self.state = _folded(begun, loaded.entries, loaded.commit)
-        self._foreseen = _folded(self.state, loaded.entries)
+        self.state = fold_all(begun, loaded.entries, loaded.commit)
+        self._foreseen = fold_all(self.state, loaded.entries)
         self.quorum = QuorumCore(
             me=me,
             loaded=loaded,
@@ -143,6 +146,7 @@ class Node:
         )
         self._newest: Snapshot | None = None
         self.governor: Governor | None = None
+        self.paths = Paths()
         self.connected: set[NodeId] = set()
         self.behind: dict[NodeId, int] = {}
         """Nodes that refused this one as behind, with the index that they know (R2)."""
@@ -191,18 +195,21 @@ class Node:
                 self.quorum.durable(now, event.position)
             case FromWitness():
                 self.quorum.witness(now, event.node, event.serial, event.started, event.result)
+                self._tell_paths()
             case PeerUp():
                 self.connected.add(NodeId(event.node))
                 self.quorum.peer_up(now, event.node)
                 self._told_to = NodeId(0)
+                self._send(NodeId(event.node), PathReport(paths=self.paths.own))
             case PeerLost():
+                self.paths.lost(NodeId(event.node))
                 self.connected.discard(NodeId(event.node))
                 self.quorum.peer_lost(now, event.node)
                 self._fail_forwarded(NodeId(event.node))
             case Request():
                 self._wall_base = event.wall - now
                 self._request(now, event)
-        self._settle(now, replicated=_only_replicated(event))
+        self._settle(now, replicated=only_replicated(event))
         effects, self._effects = self._effects, []
         return effects
 
@@ -248,6 +255,8 @@ class Node:
     def _from_peer(self, now: int, event: FromPeer) -> None:
         node = NodeId(event.node)
         match event.message:
+            case PathReport() as paths:
+                self.paths.heard(node, paths)
             case Seen():
                 if self.governor is not None:
                     self.governor.observe(node, event.message.reports)
@@ -312,7 +321,7 @@ class Node:
             forward = Forward(
                 id=request.id, command=request.command, by=request.by, wall=request.wall
             )
-            self._effects.append(Send(node=self.leader, message=forward))
+            self._send(self.leader, forward)
         else:
             self._refuse(request.id, self._no_quorum())
 
@@ -339,7 +348,7 @@ class Node:
                 code="not-leader", text="the leader changed meanwhile", retryable=True
             )
             answer = ForwardAnswer(id=forward.id, answer=Answer(refusal=refusal))
-            self._effects.append(Send(node=origin, message=answer))
+            self._send(origin, answer)
             return
         request = Request(id=forward.id, command=forward.command, by=forward.by, wall=forward.wall)
         self._decide(now, forward.id, origin, request)
@@ -477,10 +486,13 @@ class Node:
         if configuration is not None and self._profile_lags:
             # A guard that lost its page waits by what is on the disk then.
             configuration = self._configured and with_timing_of(configuration, self._configured)
-        self.quorum.set_promise(acting(newest, self._rules).promise)
+        self.quorum.set_profile(acting(newest, self._rules))
         if configuration is not None and configuration != self._configured:
             self._configured = configuration
             self._ask(configuration)
+
+    def _send(self, node: NodeId, message: NodeReport) -> None:
+        self._effects.append(Send(node=node, message=message))
 
     def _ask(self, command: Configure | DaemonHello | Streams) -> None:
         self._effects.append(AskGuard(command=command))
@@ -519,6 +531,12 @@ class Node:
             self._caught_up = self.in_charge or 0 <= named <= self.state.index
         return self._caught_up
 
+    def _tell_paths(self) -> None:
+        report = self.paths.note(self.quorum.passives, self._wall_base)
+        if report is not None:
+            for node in sorted(self.connected):
+                self._send(node, report)
+
     def _observe_self(self) -> None:
         if self.governor is not None and self._inventory is not None:
             seen = self._runner.differences(self.state, self.me, self._inventory, self._attested)
@@ -533,7 +551,7 @@ class Node:
         self._tell_at = now + _REPEAT_NS
         seen = self._runner.differences(self.state, self.me, self._inventory, self._attested)
         if seen is not None:
-            self._effects.append(Send(node=leader, message=seen))
+            self._send(leader, seen)
 
     def _compact(self, now: int) -> None:
         if self.state.index - self._snapshot_index < self._snapshot_entries:
@@ -566,18 +584,3 @@ class Node:
 
     def _wall(self, now: int) -> int:
         return now + self._wall_base
-
-
-def _only_replicated(event: Event) -> bool:
-    """Return whether an event says only how far the log reached a disk, here or elsewhere."""
-    return isinstance(event, Durable) or (
-        isinstance(event, FromPeer) and isinstance(event.message, Appended)
-    )
-
-
-def _folded(state: State, entries: tuple[Entry, ...], upto: int | None = None) -> State:
-    """Return the state after all entries behind it, or those up to ``upto``."""
-    for entry in entries:
-        if entry.index > state.index and (upto is None or entry.index <= upto):
-            state = fold(state, entry)
-    return state

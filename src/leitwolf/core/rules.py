@@ -115,6 +115,13 @@ RULES: dict[str, str] = {
     ),
     "disk-adopt": "P4: a new owner lacks what only the disk holds, and overwrites it",
     "tag-compare": "R2: a candidate becomes leader without entries that the witness knows of",
+    "silence-bounded": (
+        "L14: a slow disk has its owner waited for longer than the others' leases last: their "
+        "groups stop"
+    ),
+    "silence-outlasts": (
+        "a stamp asks for less silence than an earlier renewal still counts: two leader leases"
+    ),
     "fence-former-owner": (
         "what a former owner had on its way when it was frozen changes what the new one adopted"
     ),

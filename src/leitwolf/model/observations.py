@@ -18,6 +18,8 @@ __all__ = [
     "NodeReport",
     "NodeView",
     "Observations",
+    "PathReport",
+    "PathState",
     "ResourceReport",
     "Seen",
     "StartResource",
@@ -104,7 +106,7 @@ class GroupAttested(_Tagged, frozen=True, kw_only=True):
 
 HostReport = ResourceReport | Inventory | GroupAttested
 
-# --- node to leader and back ---------------------------------------------------------------------
+# --- node to node ---------------------------------------------------------------------
 
 
 class Seen(_Tagged, frozen=True, kw_only=True):
@@ -129,7 +131,24 @@ class ForwardAnswer(_Tagged, frozen=True, kw_only=True):
     answer: Answer
 
 
-NodeReport = Seen | Forward | ForwardAnswer
+class PathState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether a node reaches a disk or witness."""
+
+    storage: str
+    """UUID of the disk or witness."""
+    fault: str
+    """Code and text of what failed last, '': nothing did."""
+    since_wall: int
+    """Since when, by the node's own wall clock, UTC ns; for display."""
+
+
+class PathReport(_Tagged, frozen=True, kw_only=True):
+    """From a node to all: its ways to disks and witnesses."""
+
+    paths: tuple[PathState, ...]
+
+
+NodeReport = Seen | Forward | ForwardAnswer | PathReport
 
 # --- what policy looks at ------------------------------------------------------------------------
 

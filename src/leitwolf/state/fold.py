@@ -27,7 +27,7 @@ from leitwolf.state import groups, nodes
 from leitwolf.state.codec import decode_change
 from leitwolf.state.draft import Draft
 
-__all__ = ["fold", "fold_change"]
+__all__ = ["fold", "fold_all", "fold_change"]
 
 _HANDLERS: dict[type, Callable[[Draft, Any], None]] = {
     events.ClusterFormed: nodes.apply_cluster_formed,
@@ -106,3 +106,11 @@ def fold_change(
         except InvariantError as error:
             raise InvariantError(f"entry {index}, {type(event).__name__}: {error}") from error
     return draft.finish()
+
+
+def fold_all(state: State, entries: tuple[Entry, ...], upto: int | None = None) -> State:
+    """Return the state after all entries behind it, or those up to ``upto``."""
+    for entry in entries:
+        if entry.index > state.index and (upto is None or entry.index <= upto):
+            state = fold(state, entry)
+    return state

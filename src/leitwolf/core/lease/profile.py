@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "ELECTION_MS_MIN",
     "MARGIN_NS",
     "MILLISECOND",
     "PROFILES",
@@ -35,6 +36,8 @@ STALL_FAIR_MS = 400
 """Worst stall to be counted without real-time scheduling, at least."""
 _ROUND_TRIP_MS = 2
 """Between two nodes of a LAN; what was not measured yet."""
+ELECTION_MS_MIN = 20
+"""What an election takes beyond the silence of a disk or witness, at least."""
 _ELECTION_MS = {"fast": 20, "default": 40, "virtual": 150, "wan": 900}
 """E budgeted where nothing was measured: rank, pre-probe, prepare with its sync, round trips."""
 
@@ -82,6 +85,17 @@ class Profile:
     def kill(self) -> int:
         """K in ns."""
         return self.kill_ms * MILLISECOND
+
+    @property
+    def missed_ms(self) -> int:
+        """After this time a heartbeat is late, and disks and witnesses are looked at."""
+        return self.heartbeat_ms + -(-self.heartbeat_ms // 4)
+
+    @property
+    def silence(self) -> int:
+        """The longest silence (ns) of a disk or witness that R bears (L14)."""
+        rest_ms = self.run_ms - ELECTION_MS_MIN - self.missed_ms - self.kill_ms - 1
+        return (rest_ms * MILLISECOND - MARGIN_NS) * 1_000_000 // (1_000_000 + 2 * RHO_PPM)
 
     def verify_on(self, *, realtime: bool, stall_ms: int = 0) -> None:
         """Check the profile against a node.

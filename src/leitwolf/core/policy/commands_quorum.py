@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from leitwolf.core.lease.profile import MILLISECOND, PROFILES, Profile, awaited
+from leitwolf.core.lease.profile import ELECTION_MS_MIN, MILLISECOND, PROFILES, Profile, awaited
 from leitwolf.core.policy.checks import Judged, Refused, check_range, judged
 from leitwolf.core.policy.health import is_quorum
 from leitwolf.model import commands, events
@@ -18,8 +18,6 @@ from leitwolf.model.witness import WITNESS_ID_MIN
 __all__ = ["check_silence", "longest_silence", "set_quorum"]
 
 _STORAGE = re.compile(r"[0-9a-f-]{8,64}")
-_ELECTION_MS = 20
-"""What an election takes beyond the silence, at least."""
 _WITNESSES_MAX = 65_535 - WITNESS_ID_MIN
 
 
@@ -88,13 +86,13 @@ def check_silence(profile: Profile, silence_ms: int, field: str) -> None:
     check_range(silence_ms, "silence_ms", 0, SILENCE_MS_MAX)
     silence = max(silence_ms, profile.promise_ms)
     stretched = awaited(silence * MILLISECOND) // MILLISECOND + 1
-    need = stretched + _ELECTION_MS + profile.heartbeat_ms + profile.kill_ms
+    need = stretched + ELECTION_MS_MIN + profile.missed_ms + profile.kill_ms
     if need > profile.run_ms:
         raise Refused(
             "silence-too-long",
             f"silence_ms = {silence_ms}: R of profile {profile.name} is {profile.run_ms} ms, that "
-            f"needs {need} ms (silence {stretched} + election {_ELECTION_MS} + "
-            f"H {profile.heartbeat_ms} + K {profile.kill_ms})",
+            f"needs {need} ms (silence {stretched} + election {ELECTION_MS_MIN} + "
+            f"5/4 H {profile.missed_ms} + K {profile.kill_ms})",
             hint="a longer profile (leitwolf set --profile), or a faster disk and less silence",
             field=field,
         )

@@ -91,7 +91,8 @@ class CasAcceptor(Passive):
         if self._writing is not None:
             self._nonce = self._writing.nonce
         self._writing, self._version = None, ""
-        self._look_at = self._standing.now
+        if self._probe is not None or self._prepare is not None:
+            self._look_at = self._standing.now
         self._again()
 
     def work(self) -> None:

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from leitwolf.core.effects import Effect
-from leitwolf.core.lease.profile import MILLISECOND
+from leitwolf.core.lease.profile import MILLISECOND, Profile
 from leitwolf.core.messages import (
     Append,
     Appended,
@@ -146,9 +146,10 @@ class QuorumCore(QuorumView):
         """Keep this passive acceptor armed: a change of the quorum waits until it is; 0: none."""
         self._standing.sought = node
 
-    def set_promise(self, promise_ns: int) -> None:
-        """Count in another P from now on: the profile of the cluster changed."""
-        self._standing.promise_ns = promise_ns
+    def set_profile(self, profile: Profile) -> None:
+        """Count by another profile from now on: that of the cluster changed."""
+        self._standing.promise_ns = profile.promise
+        self._standing.silence_ns = profile.silence
 
     def deadline(self) -> int:
         """Return the instant at which :meth:`tick` is needed at the latest."""

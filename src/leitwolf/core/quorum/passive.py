@@ -9,6 +9,8 @@ Rules:
   *armed* stamp of another owner must stand still for ``silence`` before anybody overwrites it.
 - A renewal counts for the leader lease from the START of the call that confirmed it (L2), and for
   less than challengers wait.
+- T_d follows from what calls take (:mod:`leitwolf.core.quorum.timing`). Each stamp says for how
+  long it must stand still; a shorter silence is said only when the longer one before is over.
 - What is derived from an armed stamp is given up at the guard before the stamp is disarmed.
 
 Theory of operation: the rest of the quorum core speaks to a passive acceptor in the messages that
@@ -29,6 +31,7 @@ from abc import ABC, abstractmethod
 from leitwolf.core.lease.profile import MILLISECOND, awaited
 from leitwolf.core.messages import Appended, Prepare, PreProbe, PreProbeReply, Promised, Refused
 from leitwolf.core.quorum.standing import NEVER, Standing
+from leitwolf.core.quorum.timing import CallTimes, Timing
 from leitwolf.model.quorum import Acceptor
 from leitwolf.ports.witness import WitnessCall, WitnessFault, WitnessResult
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
@@ -41,7 +44,7 @@ _LOOK_NS = 5 * MILLISECOND
 _LAZY_NS = 1_000 * MILLISECOND
 """While nodes alone commit, a witness follows at this pace."""
 _HEALTH_NS = 5_000 * MILLISECOND
-"""A witness that is not needed is looked at so often."""
+"""Every node looks so often whether it reaches what it may need one day."""
 _CALM_NS = 1_000 * MILLISECOND
 """Nodes alone must have renewed for so long before a witness is disarmed."""
 
@@ -63,6 +66,11 @@ class Passive(ABC):
         self.looked_at = -1
         """When the last successful reading ended, -1: never."""
         self.armed = False
+        self.reached_since = -1
+        """Since when calls succeed, or fail (``fault``), RAW ns; -1: none ended yet."""
+        self._timing = Timing()
+        self._health_at = 0
+        """When to look at the latest, if nothing else is to be done."""
         self._serial = 0
         self._busy = False
         self._begun = 0
@@ -89,8 +97,16 @@ class Passive(ABC):
 
     @property
     def silence(self) -> int:
-        """How long (ns) an own armed stamp must stand still before this node counts as gone."""
-        return max(self._standing.promise_ns, self.acceptor.silence_ms * MILLISECOND)
+        """T_d: how long (ns) an own armed stamp must stand still until this node counts as gone."""
+        standing, measured = self._standing, self._timing.measured
+        if standing.rules.holds("silence-bounded"):
+            measured = min(measured, standing.silence_ns)
+        return max(standing.promise_ns, self.acceptor.silence_ms * MILLISECOND, measured)
+
+    @property
+    def times(self) -> CallTimes:
+        """How long its calls take, as this node sees it."""
+        return self._timing.view(self._standing.promise_ns)
 
     @property
     def essential(self) -> bool:
@@ -164,9 +180,7 @@ class Passive(ABC):
         """Return when :meth:`work` has something to do at the latest."""
         if self._busy:
             return NEVER
-        at = self._look_at
-        if self.ballot != NO_BALLOT:
-            at = min(at, self.looked_at + _HEALTH_NS)
+        at = min(self._look_at, self._health_at)
         if self.ballot != NO_BALLOT and self.looked_at < 0:
             at = self._standing.now
         elif self.ballot != NO_BALLOT and self._standing.log.last.ballot == self.ballot:
@@ -189,12 +203,12 @@ class Passive(ABC):
                 self._look()  # what stands there in the own name goes on, not anew
             elif standing.log.last.ballot == self.ballot:
                 self._maintain()
-            if not self._busy and standing.now >= self.looked_at + _HEALTH_NS:
-                self._look()
         elif self._freeing:
             self._free()
         elif standing.now >= self._look_at:
             self._look_at = NEVER
+            self._look()
+        if not self._busy and standing.now >= self._health_at:
             self._look()
 
     def result(self, serial: int, started: int, result: WitnessResult) -> None:
@@ -203,20 +217,29 @@ class Passive(ABC):
             return
         self._busy = False
         self._begun = started
+        standing, failed = self._standing, bool(self.fault)
+        self._finish(started, result)
+        if self.reached_since < 0 or failed != bool(self.fault):
+            self.reached_since = standing.now
+
+    def _finish(self, started: int, result: WitnessResult) -> None:
         standing = self._standing
         if isinstance(result, WitnessFault):
             self.fault = f"{result.code}: {result.text}"
+            self._timing.fail(standing.now, self.fault)
             standing.connected.discard(self.node)
             self._retry_at = standing.now + self.silence // 8
             self._failed()
             return
         self.fault = ""
+        self._timing.add(standing.now, standing.now - started)
         standing.connected.add(self.node)
         self._done(result)
 
     def _call(self, call: WitnessCall, after: int = 0) -> None:
         self._serial = self._standing.call_serial()
         self._busy, self._called_in = True, self.ballot
+        self._health_at = self._standing.now + _HEALTH_NS
         self._standing.outbox.call(self.acceptor.id, self._serial, call, after)
 
     @abstractmethod
@@ -301,6 +324,8 @@ class Passive(ABC):
 
     def _asked(self) -> int:
         """Return the silence to write: what an earlier, longer renewal still counts, at least."""
+        if not self._standing.rules.holds("silence-outlasts"):
+            return self.silence
         return max(self.silence, self._counts_until - self._standing.now)
 
     def _matched(self, index: int) -> None:

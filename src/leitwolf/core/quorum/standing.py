@@ -76,7 +76,8 @@ class Standing:
         self.thin = False
         """The guard in office says that acks alone hardly renew its lease."""
         self.page = page
-        self.promise_ns = promise_ns
+        self.promise_ns = self.silence_ns = promise_ns
+        """P, and the longest silence of a disk or witness that R bears (L14)."""
         self.rank_delay_ns = rank_delay_ns
         self.rules = rules
         self.now = now

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from leitwolf.core.quorum.candidate import Candidate, Phase
 from leitwolf.core.quorum.leadership import Leadership
+from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.quorum.standing import Standing
 from leitwolf.model.ids import NodeId
 from leitwolf.model.log import Entry
@@ -100,6 +101,11 @@ class QuorumView:
     def config_committed(self) -> bool:
         """Whether the configuration in force is committed."""
         return self._standing.log.config_index <= self._standing.commit
+
+    @property
+    def passives(self) -> tuple[Passive, ...]:
+        """The disks and witnesses in use, to be read only."""
+        return tuple(self._standing.passives.values())
 
     @property
     def witness_faults(self) -> dict[int, str]:
