@@ -196,6 +196,10 @@ class Outlets:
         if guard.there:
             guard.inbox.append(command)
 
+    def call_witness(self, call: object) -> None:
+        """No disk or witness answers here."""
+        self.world.called.append(self.node)
+
     def applied(self, entries: object) -> None:
         raise Violation("the quorum core applies nothing")
 
@@ -221,6 +225,8 @@ class World:
         self.config = config
         self.now = 1_000 * MS
         self.nodes = nodes
+        self.called: list[int] = []
+        """Nodes that called a disk or witness."""
         self.disks = {node: Disk() for node in nodes}
         self.guards = {node: Guard(self, node) for node in nodes}
         self.cores: dict[int, QuorumCore] = {}

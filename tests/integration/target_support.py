@@ -1,4 +1,4 @@
-"""An iSCSI target for tests: tgtd on the loopback, on a free port, one LUN in a file."""
+"""An iSCSI target for tests: tgtd, on the loopback unless told otherwise; one LUN in a file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 TARGET = "iqn.2026-01.org.leitwolf.test:disk"
@@ -22,31 +23,52 @@ def missing() -> str:
     return f"not installed: {', '.join(found)} (package tgt)" if found else ""
 
 
-class Target:
-    """A running tgtd. It ignores SIGTERM: it is ended by SIGKILL."""
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
-    def __init__(self, folder: Path, size_bytes: int) -> None:
+
+class Target:
+    """A running tgtd. It ignores SIGTERM: it is ended by SIGKILL.
+
+    Args:
+        folder: of the LUN and the control socket.
+        size_bytes: of the LUN.
+        host: address to listen at.
+        port: 0: a free one of this machine.
+        enter: command prefix by which it gets into the network that has this address.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        size_bytes: int,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        enter: Sequence[str] = (),
+    ) -> None:
         self.lun = folder / "lun"
         if not self.lun.exists():
             with self.lun.open("wb") as file:
                 file.truncate(size_bytes)
         self._environment = os.environ | {"TGT_IPC_SOCKET": str(folder / "ipc")}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self._host, self._enter = host, list(enter)
+        self.port = port or _free_port()
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def location(self) -> str:
-        return f"iscsi://127.0.0.1:{self.port}/{TARGET}/1"
+        return f"iscsi://{self._host}:{self.port}/{TARGET}/1"
 
     def start(self) -> None:
         """Start it and make the LUN; it remembers no reservation of an earlier run."""
-        portal = f"portal=127.0.0.1:{self.port}"
+        portal = f"portal={self._host}:{self.port}"
         log = (self._folder / "tgtd.log").open("ab")
         self._process = subprocess.Popen(
-            ["tgtd", "-f", "-C", CONTROL, "--iscsi", portal],
+            [*self._enter, "tgtd", "-f", "-C", CONTROL, "--iscsi", portal],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=log,

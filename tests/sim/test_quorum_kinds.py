@@ -7,8 +7,10 @@ import re
 import pytest
 
 from leitwolf.core.effects import CallWitness
+from leitwolf.core.lease.profile import PROFILES
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.rules import ALL_RULES, Rules
+from leitwolf.daemon.storage_views import findings
 from leitwolf.model.commands import (
     ChangeCluster,
     ChangeGroup,
@@ -543,6 +545,19 @@ def generations(world: World) -> dict[str, int]:
     return {one.id: one.generation for one in state.groups.values() if one.owner != first.id}
 
 
+@pytest.mark.parametrize(("asked_ms", "codes"), [(270, []), (280, ["disk-slow"])])
+def test_a_disk_slower_than_the_profile_bears_is_named(asked_ms: int, codes: list[str]) -> None:
+    """By every node, as its owner told them, before anything is lost."""
+    world = calm("disk", 3)
+    first = leader(world)
+    passive(first)._timing.measured = asked_ms * MS
+    world.run_until(world.now + SECOND)
+    for node in world.nodes.values():
+        found = findings(node.daemon.core, lambda number: f"n{number}")
+        assert [one.code for one in found] == codes
+    assert passive(first).silence == min(asked_ms * MS, PROFILES["default"].silence)
+
+
 def owner_of_a_slow_disk_dies(rules: Rules) -> bool:
     """Calls ask for more than R bears; return whether the groups of the others went on."""
     world = calm("disk", 4, rules=rules)
@@ -612,6 +627,9 @@ def test_an_owner_measures_its_disk() -> None:
     assert times.slow > 0
     world.run_until(world.now + SECOND)
     assert disk._newest(first.id).silence == passive(first).silence == times.wanted
+    for node in world.nodes.values():
+        passive(node)._standing.silence_ns = 1_000 * MS  # as with a profile that bears less
+    assert passive(first).silence == 1_000 * MS
     disk._takes = takes
     assert world.run_to(lambda: passive(first).silence == 900 * MS, 900 * SECOND)
 
@@ -643,6 +661,11 @@ def test_every_node_knows_who_could_not_take_over(quorum: str) -> None:
     disk.unreached.add(other.id)
     world.run_until(world.now + 7 * SECOND)
     assert faults() == {(node.id, other.id) for node in world.nodes.values() if node is not other}
+    for node in world.nodes.values():
+        [found] = findings(node.daemon.core, lambda number: f"n{number}")
+        assert found.code == "path-lost"
+        assert found.text.startswith(f"n{other.id} does not reach n60000 since 20")
     disk.unreached.discard(other.id)
     world.run_until(world.now + 7 * SECOND)
     assert faults() == set()
+    assert not findings(first.daemon.core, str)

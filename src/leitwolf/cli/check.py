@@ -248,11 +248,28 @@ def _interconnects(status: StatusView | None) -> Finding:
     )
 
 
+def _quorum(client: Client, status: StatusView | None) -> list[Finding]:
+    """Say what the daemon knows of disks and witnesses."""
+    if status is None or not status.formed:
+        return []
+    try:
+        found = client.quorum().findings
+    except LeitwolfError:
+        return []
+    if not found:
+        return [Finding(name="quorum", ok=True, found="nothing is wrong with disks or witnesses")]
+    return [
+        Finding(name="quorum", ok=False, found=one.code, lost=one.text, fix=one.fix)
+        for one in found
+    ]
+
+
 def findings(runtime: Path | None) -> list[Finding]:
     """Look at this machine and, when its daemon answers, at the cluster."""
     status: StatusView | None
+    client = Client(runtime, timeout_s=5)
     try:
-        status = Client(runtime, timeout_s=5).status()
+        status = client.status()
     except LeitwolfError:
         status = None
     runtime = runtime or Path(os.environ.get("LEITWOLF_RUNTIME", "/run/leitwolf"))
@@ -271,4 +288,4 @@ def findings(runtime: Path | None) -> list[Finding]:
         lambda: _strangers(status),
         lambda: _cluster(status),
     )
-    return [look() for look in looks]
+    return [*(look() for look in looks), *_quorum(client, status)]

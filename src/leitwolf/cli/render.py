@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from leitwolf.model.views import (
     ExplanationView,
+    FindingView,
     GroupView,
     LogLine,
     NodeLine,
@@ -92,6 +93,7 @@ def status(view: StatusView) -> str:
         f"! heartbeats of another cluster, or of a former member, from {one.address} ({one.count})"
         for one in view.strangers
     )
+    lines.extend(map(_finding, view.findings))
     if view.proof is not None:
         lines.append(_proof(view.proof))
     lines.append("nodes")
@@ -121,6 +123,35 @@ def _promise(member: QuorumMember) -> str:
     return "".join(f"  {part}" for part in parts)
 
 
+def _finding(found: FindingView) -> str:
+    return f"! {found.text} [{found.code}]\n  -> {found.fix}"
+
+
+def _storage(member: QuorumMember) -> list[str]:
+    """Say how long a disk or witness takes and who reaches it; nothing of a node."""
+    times = member.times
+    if times is None:
+        return []
+    lines = [f"    silence {member.silence_ms:.0f} ms"]
+    if times.samples:
+        lines[0] += (
+            f"; {times.samples} calls from here: p50 {times.p50_ms:.1f}, p99.9 "
+            f"{times.p999_ms:.1f}, worst {times.worst_ms:.1f} ms, {times.slow} slow"
+        )
+    if times.failures:
+        lines[0] += f"; {times.failures} failed, the last {times.failed_s:.0f} s ago"
+        lines.append(f"      {times.failure}")
+    reach = [path.node for path in member.paths if path.reaches]
+    if reach:
+        lines.append(f"    reached by {', '.join(reach)}")
+    lines.extend(
+        f"    NOT reached by {path.node} since {_when(path.since_wall)}: {path.fault}"
+        for path in member.paths
+        if not path.reaches
+    )
+    return lines
+
+
 def quorum(view: QuorumView) -> str:
     """Return who promised what."""
     margin = f"{view.lease_margin_ms:.0f} ms left" if view.lease_margin_ms > 0 else "none"
@@ -146,8 +177,10 @@ def quorum(view: QuorumView) -> str:
         link = "" if member.connected else "  not connected"
         link += f"  {member.fault}" if member.fault else ""
         lines.append(f"  {member.node}  {vote}  {match}{_promise(member)}{link}")
+        lines.extend(_storage(member))
     if view.lacking:
         lines.append(f"! {view.lacking}")
+    lines.extend(map(_finding, view.findings))
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from leitwolf.core.node import Node
 from leitwolf.core.policy import group_status, survives
 from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.core.rules import ALL_RULES
+from leitwolf.daemon.storage_views import details, findings
 from leitwolf.model.events import Cause, Change, Event
 from leitwolf.model.ids import NetworkRole, NodeId
 from leitwolf.model.state import Group, Resource, State
@@ -230,6 +231,7 @@ def status_view(
             for item in sorted(state.groups.values(), key=lambda item: item.id)
         ),
         stopped=stopped,
+        findings=findings(node, lambda item: _node_name(state, item)),
     )
 
 
@@ -291,6 +293,7 @@ def _members(
             connected=identity in within,
             fault=quorum.witness_faults.get(identity, ""),
             **_promise(node, identity, page, now, roster),
+            **details(node, identity, now, naming),
         )
         for identity, weight, voting in members
     )
@@ -354,4 +357,5 @@ def quorum_view(
         members=_members(node, page, now, roster, naming),
         survives=survives(state, {node.me, *node.connected, *_reached(node)}).text,
         lacking=lacking,
+        findings=findings(node, naming, lasting=True),
     )

@@ -140,6 +140,8 @@ class PathState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Code and text of what failed last, '': nothing did."""
     since_wall: int
     """Since when, by the node's own wall clock, UTC ns; for display."""
+    silence_ms: int = 0
+    """The silence T_d that its calls ask for, whatever the profile bears; 0: not measured."""
 
 
 class PathReport(_Tagged, frozen=True, kw_only=True):

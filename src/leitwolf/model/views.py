@@ -9,6 +9,7 @@ from leitwolf.model.ids import NodeId
 __all__ = [
     "ClusterSetup",
     "ExplanationView",
+    "FindingView",
     "GroupView",
     "InitRequest",
     "JoinRequestView",
@@ -16,6 +17,7 @@ __all__ = [
     "LogLine",
     "NetworkView",
     "NodeLine",
+    "PathView",
     "ProofView",
     "QuorumMember",
     "QuorumView",
@@ -23,6 +25,7 @@ __all__ = [
     "StatusView",
     "StoppedView",
     "StrangerView",
+    "TimesView",
 ]
 
 
@@ -120,6 +123,15 @@ class StrangerView(_View, frozen=True, kw_only=True):
     """Datagrams since the first one; forgotten a minute after the last."""
 
 
+class FindingView(_View, frozen=True, kw_only=True):
+    """Something that will hurt one day, and what to do about it before."""
+
+    code: str
+    """Stable, for programs."""
+    text: str
+    fix: str
+
+
 class StatusView(_View, frozen=True, kw_only=True):
     """The whole cluster as this node sees it."""
 
@@ -144,6 +156,36 @@ class StatusView(_View, frozen=True, kw_only=True):
     groups: tuple[GroupView, ...] = ()
     stopped: tuple[StoppedView, ...] = ()
     strangers: tuple[StrangerView, ...] = ()
+    findings: tuple[FindingView, ...] = ()
+
+
+class TimesView(_View, frozen=True, kw_only=True):
+    """How long calls of a disk or witness take, as the node asked sees it."""
+
+    samples: int
+    """The newest calls, up to 4096; the quantiles are theirs."""
+    p50_ms: float
+    p999_ms: float
+    worst_ms: float
+    slow: int
+    """How many of them took longer than P / 4."""
+    failures: int
+    """Since the daemon started: no answer in time, or an error."""
+    failed_s: float
+    """How long ago the last of them was; below 0: there was none."""
+    failure: str
+    """What it said."""
+
+
+class PathView(_View, frozen=True, kw_only=True):
+    """Whether a node reaches a disk or witness; each node looks every few seconds."""
+
+    node: str
+    reaches: bool
+    since_wall: int
+    """UTC ns, by the clock of that node."""
+    fault: str
+    """Code and text of what failed, '': it reaches it."""
 
 
 class QuorumMember(_View, frozen=True, kw_only=True):
@@ -164,6 +206,14 @@ class QuorumMember(_View, frozen=True, kw_only=True):
     lease_ms: float = -1.0
     """What was left of its run-lease, at most, within the last second; 0: it holds none, below 0:
     not known here."""
+    silence_ms: float = -1.0
+    """Of a disk or witness: T_d, after which its silent owner counts as gone; below 0: a node."""
+    unfenced: str = ""
+    """Of a disk: why it has no reservations by which an evicted node is kept out, '': it has."""
+    times: TimesView | None = None
+    """Of a disk or witness."""
+    paths: tuple[PathView, ...] = ()
+    """Of a disk or witness: of the nodes within reach of the one asked, and of itself."""
 
 
 class QuorumView(_View, frozen=True, kw_only=True):
@@ -196,6 +246,7 @@ class QuorumView(_View, frozen=True, kw_only=True):
     """Which further failures the cluster survives now."""
     lacking: str
     """What a stale node lacks and who has it."""
+    findings: tuple[FindingView, ...] = ()
 
 
 class LogLine(_View, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 Rules:
 
-- Only what a node saw itself is told: whether its last call of a disk or witness succeeded.
+- Only what a node saw itself is told: whether its last call of a disk or witness succeeded, and
+  what silence its calls ask for.
 - It is told when it changes, and to each node that comes within reach. It is shown to people;
   nothing is decided by it.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.model.ids import NodeId
 from leitwolf.model.observations import PathReport, PathState
@@ -43,11 +45,13 @@ class Paths:
                 continue
             storage, fault = passive.acceptor.id.storage, passive.fault
             former = known.get(storage)
-            if former is not None and bool(former.fault) == bool(fault):
-                own.append(former)
-                continue
             since = passive.reached_since + wall_base
-            own.append(PathState(storage=storage, fault=fault, since_wall=since))
+            if former is not None and bool(former.fault) == bool(fault):
+                fault, since = former.fault, former.since_wall
+            silence_ms = passive.asks // MILLISECOND
+            own.append(
+                PathState(storage=storage, fault=fault, since_wall=since, silence_ms=silence_ms)
+            )
         if tuple(own) == self.own:
             return None
         self.own = tuple(own)

@@ -104,6 +104,11 @@ class Passive(ABC):
         return max(standing.promise_ns, self.acceptor.silence_ms * MILLISECOND, measured)
 
     @property
+    def asks(self) -> int:
+        """The silence (ns) that its calls ask for, whatever R bears; 0: not measured."""
+        return self._timing.measured
+
+    @property
     def times(self) -> CallTimes:
         """How long its calls take, as this node sees it."""
         return self._timing.view(self._standing.promise_ns)
@@ -180,7 +185,7 @@ class Passive(ABC):
         """Return when :meth:`work` has something to do at the latest."""
         if self._busy:
             return NEVER
-        at = min(self._look_at, self._health_at)
+        at = min(self._look_at, self._due_at())
         if self.ballot != NO_BALLOT and self.looked_at < 0:
             at = self._standing.now
         elif self.ballot != NO_BALLOT and self._standing.log.last.ballot == self.ballot:
@@ -208,8 +213,13 @@ class Passive(ABC):
         elif standing.now >= self._look_at:
             self._look_at = NEVER
             self._look()
-        if not self._busy and standing.now >= self._health_at:
+        if not self._busy and standing.now >= self._due_at():
             self._look()
+
+    def _due_at(self) -> int:
+        """Return when to look at the latest, if this node might ever have to take over."""
+        leads = self.ballot != NO_BALLOT
+        return self._health_at if leads or self._standing.may_campaign else NEVER
 
     def result(self, serial: int, started: int, result: WitnessResult) -> None:
         """Take in how the call ended; ``started``: RAW ns at which the driver began it."""

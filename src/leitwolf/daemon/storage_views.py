@@ -1,0 +1,113 @@
+"""Views of disks and witnesses: how long they take, who reaches them, what will hurt one day."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from leitwolf.core.lease.profile import MILLISECOND
+from leitwolf.core.membership import acting
+from leitwolf.core.node import Node
+from leitwolf.core.quorum.passive import Passive
+from leitwolf.core.rules import ALL_RULES
+from leitwolf.model.ids import NodeId
+from leitwolf.model.observations import PathState
+from leitwolf.model.views import FindingView, PathView, TimesView
+
+__all__ = ["details", "findings"]
+
+Naming = Callable[[NodeId], str]
+
+
+def details(node: Node, acceptor: NodeId, now: int, naming: Naming) -> dict[str, Any]:
+    """Return the fields of a :class:`QuorumMember` that only disks and witnesses have."""
+    passive = next((one for one in node.quorum.passives if one.node == acceptor), None)
+    if passive is None:
+        return {}
+    return {
+        "silence_ms": passive.silence / MILLISECOND,
+        "unfenced": passive.unfenced,
+        "times": _times(passive, now),
+        "paths": tuple(
+            PathView(
+                node=naming(who),
+                reaches=not path.fault,
+                since_wall=path.since_wall,
+                fault=path.fault,
+            )
+            for who, path in _paths(node, passive)
+        ),
+    }
+
+
+def _times(passive: Passive, now: int) -> TimesView:
+    times = passive.times
+    return TimesView(
+        samples=times.samples,
+        p50_ms=times.p50 / MILLISECOND,
+        p999_ms=times.p999 / MILLISECOND,
+        worst_ms=times.worst / MILLISECOND,
+        slow=times.slow,
+        failures=times.failures,
+        failed_s=-1.0 if times.failed_at < 0 else (now - times.failed_at) / 1e9,
+        failure=times.failure,
+    )
+
+
+def _paths(node: Node, passive: Passive) -> list[tuple[NodeId, PathState]]:
+    """Return what each member said of its way to a disk or witness, by node."""
+    told = {node.me: node.paths.own, **node.paths.others}
+    return [
+        (who, path)
+        for who in sorted(told.keys() & (node.state.nodes.keys() | {node.me}))
+        for path in told[who]
+        if path.storage == passive.acceptor.id.storage
+    ]
+
+
+def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[FindingView, ...]:
+    """Return what is wrong with disks and witnesses before anything is lost by it.
+
+    Args:
+        node: the core.
+        naming: names nodes, disks and witnesses.
+        lasting: also what a disk lacks by its nature.
+    """
+    found: list[FindingView] = []
+    profile = acting(node.state, ALL_RULES)
+    for passive in node.quorum.passives:
+        what, paths = naming(passive.node), _paths(node, passive)
+        found.extend(_lost(naming(who), what, passive, path) for who, path in paths if path.fault)
+        asked = max((path.silence_ms for _, path in paths), default=0)
+        bears = profile.silence // MILLISECOND
+        if asked > max(bears, profile.promise_ms):
+            found.append(
+                FindingView(
+                    code="disk-slow",
+                    text=f"{what} is so slow that its owner should be waited for {asked} ms; "
+                    f"R of profile {profile.name} bears {bears} ms: a slow moment costs the office",
+                    fix="a faster disk, or a longer profile: leitwolf set --profile",
+                )
+            )
+        if lasting and passive.unfenced:
+            found.append(
+                FindingView(
+                    code="witness-unfenced",
+                    text=f"{what}: {passive.unfenced}, so an evicted node that does not know it "
+                    "can write there",
+                    fix="a LUN with SCSI-3 persistent reservations, as a whole disk or as iscsi://",
+                )
+            )
+    return tuple(found)
+
+
+def _lost(who: str, what: str, passive: Passive, path: PathState) -> FindingView:
+    since = datetime.fromtimestamp(path.since_wall / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    check = "quorum disk check" if passive.acceptor.kind == "disk" else "witness test"
+    return FindingView(
+        code="path-lost",
+        text=f"{who} does not reach {what} since {since}, and could not take over by it: "
+        f"{path.fault}",
+        fix=f"on {who}: leitwolf {check} {passive.acceptor.location}",
+    )
