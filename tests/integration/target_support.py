@@ -85,6 +85,12 @@ class Target:
         )
         self._do("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
 
+    def add_portal(self, port: int) -> str:
+        """Listen at another port, too; return the location of the LUN by it."""
+        portal = f"portal={self._host}:{port}"
+        self._do("--op", "new", "--mode", "portal", "--param", portal)
+        return self.location.replace(f":{self.port}/", f":{port}/")
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the target: SIGSTOP is a target that does not answer."""
         assert self._process is not None

@@ -191,3 +191,35 @@ def test_a_frozen_san_stops_everything_until_it_is_thawed(members: Members, targ
     assert times is not None
     assert times.failures >= 1
     assert back.findings == ()
+
+
+def test_the_way_to_the_lun_changes_online(members: Members, target: Target) -> None:
+    """Another portal for all, the former one for a node; what is another disk is refused."""
+    until(members, "n1", lambda view: reached(view) == set(NODES))
+    before = members.status("n1")
+    second = target.add_portal(_PORT + 1)
+    command(members, "quorum", "relocate", second)
+    command(members, "quorum", "relocate", target.location, "--node", "n2", node="n2")
+    places = {node: target.location if node == "n2" else second for node in NODES}
+
+    def there(view: QuorumView) -> bool:
+        found = {path.node: path.location for path in disk_of(view).paths if path.reaches}
+        return found == places and disk_of(view).location == second
+
+    view = until(members, "n1", there)
+    assert not view.joint
+    time.sleep(6)  # every node looked again, by its new way
+    assert there(until(members, "n1", there))
+    after = members.status("n1")
+    assert after.leader == before.leader
+    assert [one.generation for one in after.groups] == [one.generation for one in before.groups]
+
+    other = members.world.folder / "other"
+    command(members, "quorum", "disk", "format", str(other), "--create", "--nodes", "4")
+    for words, code in (
+        (("relocate", str(other)), "witness-foreign"),
+        (("relocate", second, "--node", "n3"), "invalid-config"),
+    ):
+        done = members.lab.command("n1", "quorum", *words)
+        assert done.returncode != 0
+        assert code in done.stderr, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from pathlib import Path
 
 import click
 
@@ -40,12 +41,13 @@ def set_nodes(context: Context) -> None:
 @click.option(
     "--silence", "silence_ms", default=0, help="Wait at least so many ms for a silent owner."
 )
+@click.option("--local", is_flag=True, help="Allow a file of this machine alone, for laboratories.")
 @with_json
-def set_disk(context: Context, location: str, witness: bool, silence_ms: int) -> None:
+def set_disk(context: Context, location: str, witness: bool, silence_ms: int, local: bool) -> None:
     """Let a shared disk be the quorum: who has it leads, however many nodes are left.
 
     Format it first: leitwolf quorum disk format LOCATION. With --witness it has one vote, like a
-    node.
+    node. A file is tested first: a share that caches or keeps locks to itself is refused.
     """
     from leitwolf.witness.inspect import dump_disk  # noqa: PLC0415 — slow, needed here only
 
@@ -58,6 +60,11 @@ def set_disk(context: Context, location: str, witness: bool, silence_ms: int) ->
             code="witness-foreign",
             hint=f"leitwolf quorum disk format {location}",
         )
+    if not location.startswith("iscsi:") and Path(location).is_file():
+        from leitwolf.witness.disktest import try_file  # noqa: PLC0415 — slow, needed here only
+
+        context.progress(f"testing {location}")
+        try_file(Path(location), local=local).demand(location, "a quorum disk")
     command = SetQuorum(
         witness="disk",
         storage=header.disk,

@@ -62,7 +62,7 @@ from leitwolf.model.events import NodeRemoved
 from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostReport, ResourceReport
-from leitwolf.model.quorum import AcceptorId
+from leitwolf.model.quorum import AcceptorId, location_of
 from leitwolf.peers.admission import OnJoin
 from leitwolf.peers.frames import Code, Hello, Rejection
 from leitwolf.peers.identity import load_contexts
@@ -324,7 +324,9 @@ class Cluster:
         self.witnesses.keep(used)
         for acceptor in used:
             if acceptor.id == call.acceptor:
-                self.witnesses.call(acceptor, call)
+                ways = self.node.state.relocations
+                where = location_of(acceptor, ways, self.node.me)
+                self.witnesses.call(msgspec.structs.replace(acceptor, location=where), call)
 
     def _from_guard(self, packet: bytes) -> None:
         report = GUARD.decode(packet)

@@ -11,8 +11,9 @@ from leitwolf.core.membership import acting
 from leitwolf.core.node import Node
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.rules import ALL_RULES
-from leitwolf.model.ids import NodeId
+from leitwolf.model.ids import NO_NODE, NodeId
 from leitwolf.model.observations import PathState
+from leitwolf.model.quorum import location_of
 from leitwolf.model.views import FindingView, PathView, TimesView
 
 __all__ = ["details", "findings"]
@@ -25,7 +26,11 @@ def details(node: Node, acceptor: NodeId, now: int, naming: Naming) -> dict[str,
     passive = next((one for one in node.quorum.passives if one.node == acceptor), None)
     if passive is None:
         return {}
+    ways = node.state.relocations
     return {
+        "kind": passive.acceptor.kind,
+        "storage": passive.acceptor.id.storage,
+        "location": location_of(passive.acceptor, ways, NO_NODE),
         "silence_ms": passive.silence / MILLISECOND,
         "unfenced": passive.unfenced,
         "times": _times(passive, now),
@@ -35,6 +40,7 @@ def details(node: Node, acceptor: NodeId, now: int, naming: Naming) -> dict[str,
                 reaches=not path.fault,
                 since_wall=path.since_wall,
                 fault=path.fault,
+                location=location_of(passive.acceptor, ways, who),
             )
             for who, path in _paths(node, passive)
         ),
@@ -78,7 +84,10 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
     profile = acting(node.state, ALL_RULES)
     for passive in node.quorum.passives:
         what, paths = naming(passive.node), _paths(node, passive)
-        found.extend(_lost(naming(who), what, passive, path) for who, path in paths if path.fault)
+        for who, path in paths:
+            if path.fault:
+                where = location_of(passive.acceptor, node.state.relocations, who)
+                found.append(_lost(naming(who), what, passive.acceptor.kind, where, path))
         asked = max((path.silence_ms for _, path in paths), default=0)
         bears = profile.silence // MILLISECOND
         if asked > max(bears, profile.promise_ms):
@@ -102,12 +111,12 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
     return tuple(found)
 
 
-def _lost(who: str, what: str, passive: Passive, path: PathState) -> FindingView:
+def _lost(who: str, what: str, kind: str, where: str, path: PathState) -> FindingView:
     since = datetime.fromtimestamp(path.since_wall / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    check = "quorum disk check" if passive.acceptor.kind == "disk" else "witness test"
+    check = "quorum disk check" if kind == "disk" else "witness test"
     return FindingView(
         code="path-lost",
         text=f"{who} does not reach {what} since {since}, and could not take over by it: "
         f"{path.fault}",
-        fix=f"on {who}: leitwolf {check} {passive.acceptor.location}",
+        fix=f"on {who}: leitwolf {check} {where}; another way to it: leitwolf quorum relocate",
     )

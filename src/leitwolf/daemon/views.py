@@ -16,7 +16,8 @@ from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.storage_views import details, findings
 from leitwolf.model.events import Cause, Change, Event
-from leitwolf.model.ids import NetworkRole, NodeId
+from leitwolf.model.ids import NO_NODE, NetworkRole, NodeId
+from leitwolf.model.quorum import location_of
 from leitwolf.model.state import Group, Resource, State
 from leitwolf.model.state import Node as NodeState
 from leitwolf.model.views import (
@@ -50,7 +51,7 @@ def _node_name(state: State, node: int) -> str:
         for acceptor in witnesses(state.quorum):
             if acceptor.id.node == node:
                 what = "disk" if acceptor.kind == "disk" else "witness"
-                return f"{what} {acceptor.location}"
+                return f"{what} {location_of(acceptor, state.relocations, NO_NODE)}"
     return known.name if known else (f"n{node}" if node else "")
 
 

@@ -4,7 +4,9 @@ Rules:
 
 - One call at a time per acceptor. The next one begins when the one before has ended (A4); the
   adapters see to it that what they gave up on is over, or answer with a failure until it is.
-- A failure closes the acceptor; the next call opens it anew.
+- A failure closes the acceptor; the next call opens it anew, at another place perhaps. A disk is
+  not opened while something is on its way to it by an earlier opening: by another path nothing else
+  would keep that from coming after a newer write.
 - What an object holds must be of this cluster and of the storage that the configuration names.
 
 What this does not guarantee: that a call ends. The core counts nothing until it does.
@@ -38,6 +40,7 @@ from leitwolf.ports.witness import (
 )
 from leitwolf.system.clock import raw_ns
 from leitwolf.system.diary import log
+from leitwolf.witness.worker import Worker
 
 __all__ = ["Witnesses"]
 
@@ -65,7 +68,7 @@ class Witnesses:
         if channel is None or channel.acceptor.location != acceptor.location:
             if channel is not None:
                 channel.stop()
-            channel = _Channel(acceptor, self._open, self._ended)
+            channel = _Channel(acceptor, self._open, self._ended, channel)
             self._channels[acceptor.id] = channel
         channel.queue.put(call)
 
@@ -79,13 +82,19 @@ class Witnesses:
         """Close all."""
         self.keep(())
 
-    def _open(self, acceptor: Acceptor) -> QuorumDisk | CheckedObject:
+    def _open(
+        self, acceptor: Acceptor, begun: Callable[[Worker], None]
+    ) -> QuorumDisk | CheckedObject:
         # Imported in the thread that needs it: most clusters have none.
         if acceptor.kind == "disk":
             from leitwolf.witness.disk import open_disk  # noqa: PLC0415
 
             disk = open_disk(
-                acceptor.location, cluster=self._cluster, node=self._node, timeout_s=_TIMEOUT_S
+                acceptor.location,
+                cluster=self._cluster,
+                node=self._node,
+                timeout_s=_TIMEOUT_S,
+                begun=begun,
             )
             if disk.header.disk != acceptor.id.storage:
                 disk.close()
@@ -112,15 +121,21 @@ class _Channel:
     def __init__(
         self,
         acceptor: Acceptor,
-        open_acceptor: Callable[[Acceptor], QuorumDisk | CheckedObject],
+        open_acceptor: Callable[[Acceptor, Callable[[Worker], None]], QuorumDisk | CheckedObject],
         ended: Callable[[CallWitness, int, WitnessResult], None],
+        former: _Channel | None,
     ) -> None:
+        """Start the thread; ``former``: used the acceptor at another place, and was stopped."""
         self.acceptor = acceptor
         self.queue: queue.SimpleQueue[CallWitness | None] = queue.SimpleQueue()
         self._open, self._ended = open_acceptor, ended
         self._opened: QuorumDisk | CheckedObject | None = None
+        self._former = former
+        self._workers: list[Worker] = []
+        """Threads by which something may be on its way, of this opening and earlier ones."""
         name = f"witness-{acceptor.id.node}"
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """End the thread after what it has begun."""
@@ -135,7 +150,8 @@ class _Channel:
     def _do(self, call: WitnessCall) -> WitnessResult:
         try:
             if self._opened is None:
-                self._opened = self._open(self.acceptor)
+                self._demand_quiet()
+                self._opened = self._open(self.acceptor, self._workers.append)
             return _perform(self._opened, call)
         except (WitnessError, InvalidConfig) as error:
             self._close()
@@ -154,6 +170,27 @@ class _Channel:
         opened, self._opened = self._opened, None
         if opened is not None:
             opened.close()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing that was begun here, or before at another place, is on its way (A4)."""
+        former = self._former
+        if former is not None and former.ended and former.quiet:
+            self._former = former = None
+        self._workers = [worker for worker in self._workers if not worker.over]
+        return former is None and not self._workers
+
+    @property
+    def ended(self) -> bool:
+        """Whether the thread is gone, after :meth:`stop`."""
+        return not self._thread.is_alive()
+
+    def _demand_quiet(self) -> None:
+        if not self.quiet:
+            raise WitnessError(
+                f"{self.acceptor.location}: an earlier command is still on its way to the disk",
+                code="witness-unreachable",
+            )
 
 
 class CheckedObject:

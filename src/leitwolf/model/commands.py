@@ -23,6 +23,7 @@ __all__ = [
     "RecoverGroup",
     "Refusal",
     "Rekey",
+    "RelocateWitness",
     "RemoveGroup",
     "RemoveResource",
     "SetNetwork",
@@ -231,6 +232,16 @@ class SetQuorum(_Command, frozen=True, kw_only=True):
     """T_d beyond P: how long the armed stamp must stand still at least."""
 
 
+class RelocateWitness(_Command, frozen=True, kw_only=True):
+    """Reach a disk or witness elsewhere: the same one, at another portal or path."""
+
+    storage: str
+    """UUID of what was found there."""
+    location: str
+    node: NodeId = NodeId(0)
+    """Only from this node; 0: from all that have no way of their own."""
+
+
 class Rekey(_Command, frozen=True, kw_only=True):
     """Replace the heartbeat key of all guards; 32 bytes each."""
 
@@ -267,6 +278,7 @@ Command = (
     | SetNetwork
     | ChangeCluster
     | Rekey
+    | RelocateWitness
     | SetQuorum
     | TransferLeader
 )

@@ -59,6 +59,7 @@ __all__ = [
     "ResourceWished",
     "TokenIssued",
     "TokenUsed",
+    "WitnessRelocated",
 ]
 
 
@@ -236,6 +237,15 @@ class QuorumWished(_Event, frozen=True, kw_only=True):
     """The operator wants another kind of quorum; the id of a witness was never used before."""
 
     wish: QuorumWish
+
+
+class WitnessRelocated(_Event, frozen=True, kw_only=True):
+    """A disk or witness is reached elsewhere, by one node or (0) by all that have no own way."""
+
+    storage: str
+    node: NodeId = NodeId(0)
+    location: str = ""
+    """'': as before."""
 
 
 class KeysSet(_Event, frozen=True, kw_only=True):
@@ -416,6 +426,7 @@ Event = (
     | KeysSet
     | ProfileSettled
     | QuorumWished
+    | WitnessRelocated
     | LocalRecord
     | GroupAdded
     | GroupChanged

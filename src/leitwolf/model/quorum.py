@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from leitwolf.model.ids import NodeId
+from leitwolf.model.ids import NO_NODE, NodeId
 
-__all__ = ["Acceptor", "AcceptorId", "QuorumConfig", "QuorumWish"]
+__all__ = [
+    "Acceptor",
+    "AcceptorId",
+    "QuorumConfig",
+    "QuorumWish",
+    "Relocation",
+    "location_of",
+]
 
 
 class AcceptorId(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
@@ -28,11 +35,26 @@ class Acceptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kind: str = "node"
     """``node``, ``disk`` (one block per node) or ``object`` (compare-and-swap)."""
     location: str = ""
-    """Where a disk or object is; the same for every node."""
+    """Where a disk or object is; a :class:`Relocation` says otherwise."""
     silence_ms: int = 0
     """T_d of a disk or object beyond P: how long its armed stamp must stand still at least."""
     full: bool = True
     """An object holds snapshot and entries, not only the key of the newest one."""
+
+
+class Relocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another way to a disk or object: it is the same one, and votes as before."""
+
+    storage: str
+    node: NodeId
+    """For which node; 0: for all that have none of their own."""
+    location: str
+
+
+def location_of(acceptor: Acceptor, relocations: tuple[Relocation, ...], node: int) -> str:
+    """Return where a node reaches a disk or object; 0: where all do that have no own way."""
+    known = {one.node: one.location for one in relocations if one.storage == acceptor.id.storage}
+    return known.get(NodeId(node)) or known.get(NO_NODE) or acceptor.location
 
 
 class QuorumWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,7 +16,7 @@ from leitwolf.model.ids import (
     ResourceState,
     Wish,
 )
-from leitwolf.model.quorum import QuorumConfig, QuorumWish
+from leitwolf.model.quorum import QuorumConfig, QuorumWish, Relocation
 
 __all__ = ["Group", "Network", "Node", "Resource", "State", "Token"]
 
@@ -158,6 +158,8 @@ class State(_Data, frozen=True, kw_only=True):
     wish: QuorumWish = QuorumWish()
     witness_serial: int = 0
     """How many witnesses there ever were: their ids are never used again."""
+    relocations: tuple[Relocation, ...] = ()
+    """Other ways to disks and witnesses than those of the configuration."""
     nodes: dict[int, Node] = {}
     networks: dict[str, Network] = {}
     tokens: dict[str, Token] = {}

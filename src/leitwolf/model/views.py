@@ -186,6 +186,8 @@ class PathView(_View, frozen=True, kw_only=True):
     """UTC ns, by the clock of that node."""
     fault: str
     """Code and text of what failed, '': it reaches it."""
+    location: str
+    """Where it looks for it."""
 
 
 class QuorumMember(_View, frozen=True, kw_only=True):
@@ -206,6 +208,12 @@ class QuorumMember(_View, frozen=True, kw_only=True):
     lease_ms: float = -1.0
     """What was left of its run-lease, at most, within the last second; 0: it holds none, below 0:
     not known here."""
+    kind: str = "node"
+    """node, disk or object."""
+    storage: str = ""
+    """UUID of a disk or witness."""
+    location: str = ""
+    """Where nodes reach it that are told nothing else."""
     silence_ms: float = -1.0
     """Of a disk or witness: T_d, after which its silent owner counts as gone; below 0: a node."""
     unfenced: str = ""

@@ -86,6 +86,7 @@ class Draft:
         self.quorum = state.quorum
         self.wish = state.wish
         self.witness_serial = state.witness_serial
+        self.relocations = state.relocations
         self._members: dict[str, list[str]] | None = None
 
     def members(self, group: GroupId) -> list[Resource]:
@@ -122,6 +123,7 @@ class Draft:
             quorum=self.quorum,
             wish=self.wish,
             witness_serial=self.witness_serial,
+            relocations=self.relocations,
             nodes=self.nodes.rows,
             networks=self.networks.rows,
             tokens=self.tokens.rows,

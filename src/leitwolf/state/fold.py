@@ -46,6 +46,7 @@ _HANDLERS: dict[type, Callable[[Draft, Any], None]] = {
     events.ProfileSettled: nodes.apply_profile_settled,
     events.QuorumChanged: nodes.apply_nothing,
     events.QuorumWished: nodes.apply_quorum_wished,
+    events.WitnessRelocated: nodes.apply_witness_relocated,
     events.NetworkSet: nodes.apply_network_set,
     events.TokenIssued: nodes.apply_token_issued,
     events.TokenUsed: nodes.apply_token_used,

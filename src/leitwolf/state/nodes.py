@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from leitwolf.model import events
 from leitwolf.model.errors import check
 from leitwolf.model.ids import NO_NODE, NodeStatus
+from leitwolf.model.quorum import Relocation
 from leitwolf.model.state import Network, Node, Token
 from leitwolf.model.witness import WITNESS_ID_MIN, is_witness
 from leitwolf.state.draft import Draft
@@ -30,6 +31,7 @@ __all__ = [
     "apply_nothing",
     "apply_token_issued",
     "apply_token_used",
+    "apply_witness_relocated",
 ]
 
 
@@ -77,6 +79,26 @@ def apply_quorum_wished(draft: Draft, event: events.QuorumWished) -> None:
         draft.witness_serial = max(draft.witness_serial, witness.id.node - WITNESS_ID_MIN + 1)
     check(witness is not None or event.wish.node_weight > 0, "nobody has a vote")
     draft.wish = event.wish
+    used = {a.id.storage for a in draft.quorum.acceptors} if draft.quorum is not None else set()
+    named = witness.id.storage if witness is not None else ""
+    draft.relocations = tuple(
+        one
+        for one in draft.relocations
+        if (one.storage in used or one.storage == named)
+        and not (one.storage == named and one.node == NO_NODE)  # it was named anew
+    )
+
+
+def apply_witness_relocated(draft: Draft, event: events.WitnessRelocated) -> None:
+    """Remember another way to a disk or witness."""
+    if event.node != NO_NODE:
+        draft.nodes.need(event.node)
+    place = (event.storage, event.node)
+    rest = tuple(one for one in draft.relocations if (one.storage, one.node) != place)
+    if event.location:
+        found = Relocation(storage=event.storage, node=event.node, location=event.location)
+        rest = (*rest, found)
+    draft.relocations = rest
 
 
 def apply_leader_elected(draft: Draft, event: events.LeaderElected) -> None:
@@ -181,6 +203,7 @@ def apply_node_removed(draft: Draft, event: events.NodeRemoved) -> None:
                 ),
             )
     draft.nodes.drop(node.id)
+    draft.relocations = tuple(one for one in draft.relocations if one.node != node.id)
     if draft.leader == node.id:
         draft.leader = NO_NODE
 

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from leitwolf.model.errors import WitnessError
 from leitwolf.witness.layout import UNIT_BYTES
+from leitwolf.witness.mounts import Mount, check_mount, find_mount
 from leitwolf.witness.reservations import Admit, Control, KernelReservations, key_of
 
 __all__ = ["Device", "DirectFile", "open_device"]
@@ -118,6 +119,9 @@ class DirectFile:
         self._claimed: tuple[str, int] | None = None
         self._reservations = KernelReservations(self._fd, str(path), control)
         block = stat.S_ISBLK(kind.st_mode)
+        mount = find_mount(self._fd) if write and not block else None
+        if mount is not None:
+            self._refuse_mount(mount)
         self._unfenced = self._reservations.lacking() if block else "a file has no reservations"
         self._buffer = mmap.mmap(-1, _BUFFER_BYTES)
         self._view = memoryview(self._buffer)
@@ -136,6 +140,15 @@ class DirectFile:
                 code="witness-unfit",
                 hint="use a block device, or a file on a disk or share",
             )
+
+    def _refuse_mount(self, mount: Mount) -> None:
+        """Refuse a share whose locks or writes cannot be relied on; a local one is for others."""
+        try:
+            check_mount(mount, str(self._path), local=True)
+        except WitnessError:
+            os.close(self._fd)
+            self._fd = -1
+            raise
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:

@@ -21,6 +21,7 @@ the copies.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import msgspec
 
@@ -382,7 +383,14 @@ class TimedDisk:
         self._worker.close(self._device.close)
 
 
-def open_disk(location: str, *, cluster: str, node: int, timeout_s: float) -> TimedDisk:
+def open_disk(
+    location: str,
+    *,
+    cluster: str,
+    node: int,
+    timeout_s: float,
+    begun: Callable[[Worker], None] = lambda _: None,
+) -> TimedDisk:
     """Open a formatted disk for one node.
 
     Args:
@@ -390,6 +398,7 @@ def open_disk(location: str, *, cluster: str, node: int, timeout_s: float) -> Ti
         cluster: UUID of the own cluster.
         node: own number, 1..nodes_max of the disk.
         timeout_s: limit of one call, seconds.
+        begun: is told of the thread that does it all, which may outlast a failure and a closing.
 
     Raises:
         WitnessError: the disk is gone, of another cluster, in use by another process as this node,
@@ -406,6 +415,7 @@ def open_disk(location: str, *, cluster: str, node: int, timeout_s: float) -> Ti
             device.close()
 
     worker = Worker(location, timeout_s)
+    begun(worker)
     try:
         device, disk = worker.run(opened)
     except BaseException:

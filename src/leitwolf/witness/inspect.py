@@ -21,7 +21,7 @@ from leitwolf.witness.layout import (
     decode_header,
 )
 
-__all__ = ["DiskCheck", "DiskView", "SlotView", "check_disk", "dump_disk"]
+__all__ = ["DiskCheck", "DiskView", "SlotView", "check_disk", "dump_disk", "read_disk_header"]
 
 _TIMEOUT_S = 30.0
 _READS = 100
@@ -119,6 +119,19 @@ def dump_disk(location: str, *, progress: Progress = _silent) -> DiskView:
     device = open_device(location, timeout_s=_TIMEOUT_S, write=False)
     try:
         return _view(location, device, progress)
+    finally:
+        device.close()
+
+
+def read_disk_header(location: str) -> Header:
+    """Return what a disk says that it is; read-only.
+
+    Raises:
+        WitnessError: the device is gone, or is no quorum disk.
+    """
+    device = open_device(location, timeout_s=_TIMEOUT_S, write=False)
+    try:
+        return read_header(device)
     finally:
         device.close()
 

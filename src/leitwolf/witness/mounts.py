@@ -53,26 +53,27 @@ def find_mount(descriptor: int) -> Mount | None:
     return None
 
 
-def check_mount(mount: Mount, path: str, *, local: bool) -> None:
+def check_mount(mount: Mount, path: str, *, local: bool, laboratory: str = "?local=yes") -> None:
     """Refuse a file system on which another machine cannot see, or can overtake, our writes.
 
     Args:
         mount: what :func:`find_mount` found.
         path: for errors.
         local: file systems of one machine are allowed.
+        laboratory: what allows them, for the hint.
 
     Raises:
         WitnessError: it is unfit (code ``witness-unfit``); the text says why.
     """
 
     def unfit(why: str, hint: str) -> WitnessError:
-        return WitnessError(f"share:{path}: {why}", code="witness-unfit", hint=hint)
+        return WitnessError(f"{path}: {why}", code="witness-unfit", hint=hint)
 
     kind, options = mount.kind, mount.options
     if kind in _LOCAL and not local:
         raise unfit(
             f"it is on {kind} (mounted at {mount.point}), which is of this machine alone",
-            "mount the share; only in a laboratory on one machine: add ?local=yes",
+            f"mount the share; only in a laboratory on one machine: add {laboratory}",
         )
     if kind in _NFS:
         version = next((text[5:] for text in options if text.startswith("vers=")), "4")

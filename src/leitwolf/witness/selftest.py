@@ -40,11 +40,12 @@ class SelfTestReport(msgspec.Struct, frozen=True, kw_only=True):
     ok: bool
     checks: tuple[Check, ...]
 
-    def demand(self, what: str) -> None:
+    def demand(self, what: str, role: str = "a witness") -> None:
         """Refuse the store unless all is well.
 
         Args:
             what: location, for the error.
+            role: what it was to be.
 
         Raises:
             WitnessError: code ``witness-unfit``; the text says what is wrong.
@@ -52,7 +53,7 @@ class SelfTestReport(msgspec.Struct, frozen=True, kw_only=True):
         for check in self.checks:
             if not check.ok:
                 raise WitnessError(
-                    f"{what} cannot be a witness: {check.name}: {check.found}",
+                    f"{what} cannot be {role}: {check.name}: {check.found}",
                     code="witness-unfit",
                     hint="with this store two nodes could own the same group; use another one",
                 )

@@ -74,6 +74,11 @@ class Worker:
             raise error
         return cast("T", value)
 
+    @property
+    def over(self) -> bool:
+        """Whether the thread ended: nothing of it can reach the disk any more."""
+        return not self._thread.is_alive()
+
     def close(self, last: Callable[[], None]) -> None:
         """Have ``last`` done behind everything else, then end the thread; wait the limit at most.
 

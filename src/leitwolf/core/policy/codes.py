@@ -90,6 +90,7 @@ REFUSALS: dict[str, str] = {
     "quorum-changing": "Another change of the quorum is under way.",
     "resource-exists": "There is a resource of this name.",
     "resource-online": "The resource must be offline for this.",
+    "no-such-witness": "The cluster uses no disk or witness of this UUID.",
     "silence-too-long": "R of the timing profile is too short for that silence.",
     "tag-alone": "An object without entries cannot be the quorum alone.",
     "token-exists": "The join token is known already.",

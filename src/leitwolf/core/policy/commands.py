@@ -12,7 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from leitwolf.core.policy import commands_cluster, commands_groups, commands_quorum
+from leitwolf.core.policy import (
+    commands_cluster,
+    commands_groups,
+    commands_quorum,
+    commands_storage,
+)
 from leitwolf.core.policy.checks import Judged, Refused
 from leitwolf.model import commands
 from leitwolf.model.commands import Command, Refusal
@@ -42,6 +47,7 @@ _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
     commands.SetNetwork: commands_cluster.set_network,
     commands.ChangeCluster: commands_cluster.change_cluster,
     commands.Rekey: commands_cluster.rekey,
+    commands.RelocateWitness: commands_storage.relocate_witness,
     commands.SetQuorum: commands_quorum.set_quorum,
     commands.TransferLeader: commands_cluster.transfer_leader,
 }

@@ -1,0 +1,92 @@
+"""The self-test of a shared disk that is a file: two processes, and the mount that it is on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leitwolf.model.errors import WitnessError
+from leitwolf.witness import device, disktest
+from leitwolf.witness.device import DirectFile
+from leitwolf.witness.disktest import try_file
+from leitwolf.witness.mounts import Mount
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A file on a file system with direct I/O."""
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(8192))
+    try:
+        DirectFile(path).close()
+    except WitnessError as error:
+        pytest.skip(error.text)
+    return path
+
+
+def mounted(monkeypatch: pytest.MonkeyPatch, kind: str, *options: str) -> None:
+    found = Mount(point="/mnt", kind=kind, options=frozenset(options))
+    for module in (device, disktest):
+        monkeypatch.setattr(module, "find_mount", lambda _: found)
+
+
+def test_a_file_that_two_processes_share_is_fit(place: Path) -> None:
+    """Both checks pass, and nothing is left behind."""
+    report = try_file(place, local=True)
+    assert [(check.name, check.ok) for check in report.checks] == [
+        ("fresh reads", True),
+        ("locks", True),
+    ]
+    report.demand(str(place), "a quorum disk")
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_a_file_of_this_machine_alone_is_refused(place: Path) -> None:
+    """Each node would have a disk of its own."""
+    with pytest.raises(WitnessError) as raised:
+        try_file(place, local=False)
+    assert raised.value.code == "witness-unfit"
+    assert "this machine alone" in raised.value.text
+    assert "--local" in raised.value.hint
+    assert list(place.parent.iterdir()) == [place]
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "word"),
+    [
+        ("nfs", "vers=3", "NFS version 3"),
+        ("nfs4", "local_lock=all", "locks"),
+        ("cifs", "nobrl", "locks"),
+        ("cifs", "cache=loose", "stale"),
+    ],
+)
+def test_unsafe_mounts_are_refused_by_every_node(
+    place: Path, monkeypatch: pytest.MonkeyPatch, kind: str, option: str, word: str
+) -> None:
+    """Not only where the command was run."""
+    mounted(monkeypatch, kind, option)
+    for refused in (lambda: try_file(place, local=False), lambda: DirectFile(place)):
+        with pytest.raises(WitnessError) as raised:
+            refused()
+        assert raised.value.code == "witness-unfit"
+        assert word in raised.value.text
+
+
+def test_a_share_that_caches_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process wrote is not read at once."""
+    monkeypatch.setattr(disktest.DirectFile, "read", lambda _, __, length: bytes(length))
+    report = try_file(place, local=True)
+    assert not report.ok
+    with pytest.raises(WitnessError) as raised:
+        report.demand(str(place), "a quorum disk")
+    assert "cannot be a quorum disk: fresh reads" in raised.value.text
+
+
+def test_a_share_without_locks_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes would write as the same node."""
+    monkeypatch.setattr(disktest.DirectFile, "claim", lambda *_: None)
+    report = try_file(place, local=True)
+    assert [check.found for check in report.checks if not check.ok] == [
+        "two processes hold the lock of one block"
+    ]

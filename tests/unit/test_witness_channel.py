@@ -1,0 +1,119 @@
+"""The thread of a disk: what is on its way by one path is over before another path is used."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.disk_world import CLUSTER, HEADER, MemoryDevice, formatted
+
+from leitwolf.core.effects import CallWitness, FromWitness
+from leitwolf.daemon.witnesses import Witnesses
+from leitwolf.model.errors import WitnessError
+from leitwolf.model.ids import NodeId
+from leitwolf.model.quorum import Acceptor, AcceptorId
+from leitwolf.model.witness import DiskBlock
+from leitwolf.ports.witness import DiskCall, DiskResult, WitnessFault
+from leitwolf.witness import disk as disk_module
+
+IDENTITY = AcceptorId(NodeId(60_000), HEADER.disk)
+
+
+class Bench:
+    """A daemon's threads, over devices in memory by the name of their path."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, MemoryDevice] = {}
+        self.ends: asyncio.Queue[FromWitness] = asyncio.Queue()
+        self.opened: list[str] = []
+        self.witnesses = Witnesses(
+            cluster=CLUSTER, node=1, config=Path("/nowhere"), on_end=self.ends.put_nowait
+        )
+        self._serial = 0
+
+    def open(self, location: str, **_: object) -> MemoryDevice:
+        self.opened.append(location)
+        if location not in self.devices:
+            raise WitnessError(f"{location} is gone")
+        return self.devices[location]
+
+    async def call(self, location: str, call: DiskCall | None = None) -> FromWitness:
+        self._serial += 1
+        order = call or DiskCall(read=True)
+        self.witnesses.call(
+            Acceptor(id=IDENTITY, kind="disk", location=location),
+            CallWitness(acceptor=IDENTITY, serial=self._serial, call=order),
+        )
+        async with asyncio.timeout(20):
+            return await self.ends.get()
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Bench]:
+    def made() -> Bench:
+        found = Bench()
+        monkeypatch.setattr(disk_module, "open_device", found.open)
+        monkeypatch.setattr("leitwolf.daemon.witnesses._TIMEOUT_S", 0.2)
+        return found
+
+    return made
+
+
+def block(stamp: int) -> DiskCall:
+    return DiskCall(block=DiskBlock(node=NodeId(1), boot=1, sequence=0, stamp=stamp), read=True)
+
+
+@pytest.mark.asyncio
+async def test_a_disk_is_reached_at_another_place(bench: Callable[[], Bench]) -> None:
+    """The next call goes there; the former opening is closed."""
+    made = bench()
+    made.devices = {"/a": formatted()}
+    made.devices["/b"] = made.devices["/a"]
+    assert isinstance((await made.call("/a", block(1))).result, DiskResult)
+    for _ in range(50):
+        found = (await made.call("/b", block(2))).result
+        if isinstance(found, DiskResult):
+            break
+        await asyncio.sleep(0.02)
+    assert isinstance(found, DiskResult)
+    assert made.opened[-1] == "/b"
+    made.witnesses.stop()
+
+
+@pytest.mark.asyncio
+async def test_another_place_waits_for_what_is_on_its_way(bench: Callable[[], Bench]) -> None:
+    """A write hangs in one path: by the other one nothing is written before it is over (A4)."""
+    made = bench()
+    slow = formatted()
+    made.devices = {"/a": slow, "/b": MemoryDevice()}
+    made.devices["/b"].content = slow.content
+    assert isinstance((await made.call("/a", block(1))).result, DiskResult)
+    goes_on = threading.Event()
+    write = slow.write
+
+    def hangs(offset: int, data: bytes) -> None:
+        goes_on.wait(20)
+        write(offset, data)
+
+    slow.write = hangs  # type: ignore[method-assign]
+    try:
+        late = (await made.call("/a", block(2))).result
+        assert isinstance(late, WitnessFault)
+        for _ in range(3):
+            found = (await made.call("/b", block(3))).result
+            assert isinstance(found, WitnessFault)
+            assert "still on its way" in found.text
+        assert "/b" not in made.opened
+    finally:
+        goes_on.set()
+    for _ in range(200):
+        found = (await made.call("/b", block(3))).result
+        if isinstance(found, DiskResult):
+            break
+        await asyncio.sleep(0.02)
+    assert isinstance(found, DiskResult)
+    assert [one.stamp for one in found.blocks] == [3]
+    made.witnesses.stop()
