@@ -669,3 +669,32 @@ def test_every_node_knows_who_could_not_take_over(quorum: str) -> None:
     world.run_until(world.now + 7 * SECOND)
     assert faults() == set()
     assert not findings(first.daemon.core, str)
+
+
+def test_an_entry_does_not_disarm_what_the_guard_still_counts() -> None:
+    """One is written in the moment in which the witness is to be disarmed: first the guard."""
+    met = 0
+    for offset in range(10):
+        world = calm("tag-witness", 2)
+        first = leader(world)
+        cut(world, {first.id})
+        world.run_until(world.now + 600 * MS)
+        world.network.heal()
+        world.refresh_streams()
+        witness = passive(first)
+        assert world.run_to(lambda: witness._calm_since >= 0, 5 * SECOND)  # noqa: B023
+        write = witness._write
+
+        def watched(*, entries: bool, renew: bool, armed: bool) -> None:
+            nonlocal met
+            met += entries and witness._dropping and not witness._dropped  # noqa: B023
+            kept = armed or witness._dropped or not witness.armed  # noqa: B023
+            assert kept, "disarmed while the guard counts it"
+            write(entries=entries, renew=renew, armed=armed)  # noqa: B023
+
+        witness._write = watched  # type: ignore[method-assign]
+        world.run_until(first.true_time(witness._calm_since + SECOND) + offset * MS // 20)
+        witness._feed_at = 0  # nothing was written for a while
+        world.ask(first.id, -1, ChangeGroup(group=GroupId("g1"), restart_threshold=offset % 5))
+        world.run_until(world.now + 500 * MS)
+    assert met

@@ -58,6 +58,8 @@ def test_a_file_of_this_machine_alone_is_refused(place: Path) -> None:
         ("nfs", "vers=3", "NFS version 3"),
         ("nfs4", "local_lock=all", "locks"),
         ("cifs", "nobrl", "locks"),
+        ("fuse.sshfs", "rw", "keep locks"),
+        ("virtiofs", "rw", "keep locks"),
         ("cifs", "cache=loose", "stale"),
     ],
 )

@@ -18,6 +18,7 @@ import asyncio
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,7 @@ __all__ = ["Witnesses"]
 
 _TIMEOUT_S = 5.0
 """Of one call. Longer than any lease: what takes so long failed, whatever it does later."""
+_QUIET_NS = 100_000_000
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(CasObject)
 
@@ -186,6 +188,10 @@ class _Channel:
         return not self._thread.is_alive()
 
     def _demand_quiet(self) -> None:
+        """Wait a moment for what is on its way; it is over at once where a path only changes."""
+        until = raw_ns() + _QUIET_NS
+        while not self.quiet and raw_ns() < until:
+            time.sleep(_QUIET_NS / 100e9)
         if not self.quiet:
             raise WitnessError(
                 f"{self.acceptor.location}: an earlier command is still on its way to the disk",

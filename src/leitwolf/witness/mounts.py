@@ -18,6 +18,9 @@ _LOCAL = frozenset(
 )  # fmt: skip
 _NFS = frozenset({"nfs", "nfs4"})
 _SMB = frozenset({"cifs", "smb3"})
+_LOCKING = frozenset({"fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.juicefs", "fuse.mfs"})
+"""Of file systems in user space those that carry locks to all machines; where one does not do it
+itself, the kernel keeps them on this machine, and nothing shows it."""
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +77,11 @@ def check_mount(mount: Mount, path: str, *, local: bool, laboratory: str = "?loc
         raise unfit(
             f"it is on {kind} (mounted at {mount.point}), which is of this machine alone",
             f"mount the share; only in a laboratory on one machine: add {laboratory}",
+        )
+    if kind in {"9p", "virtiofs"} or (kind.startswith("fuse") and kind not in _LOCKING):
+        raise unfit(
+            f"{kind} (mounted at {mount.point}) may keep locks on this machine",
+            "use NFS 4.1 or SMB 3.1, mounted by the kernel",
         )
     if kind in _NFS:
         version = next((text[5:] for text in options if text.startswith("vers=")), "4")
