@@ -16,8 +16,9 @@ from leitwolf.model.errors import WitnessError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.quorum import Acceptor, AcceptorId
 from leitwolf.model.witness import DiskBlock
-from leitwolf.ports.witness import DiskCall, DiskResult, WitnessFault
+from leitwolf.ports.witness import CasGet, DiskCall, DiskResult, WitnessFault
 from leitwolf.witness import disk as disk_module
+from leitwolf.witness.share import ShareCas
 
 IDENTITY = AcceptorId(NodeId(60_000), HEADER.disk)
 
@@ -80,6 +81,32 @@ async def test_a_disk_is_reached_at_another_place(bench: Callable[[], Bench]) ->
         await asyncio.sleep(0.02)
     assert isinstance(found, DiskResult)
     assert made.opened[-1] == "/b"
+    made.witnesses.stop()
+
+
+@pytest.mark.asyncio
+async def test_a_share_that_hangs_keeps_one_thread(
+    bench: Callable[[], Bench], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every look at it would leave another one behind."""
+    made = bench()
+    goes_on, hanging = threading.Event(), []
+
+    def hangs(_: ShareCas) -> None:
+        hanging.append(1)
+        goes_on.wait(20)
+
+    monkeypatch.setattr(ShareCas, "get", hangs)
+    place = Acceptor(id=IDENTITY, kind="object", location=f"share:{tmp_path}/w?local=yes")
+    try:
+        for serial in range(4):
+            order = CallWitness(acceptor=IDENTITY, serial=serial, call=CasGet())
+            made.witnesses.call(place, order)
+            async with asyncio.timeout(20):
+                assert isinstance((await made.ends.get()).result, WitnessFault)
+        assert hanging == [1]
+    finally:
+        goes_on.set()
     made.witnesses.stop()
 
 

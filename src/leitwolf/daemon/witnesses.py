@@ -6,7 +6,7 @@ Rules:
   adapters see to it that what they gave up on is over, or answer with a failure until it is.
 - A failure closes the acceptor; the next call opens it anew, at another place perhaps. A disk is
   not opened while something is on its way to it by an earlier opening: by another path nothing else
-  would keep that from coming after a newer write.
+  would keep that from coming after a newer write. Nor is a share, whose threads hang with it.
 - What an object holds must be of this cluster and of the storage that the configuration names.
 
 What this does not guarantee: that a call ends. The core counts nothing until it does.
@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -41,7 +42,6 @@ from leitwolf.ports.witness import (
 )
 from leitwolf.system.clock import raw_ns
 from leitwolf.system.diary import log
-from leitwolf.witness.worker import Worker
 
 __all__ = ["Witnesses"]
 
@@ -85,7 +85,7 @@ class Witnesses:
         self.keep(())
 
     def _open(
-        self, acceptor: Acceptor, begun: Callable[[Worker], None]
+        self, acceptor: Acceptor, begun: Callable[[_Lingering], None]
     ) -> QuorumDisk | CheckedObject:
         # Imported in the thread that needs it: most clusters have none.
         if acceptor.kind == "disk":
@@ -105,6 +105,7 @@ class Witnesses:
         from leitwolf.witness.opening import open_cas  # noqa: PLC0415
 
         cas = open_cas(acceptor.location, config_dir=self._config, timeout_s=_TIMEOUT_S)
+        begun(cas)
         return CheckedObject(cas, acceptor, self._cluster)
 
     def _ended(self, call: CallWitness, started: int, result: WitnessResult) -> None:
@@ -117,13 +118,24 @@ class Witnesses:
             log.info("a witness answered after the daemon ended", acceptor=call.acceptor.storage)
 
 
+class _Lingering(Protocol):
+    """A thread that may outlast a failure and the closing behind it."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it ended: nothing of it is on its way."""
+        ...
+
+
 class _Channel:
     """One acceptor with its thread."""
 
     def __init__(
         self,
         acceptor: Acceptor,
-        open_acceptor: Callable[[Acceptor, Callable[[Worker], None]], QuorumDisk | CheckedObject],
+        open_acceptor: Callable[
+            [Acceptor, Callable[[_Lingering], None]], QuorumDisk | CheckedObject
+        ],
         ended: Callable[[CallWitness, int, WitnessResult], None],
         former: _Channel | None,
     ) -> None:
@@ -133,7 +145,7 @@ class _Channel:
         self._open, self._ended = open_acceptor, ended
         self._opened: QuorumDisk | CheckedObject | None = None
         self._former = former
-        self._workers: list[Worker] = []
+        self._begun: list[_Lingering] = []
         """Threads by which something may be on its way, of this opening and earlier ones."""
         name = f"witness-{acceptor.id.node}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -153,7 +165,7 @@ class _Channel:
         try:
             if self._opened is None:
                 self._demand_quiet()
-                self._opened = self._open(self.acceptor, self._workers.append)
+                self._opened = self._open(self.acceptor, self._begun.append)
             return _perform(self._opened, call)
         except (WitnessError, InvalidConfig) as error:
             self._close()
@@ -179,8 +191,8 @@ class _Channel:
         former = self._former
         if former is not None and former.ended and former.quiet:
             self._former = former = None
-        self._workers = [worker for worker in self._workers if not worker.over]
-        return former is None and not self._workers
+        self._begun = [one for one in self._begun if not one.over]
+        return former is None and not self._begun
 
     @property
     def ended(self) -> bool:

@@ -82,6 +82,11 @@ class Bounded:
                 self._jobs.put(None)
                 self._thread.join(min(self._timeout_s, _CLOSE_S))
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is on its way any more, after :meth:`close`."""
+        return self._thread is None or not self._thread.is_alive()
+
     def _call(self, step: Callable[[], T]) -> T:
         if self._closed:
             raise WitnessError(f"{self._what} is closed")

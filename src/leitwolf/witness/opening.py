@@ -14,7 +14,7 @@ from leitwolf.model.location import (
     ShareLocation,
     parse_location,
 )
-from leitwolf.ports.witness import Cas, RemovableCas
+from leitwolf.ports.witness import RemovableCas
 from leitwolf.witness.bounded import Bounded
 from leitwolf.witness.credentials import load_credentials
 from leitwolf.witness.otherprocess import OtherProcessCas
@@ -31,7 +31,7 @@ _VARIABLES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def open_cas(location: str, *, config_dir: Path | None, timeout_s: float) -> Cas:
+def open_cas(location: str, *, config_dir: Path | None, timeout_s: float) -> Bounded:
     """Open the value at a location. Asks nobody yet.
 
     Args:
@@ -46,7 +46,7 @@ def open_cas(location: str, *, config_dir: Path | None, timeout_s: float) -> Cas
     return open_location(parse_location(location), config_dir=config_dir, timeout_s=timeout_s)
 
 
-def open_location(location: Location, *, config_dir: Path | None, timeout_s: float) -> RemovableCas:
+def open_location(location: Location, *, config_dir: Path | None, timeout_s: float) -> Bounded:
     """Open the value at a location, see :func:`open_cas`."""
     if not 0 < timeout_s <= TIMEOUT_S_MAX:
         raise InvalidConfig(
