@@ -1,0 +1,107 @@
+"""How disks and witnesses are shown: what they take, who reaches them, what will hurt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leitwolf.cli import check, render
+from leitwolf.client import Client
+from leitwolf.model.errors import UnavailableError
+from leitwolf.model.views import FindingView, PathView, QuorumMember, QuorumView, TimesView
+
+FINDING = FindingView(code="path-lost", text="n2 does not reach it", fix="look at the cable")
+
+
+def member(**fields: object) -> QuorumMember:
+    given: dict[str, object] = {
+        "node": "disk /dev/sdb",
+        "weight": 1,
+        "voting": True,
+        "match": 7,
+        "connected": True,
+        "kind": "disk",
+        "silence_ms": 260.0,
+        "times": TimesView(
+            samples=4096,
+            p50_ms=0.4,
+            p999_ms=7.25,
+            worst_ms=31.0,
+            slow=3,
+            failures=2,
+            failed_s=12.0,
+            failure="witness-unreachable: gone",
+        ),
+        "paths": (
+            PathView(node="n1", reaches=True, since_wall=1, fault="", location="/dev/sdb"),
+            PathView(node="n2", reaches=False, since_wall=1, fault="gone", location="/dev/sdb"),
+        ),
+    }
+    return QuorumMember(**{**given, **fields})  # type: ignore[arg-type]
+
+
+def view(*members: QuorumMember, findings: tuple[FindingView, ...] = ()) -> QuorumView:
+    return QuorumView(
+        node="n1",
+        leader="n1",
+        ballot="0.1.1",
+        promised="0.1.1",
+        epoch=0,
+        commit=7,
+        last=7,
+        votes=1,
+        needed=1,
+        profile="default",
+        heartbeat_ms=50,
+        promise_ms=260,
+        run_ms=420,
+        kill_ms=60,
+        lease_margin_ms=200,
+        leader_margin_ms=200,
+        worst_stall_ms=1,
+        realtime=True,
+        guard=True,
+        joint=False,
+        members=members,
+        survives="",
+        lacking="",
+        findings=findings,
+    )
+
+
+def test_a_disk_is_shown_with_its_times_and_who_reaches_it() -> None:
+    """Silence, quantiles, slow and failed calls, and each node that does not reach it, with why."""
+    text = render.quorum(view(member(), findings=(FINDING,)))
+    assert "silence 260 ms; 4096 calls from here: p50 0.4, p99.9 7.2, worst 31.0 ms, 3 slow" in text
+    assert "2 failed, the last 12 s ago\n      witness-unreachable: gone" in text
+    assert "reached by n1\n" in text
+    assert "NOT reached by n2 since 1970-01-01" in text
+    assert text.endswith("! n2 does not reach it [path-lost]\n  -> look at the cable")
+
+
+def test_a_disk_that_was_never_called_has_no_times() -> None:
+    """No zeros that look like measurements."""
+    times = TimesView(
+        samples=0, p50_ms=0, p999_ms=0, worst_ms=0, slow=0, failures=0, failed_s=-1, failure=""
+    )
+    text = render.quorum(view(member(times=times, paths=())))
+    assert text.endswith("    silence 260 ms")
+
+
+@pytest.mark.parametrize(("findings", "ok"), [((), True), ((FINDING,), False)])
+def test_check_repeats_what_the_daemon_knows(
+    monkeypatch: pytest.MonkeyPatch, findings: tuple[FindingView, ...], ok: bool
+) -> None:
+    """Each finding is a loss with its way out."""
+    monkeypatch.setattr(Client, "quorum", lambda _: view(member(), findings=findings))
+    monkeypatch.setattr(Client, "status", lambda _: (_ for _ in ()).throw(UnavailableError("off")))
+    assert not [one for one in check.findings(Path("/nowhere")) if one.name == "quorum"]
+
+    class Formed:
+        formed = True
+
+    [found] = check._quorum(Client(Path("/nowhere")), Formed())  # type: ignore[arg-type]
+    assert found.ok is ok
+    if findings:
+        assert (found.found, found.lost, found.fix) == (FINDING.code, FINDING.text, FINDING.fix)
