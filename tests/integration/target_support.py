@@ -13,6 +13,8 @@ from pathlib import Path
 
 TARGET = "iqn.2026-01.org.leitwolf.test:disk"
 READY_S = 20.0
+_AHEAD = ("nice", "-n", "-15")
+"""A SAN has processors of its own: what a busy machine does to it is not what is tested."""
 CONTROL = "9"
 """Number of the control socket, whose folder belongs to the test."""
 
@@ -38,6 +40,7 @@ class Target:
         host: address to listen at.
         port: 0: a free one of this machine.
         enter: command prefix by which it gets into the network that has this address.
+        lun: file of the LUN; None: one in the folder.
     """
 
     def __init__(
@@ -48,8 +51,9 @@ class Target:
         host: str = "127.0.0.1",
         port: int = 0,
         enter: Sequence[str] = (),
+        lun: Path | None = None,
     ) -> None:
-        self.lun = folder / "lun"
+        self.lun = lun or folder / "lun"
         if not self.lun.exists():
             with self.lun.open("wb") as file:
                 file.truncate(size_bytes)
@@ -68,7 +72,7 @@ class Target:
         portal = f"portal={self._host}:{self.port}"
         log = (self._folder / "tgtd.log").open("ab")
         self._process = subprocess.Popen(
-            [*self._enter, "tgtd", "-f", "-C", CONTROL, "--iscsi", portal],
+            [*self._enter, *_AHEAD, "tgtd", "-f", "-C", CONTROL, "--iscsi", portal],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=log,

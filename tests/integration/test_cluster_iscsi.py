@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from lab.world import CLIENT, World
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(missing()), reason=miss
 NODES = (*MEMBERS, GUEST)
 _PORT = 3260
 _SIZE = 300 << 20
+_MEMORY = Path("/dev/shm")
 _WAIT_S = 30.0
 _STOPPED_S = 3.0
 """T_d is below 0.3 s and R 0.42 s; the rest is for a machine that is busy with other things."""
@@ -66,20 +68,22 @@ def members() -> Iterator[Members]:
 
 @pytest.fixture
 def target(members: Members) -> Iterator[Target]:
-    """A SAN on the clients' machine, as the quorum disk of the cluster."""
+    """A SAN on the clients' machine, its LUN in memory, as the quorum disk of the cluster."""
     world = members.world
     folder = world.folder / "san"
     folder.mkdir()
     enter = world.enter_network(CLIENT)
-    san = Target(folder, _SIZE, host=world.address(CLIENT), port=_PORT, enter=enter)
-    san.start()
+    lun = _MEMORY / f"leitwolf-{os.getpid()}.lun"
+    san = Target(folder, _SIZE, host=world.address(CLIENT), port=_PORT, enter=enter, lun=lun)
     try:
+        san.start()
         command(members, "quorum", "disk", "format", san.location)
         command(members, "quorum", "set", "disk", san.location)
         until(members, "n1", lambda view: not view.joint and view.votes == 1)
         yield san
     finally:
         san.stop()
+        lun.unlink()
 
 
 def command(members: Members, *words: str, node: str = "n1") -> str:
