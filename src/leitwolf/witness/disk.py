@@ -7,6 +7,7 @@ Rules
     W3 A region that the own block names is never begun anew.
     W4 Whatever reads blocks reads the header with them: a disk that another cluster formatted
        meanwhile is noticed before anything that it says is believed.
+    W5 A block is written over nothing older than its writer knows to stand there.
 
 Theory of operation
     Copy A is never older than copy B (W1, W2), so readers look at the copies A of all nodes in one
@@ -136,6 +137,8 @@ class BlockingDisk:
         if call.write is not None or call.block is not None:
             if not self._settled:
                 self._settle()
+            if call.block is not None:
+                self._demand_known(call.known)
             self._settled = False  # until all that follows went well; forgets the tail, too
             if call.write is not None and not self._write_region(call.write):
                 self._settled = True
@@ -207,6 +210,21 @@ class BlockingDisk:
             code="witness-damaged",
             hint="what it promised is lost: evict the disk and format another one",
         )
+
+    def _demand_known(self, known: int) -> None:
+        """Refuse to write over a block that stands there in an older version than is known.
+
+        Raises:
+            WitnessError: ``witness-rolled-back``, nothing was written.
+        """
+        for copy in (0, 1):
+            offset = self._geometry.block_offset(self._slot, copy)
+            block = decode_block(self._read(offset, UNIT_BYTES), self._header.disk, offset)
+            if block is not None and block.sequence < known:
+                raise WitnessError(
+                    f"block {known} of node {self._node} stood there, now it is {block.sequence}",
+                    code="witness-rolled-back",
+                )
 
     def _write_block(self, block: DiskBlock) -> None:
         check(block.node == self._node, f"node {self._node} writes a block of node {block.node}")
