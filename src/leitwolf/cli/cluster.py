@@ -12,16 +12,17 @@ from leitwolf.model.errors import Conflict, RequestTimeout
 from leitwolf.model.ids import NetworkRole
 from leitwolf.model.views import ClusterSetup, InitRequest, JoinRequestView
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "setup_text"]
 
 
-def _setup_text(setup: ClusterSetup) -> str:
+def setup_text(setup: ClusterSetup) -> str:
+    """Return what was formed, joined or restored."""
     networks = ", ".join(f"{name} ({address})" for name, address in setup.networks.items())
     lines = [
         f"{setup.node} is node {setup.node_id} of cluster {setup.cluster}, profile {setup.profile}",
         f"networks: {networks}",
     ]
-    return "\n".join([*lines, f"! {setup.advice}"] if setup.advice else lines)
+    return "\n".join([*lines, *(f"! {line}" for line in setup.advice.splitlines())])
 
 
 @click.command()
@@ -52,7 +53,7 @@ def init(
             port=port,
         )
     )
-    context.show(setup, _setup_text(setup))
+    context.show(setup, setup_text(setup))
 
 
 @click.command()
@@ -91,7 +92,7 @@ def _join(context: Context, request: JoinRequestView) -> None:
         if isinstance(item, str):
             context.progress(item)
         else:
-            context.show(item, _setup_text(item))
+            context.show(item, setup_text(item))
 
 
 @click.command()

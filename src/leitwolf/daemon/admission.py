@@ -9,20 +9,21 @@ from leitwolf.core.membership.roster import interconnects
 from leitwolf.daemon import forming
 from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.timeline import Timeline
-from leitwolf.model.commands import AddNode, Answer, Command, Refusal
+from leitwolf.model.commands import AddNode, Answer, Command, IssueToken, Refusal
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.events import Cause, TokenUsed
 from leitwolf.model.ids import NodeStatus
 from leitwolf.model.state import State
 from leitwolf.peers.frames import Code, JoinedMember, JoinGrant, JoinRequest, Rejection
 from leitwolf.peers.identity import fingerprint_of_pem, load_identity
-from leitwolf.peers.token import digest
+from leitwolf.peers.token import JoinToken, digest, format_token, new_secret
 from leitwolf.system.clock import raw_ns
 
-__all__ = ["admit"]
+__all__ = ["admit", "invite"]
 
 _COMMIT_S = 9.0
 """The joiner waits 10 s."""
+_TOKEN_ADDRESSES_MAX = 16
 _SEARCHED_MAX = 2_000
 """Changes looked through for the end of a token; few callers get that far at a time."""
 _NEW_TOKEN = "make a new one: leitwolf token"  # noqa: S105  # a hint
@@ -98,6 +99,36 @@ async def admit(
             for node in state.nodes.values()
             if node.uuid != request.uuid
         ),
+    )
+
+
+async def invite(
+    cluster: Cluster, lifetime_s: int, commit: Callable[[Command], Awaitable[Answer]]
+) -> str:
+    """Return a new one-time join token.
+
+    Raises:
+        LeitwolfError: the leader refused, or did not answer.
+    """
+    secret = new_secret()
+    answer = await commit(IssueToken(digest=digest(secret), lifetime_s=lifetime_s))
+    if answer.refusal is not None:
+        refusal = answer.refusal
+        raise LeitwolfError(refusal.text, code=refusal.code, hint=refusal.hint)
+    state = cluster.node.state
+    identity = load_identity(cluster.settings.config)
+    nodes = sorted(state.nodes.values(), key=lambda node: node.id != cluster.node.me)
+    links = interconnects(state)
+    addresses = [node.addresses[name] for node in nodes for name in links if name in node.addresses]
+    return format_token(
+        JoinToken(
+            cluster=state.uuid,
+            name=state.name,
+            port=state.port,
+            addresses=tuple(addresses[:_TOKEN_ADDRESSES_MAX]),
+            authority=fingerprint_of_pem(identity.authority_certificate),
+            secret=secret,
+        )
     )
 
 

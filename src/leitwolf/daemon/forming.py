@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -41,9 +42,11 @@ from leitwolf.system.settings import Settings
 from leitwolf.wire.ballot import Ballot
 
 __all__ = [
+    "Founder",
     "addresses_on",
     "drain",
     "ensure_folders",
+    "establish",
     "form",
     "hand_over",
     "issue",
@@ -55,6 +58,7 @@ _STAY_NS = 1_500 * MILLISECOND
 """A group that has not begun to move by then has nowhere to go; it is stopped here."""
 _JOINING = "joining.json"
 _FIRST = Ballot(0, 1, 1)
+_FIRST_NODE = NodeId(1)
 
 
 def ensure_folders(settings: Settings) -> None:
@@ -94,7 +98,58 @@ def form(
     networks: list[NetworkSet],
     addresses: Mapping[str, str],
 ) -> Bootstrap:
-    """Write the log of a cluster of one; the bootstrap file, written last, makes it complete.
+    """Write the log of a cluster of one; see :func:`establish`."""
+
+    def first(me: Founder) -> list[Change]:
+        events: list[Event] = [
+            ClusterFormed(
+                uuid=me.cluster, name=name, profile=profile, port=port, authority=me.authority
+            ),
+            *networks,
+            me.added(node_name, addresses),
+            QuorumChanged(stage="final", text=f"{node_name} alone"),
+        ]
+        because = Cause(code="formed", text=f"{node_name} formed the cluster {name}")
+        by = f"root@{node_name}"
+        change = Change(events=tuple(events), because=because, by=by, time=0, wall=time.time_ns())
+        return [change]
+
+    cluster = str(uuid.uuid4())
+    return establish(settings, first, cluster=cluster, name=name, node_name=node_name, port=port)
+
+
+class Founder(NamedTuple):
+    """The first node of a cluster, as its log is to know it."""
+
+    cluster: str
+    uuid: str
+    storage: str
+    fingerprint: str
+    authority: bytes
+    """Certificate of the cluster's authority."""
+
+    def added(self, name: str, addresses: Mapping[str, str]) -> NodeAdded:
+        """Return the event that adds it."""
+        return NodeAdded(
+            node=_FIRST_NODE,
+            name=name,
+            uuid=self.uuid,
+            storage=self.storage,
+            addresses=dict(addresses),
+            fingerprint=self.fingerprint,
+        )
+
+
+def establish(
+    settings: Settings,
+    changes_of: Callable[[Founder], list[Change]],
+    *,
+    cluster: str,
+    name: str,
+    node_name: str,
+    port: int,
+) -> Bootstrap:
+    """Write a cluster of one whose log begins with these changes; the bootstrap file completes it.
 
     Raises:
         InvalidConfig: the port is out of range.
@@ -105,43 +160,42 @@ def form(
     if not 1 <= port <= 65_535:
         raise InvalidConfig(f"port = {port}, allowed is 1..65535", field="port")
     ensure_folders(settings)
-    cluster, node, storage = (str(uuid.uuid4()) for _ in range(3))
+    node, storage = str(uuid.uuid4()), str(uuid.uuid4())
     identity = create_identity(cluster, node)
-    me = AcceptorId(NodeId(1), storage)
-    events: list[Event] = [
-        ClusterFormed(
-            uuid=cluster,
-            name=name,
-            profile=profile,
-            port=port,
-            authority=identity.authority_certificate,
-        ),
-        *networks,
-        NodeAdded(
-            node=NodeId(1),
-            name=node_name,
-            uuid=node,
-            storage=storage,
-            addresses=dict(addresses),
-            fingerprint=fingerprint_of_pem(identity.certificate),
-        ),
-        QuorumChanged(stage="final", text=f"{node_name} alone"),
+    me = Founder(
+        cluster=cluster,
+        uuid=node,
+        storage=storage,
+        fingerprint=fingerprint_of_pem(identity.certificate),
+        authority=identity.authority_certificate,
+    )
+    config = QuorumConfig(acceptors=(Acceptor(id=AcceptorId(_FIRST_NODE, storage)),))
+    entries = [
+        EntryRecord(
+            entry=Entry(
+                index=index,
+                ballot=_FIRST,
+                payload=encode_change(change),
+                config=config if index == 1 else None,
+            )
+        )
+        for index, change in enumerate(changes_of(me), 1)
     ]
-    entry = _first_entry(name, node_name, events, QuorumConfig(acceptors=(Acceptor(id=me),)))
     save_identity(settings.config, identity)
     _remove_unfinished(settings)
     store = QuorumLog.create(
-        state_folder(settings), StoreIdentity(cluster=cluster, node=1, storage=storage)
+        state_folder(settings), StoreIdentity(cluster=cluster, node=_FIRST_NODE, storage=storage)
     )
     try:
-        store.write(
-            [PromisedRecord(ballot=_FIRST), EntryRecord(entry=entry), CommitRecord(index=1)]
-        )
+        store.write([PromisedRecord(ballot=_FIRST)])
+        for entry in entries:
+            store.write([entry])
+        store.write([CommitRecord(index=len(entries))])
         store.sync()
     finally:
         store.close()
     bootstrap = Bootstrap(
-        node=1,
+        node=_FIRST_NODE,
         name=node_name,
         uuid=node,
         cluster=cluster,
@@ -151,17 +205,6 @@ def form(
     )
     save_bootstrap(settings.state, bootstrap)
     return bootstrap
-
-
-def _first_entry(name: str, node_name: str, events: list[Event], config: QuorumConfig) -> Entry:
-    change = Change(
-        events=tuple(events),
-        because=Cause(code="formed", text=f"{node_name} formed the cluster {name}"),
-        by=f"root@{node_name}",
-        time=0,
-        wall=time.time_ns(),
-    )
-    return Entry(index=1, ballot=_FIRST, payload=encode_change(change), config=config)
 
 
 async def join(

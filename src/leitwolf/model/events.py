@@ -108,6 +108,8 @@ class ClusterFormed(_Event, frozen=True, kw_only=True):
     """One port, TCP and UDP."""
     authority: bytes
     """Certificate of the cluster's own authority, DER."""
+    generation_floor: int = 0
+    """Generations of groups begin above it: those of the cluster whose backup this one is."""
 
 
 class ClusterChanged(_Event, frozen=True, kw_only=True):

@@ -47,6 +47,7 @@ def apply_cluster_formed(draft: Draft, event: events.ClusterFormed) -> None:
     draft.profile = event.profile
     draft.port = event.port
     draft.authority = event.authority
+    draft.generation_floor = event.generation_floor
 
 
 def apply_cluster_changed(draft: Draft, event: events.ClusterChanged) -> None:
