@@ -68,21 +68,27 @@ def token(context: Context, lifetime: int) -> None:
 @click.command()
 @click.argument("token")
 @click.option("--node-name", default="", help="Name of this node (default: the host name).")
+@click.option("--replace", is_flag=True, help="Take the place of the node of this name.")
 @with_json
-def join(context: Context, token: str, node_name: str) -> None:
-    """Join the cluster that gave out TOKEN."""
-    _join(context, JoinRequestView(token=token, node_name=node_name))
+def join(context: Context, token: str, node_name: str, replace: bool) -> None:
+    """Join the cluster that gave out TOKEN.
+
+    With --replace a machine that lost its disk comes back under its name: the former node, which
+    must be down, is evicted, and this one takes its place among the preferred owners.
+    """
+    _join(context, JoinRequestView(token=token, node_name=node_name, replace=replace))
 
 
 @click.command()
-@click.argument("token")
-@click.option("--node-name", default="", help="Name of this node (default: the host name).")
+@click.argument("token", default="")
+@click.option("--node-name", default="", help="Name of this node (default: as it was).")
 @with_json
 def rejoin(context: Context, token: str, node_name: str) -> None:
     """Come back with a new storage: the way out of a damaged or locked-out one.
 
-    First evict this node on another one and make a token there. What is here is kept in
-    quarantine.
+    This node shows that it is what it was by its key, or by TOKEN (leitwolf node replace NODE on
+    another one). Its former self is evicted, what is here is kept in quarantine, and the log is
+    fetched anew.
     """
     _join(context, JoinRequestView(token=token, node_name=node_name, again=True))
 

@@ -6,9 +6,9 @@ import asyncio
 import ipaddress
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -17,7 +17,7 @@ from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
 from leitwolf.daemon.cluster import Cluster, state_folder
 from leitwolf.daemon.departure import write_durably
 from leitwolf.model.commands import StopNode, TransferLeader
-from leitwolf.model.errors import InvalidConfig, StorageError
+from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
 from leitwolf.model.events import (
     Cause,
     Change,
@@ -30,7 +30,7 @@ from leitwolf.model.events import (
 from leitwolf.model.ids import GroupPhase, NodeId
 from leitwolf.model.log import CommitRecord, Entry, EntryRecord, PromisedRecord
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
-from leitwolf.peers.frames import JoinGrant, JoinRequest
+from leitwolf.peers.frames import Code, JoinGrant, JoinRequest
 from leitwolf.peers.identity import Identity, fingerprint_of_pem, save_identity
 from leitwolf.peers.token import JoinToken, digest
 from leitwolf.state import encode_change
@@ -41,9 +41,14 @@ from leitwolf.system.progress import Flag, Slot
 from leitwolf.system.settings import Settings
 from leitwolf.wire.ballot import Ballot
 
+if TYPE_CHECKING:
+    from leitwolf.peers.join import Joiner
+
 __all__ = [
     "Founder",
+    "Place",
     "addresses_on",
+    "begun_secret",
     "drain",
     "ensure_folders",
     "establish",
@@ -57,6 +62,8 @@ __all__ = [
 _STAY_NS = 1_500 * MILLISECOND
 """A group that has not begun to move by then has nowhere to go; it is stopped here."""
 _JOINING = "joining.json"
+_LEAVING_S = 60.0
+"""Evicting a node takes R and more, at the slowest profile ten seconds."""
 _FIRST = Ballot(0, 1, 1)
 _FIRST_NODE = NodeId(1)
 
@@ -207,8 +214,21 @@ def establish(
     return bootstrap
 
 
+class Place(NamedTuple):
+    """In whose place a node joins."""
+
+    former: tuple[bytes, bytes] | None = None
+    """Certificate and key (PEM) of the node that it was, if it has them still."""
+    vacate: Callable[[], Awaitable[None]] | None = None
+    """Sets aside what is here, once the cluster has let the node in."""
+
+
 async def join(
-    settings: Settings, token: JoinToken, name: str, progress: Callable[[str], None]
+    settings: Settings,
+    token: JoinToken,
+    name: str,
+    progress: Callable[[str], None],
+    place: Place | None = None,
 ) -> tuple[Bootstrap, JoinGrant]:
     """Join the cluster of a token and write what was granted.
 
@@ -216,7 +236,7 @@ async def join(
         LeitwolfError: see :func:`leitwolf.peers.join.request_join`.
     """
     from leitwolf.peers.authority import new_node_key  # noqa: PLC0415 — x509 costs 10 MiB
-    from leitwolf.peers.join import Joiner, identity_of, request_join  # noqa: PLC0415 — as above
+    from leitwolf.peers.join import Joiner, check_udp, identity_of  # noqa: PLC0415
 
     ensure_folders(settings)
     trial = _begun(settings.state, token, name)
@@ -230,18 +250,24 @@ async def join(
             storage=str(uuid.uuid4()),
             key=key.key,
             request=key.request,
+            secret=token.secret if place is not None and place.former else b"",
         )
         # Asked again after a lost answer, this node must be the same one.
         write_durably(settings.state / _JOINING, msgspec.json.encode(trial))
-    addresses = {item.subnet: item.address for item in interface_addresses()}
     joiner = Joiner(
         name=name,
         uuid=trial.uuid,
         storage=trial.storage,
         request=trial.request,
-        addresses=addresses,
+        addresses={item.subnet: item.address for item in interface_addresses()},
+        replace=place is not None,
+        former=place.former if place is not None else None,
     )
-    grant = await request_join(token, joiner, progress)
+    grant = await _granted(token, joiner, progress)
+    if place is not None and place.vacate is not None:
+        await place.vacate()
+    for problem in await check_udp(grant):
+        progress(problem)
     save_identity(settings.config, identity_of(grant, trial.key))
     _remove_unfinished(settings)
     store = QuorumLog.create(
@@ -255,6 +281,30 @@ async def join(
     return bootstrap, grant
 
 
+async def _granted(token: JoinToken, joiner: Joiner, progress: Callable[[str], None]) -> JoinGrant:
+    """Ask until the former node of this name is out of the way."""
+    from leitwolf.peers.join import request_join  # noqa: PLC0415 — x509 costs 10 MiB
+
+    deadline = time.monotonic() + _LEAVING_S
+    while True:
+        try:
+            return await request_join(token, joiner, progress)
+        except LeitwolfError as error:
+            if error.code != Code.STILL_LEAVING or time.monotonic() > deadline:
+                raise
+            progress(error.text)
+            await asyncio.sleep(1)
+
+
+def begun_secret(state: Path, name: str) -> bytes:
+    """Return the secret with which this node asked for its own place before, b'': it did not."""
+    try:
+        found = msgspec.json.decode((state / _JOINING).read_bytes(), type=_Trial)
+    except (OSError, msgspec.MsgspecError):
+        return b""
+    return found.secret if found.name == name else b""
+
+
 class _Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """As whom this node asked to join, kept until it is in."""
 
@@ -264,6 +314,8 @@ class _Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     storage: str
     key: bytes
     request: bytes
+    secret: bytes = b""
+    """Of a node that comes back by what it has; '' with a token, which its operator has."""
 
 
 def _begun(state: Path, token: JoinToken, name: str) -> _Trial | None:

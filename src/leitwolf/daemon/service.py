@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from leitwolf.core.lease.profile import PROFILES
-from leitwolf.core.policy import why
 from leitwolf.daemon import forming, views
 from leitwolf.daemon.admission import admit, invite
 from leitwolf.daemon.aside import set_aside, unformed_advice
@@ -26,6 +25,7 @@ from leitwolf.daemon.departure import (
 from leitwolf.daemon.fresh import begin_anew, has_memories
 from leitwolf.daemon.keys import rekey_command
 from leitwolf.daemon.networks import choose_networks, own_addresses
+from leitwolf.daemon.rejoining import invitation
 from leitwolf.daemon.restoring import (
     REPLACED,
     advice_of,
@@ -61,7 +61,6 @@ from leitwolf.model.views import (
 )
 from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
-from leitwolf.peers.token import parse_token
 from leitwolf.store import QuorumLog, StoreIdentity
 from leitwolf.system.clock import now, raw_ns
 from leitwolf.system.diary import log
@@ -246,7 +245,13 @@ class DaemonService:
         storage = cluster.bootstrap.storage
         save_lockout(
             self._settings.state,
-            Lockout(storage=storage, code=code, text=text, at_wall=time.time_ns()),
+            Lockout(
+                storage=storage,
+                code=code,
+                text=text,
+                at_wall=time.time_ns(),
+                addresses=cluster.addresses_of_others(),
+            ),
         )
         self._end(f"locked out: {text}")
 
@@ -387,22 +392,11 @@ class DaemonService:
     def why(self, group: str) -> ExplanationView:
         """Explain where a group is and why."""
         cluster = self._formed()
-        explained = why(cluster.node.state, cluster.timeline.lookup, GroupId(group))
-        if explained is None:
+        view = views.explanation(cluster.node.state, cluster.timeline.lookup, GroupId(group))
+        if view is None:
             names = ", ".join(cluster.node.state.groups) or "none"
             raise NotFound(f"there is no group {group!r}; groups are: {names}")
-        causes = []
-        for reason in explained.reasons:
-            change = cluster.timeline.lookup(reason.index)
-            if change is not None:
-                causes.append(views.log_line(cluster.node.state, reason.index, change))
-        return ExplanationView(
-            group=group,
-            summary=explained.summary,
-            lines=explained.lines[1:],
-            waits_for=explained.waits_for,
-            causes=tuple(causes),
-        )
+        return view
 
     def log(self, after: int, limit: int) -> list[LogLine]:
         """Return lines of the timeline."""
@@ -570,15 +564,17 @@ class DaemonService:
     async def join(self, request: JoinRequestView) -> AsyncIterator[str | ClusterSetup]:
         """Join a cluster, telling progress."""
         async with self._forming:
-            token = parse_token(request.token)
-            if request.again and self._fault is not None:
-                yield f"setting aside what is here: {self._fault.text}"
-                await self._leave_faulty()
-            self._refuse_second()
+            fault = self._fault
+            again = request.again and fault is not None and fault.code not in _PASSING
+            if not again:
+                self._refuse_second()
+            known = self._bootstrap.name if again and self._bootstrap is not None else ""
+            name = request.node_name or known or platform.node()
+            vacate = self._leave_faulty if again else None
+            token, place = invitation(self._settings, self._bootstrap, request, name, vacate)
             lines: asyncio.Queue[str | None] = asyncio.Queue()
-            name = request.node_name or platform.node()
             joining = asyncio.ensure_future(
-                forming.join(self._settings, token, name, lines.put_nowait)
+                forming.join(self._settings, token, name, lines.put_nowait, place)
             )
             joining.add_done_callback(lambda _: lines.put_nowait(None))
             while (line := await lines.get()) is not None:

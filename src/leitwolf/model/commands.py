@@ -230,6 +230,8 @@ class SetQuorum(_Command, frozen=True, kw_only=True):
     """Nodes have no vote: who has the disk (or engine) leads."""
     silence_ms: int = 0
     """T_d beyond P: how long the armed stamp must stand still at least."""
+    slots: int = 0
+    """Highest number of a node that has a place on the disk; 0: no limit, or not known."""
 
 
 class RelocateWitness(_Command, frozen=True, kw_only=True):

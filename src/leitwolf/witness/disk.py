@@ -93,13 +93,14 @@ def load_region(device: Device, header: Header, slot: int, block: DiskBlock) -> 
 class BlockingDisk:
     """The disk without a time limit: calls last as long as the device needs."""
 
-    def __init__(self, device: Device, *, cluster: str, node: int) -> None:
+    def __init__(self, device: Device, *, cluster: str, node: int, storage: str = "") -> None:
         """Read header and own block, and settle the own block (W2).
 
         Args:
             device: opened for writing; closed by the owner of this object.
             cluster: UUID of the own cluster.
             node: own number; the slot follows from it.
+            storage: UUID that the disk must have; '': any.
 
         Raises:
             WitnessError: not a disk of this cluster, without place for this node, or damaged.
@@ -108,6 +109,13 @@ class BlockingDisk:
         self._header = read_header(device)
         if self._header.cluster != cluster:
             raise _foreign(self._header)
+        if storage not in ("", self._header.disk):
+            raise WitnessError(
+                f"the disk was formatted anew: it is {self._header.disk}, the cluster knows "
+                f"{storage}, and has forgotten what it promised",
+                code="witness-foreign",
+                hint="leitwolf quorum replace",
+            )
         if not 1 <= node <= self._header.nodes_max:
             raise WitnessError(
                 f"the disk has room for nodes 1..{self._header.nodes_max}; this is node {node}",
@@ -407,6 +415,7 @@ def open_disk(
     cluster: str,
     node: int,
     timeout_s: float,
+    storage: str = "",
     begun: Callable[[Worker], None] = lambda _: None,
 ) -> TimedDisk:
     """Open a formatted disk for one node.
@@ -417,6 +426,7 @@ def open_disk(
         node: own number, 1..nodes_max of the disk.
         timeout_s: limit of one call, seconds.
         begun: is told of the thread that does it all, which may outlast a failure and a closing.
+        storage: UUID that the disk must have; '': any.
 
     Raises:
         WitnessError: the disk is gone, of another cluster, in use by another process as this node,
@@ -426,7 +436,7 @@ def open_disk(
 
     def opened() -> tuple[Device, BlockingDisk]:
         devices.append(open_device(location, timeout_s=timeout_s))
-        return devices[0], BlockingDisk(devices[0], cluster=cluster, node=node)
+        return devices[0], BlockingDisk(devices[0], cluster=cluster, node=node, storage=storage)
 
     def released() -> None:
         for device in devices:

@@ -16,7 +16,7 @@ from leitwolf.core.policy.checks import (
     judged,
     parse_subnet,
 )
-from leitwolf.core.policy.commands_quorum import check_silence, longest_silence
+from leitwolf.core.policy.commands_quorum import check_silence, check_slots, longest_silence
 from leitwolf.core.policy.health import is_quorum
 from leitwolf.model import commands, events
 from leitwolf.model.events import Event
@@ -160,6 +160,9 @@ def add_node(state: State, command: commands.AddNode, _seen: Observations) -> Ju
                 )
     _check_addresses(state, command.addresses)
     number = NodeId(state.node_serial + 1)
+    disk = state.wish.witness
+    if disk is not None:
+        check_slots(disk.slots, [number], disk.location)
     found: list[Event] = [
         events.TokenUsed(digest=command.token),
         events.NodeAdded(
