@@ -103,6 +103,9 @@ def test_a_quorum_disk_is_replaced_whatever_became_of_it(members: Members) -> No
             assert "quorum replace" in command(members, "quorum", "status") or (
                 members.leader() != "n1"
             )
+            members.until("n1", lambda _: "witness-rolled-back" in members.log_text(), "its line")
+            done = members.lab.command("n1", "quorum", "disk", "check", str(first))
+            assert "older copy" in done.stdout
             command(members, "quorum", "replace")  # the same place, formatted anew
             storage = until_witness(members, former=storage)
 

@@ -112,16 +112,6 @@ def status(view: StatusView) -> str:
     return "\n".join(lines)
 
 
-_LOST = (
-    "witness-damaged",
-    "witness-foreign",
-    "witness-rolled-back",
-    "witness-unfit",
-    "witness-unformatted",
-)
-"""Faults of a disk or witness that do not pass by themselves."""
-
-
 def _promise(member: QuorumMember) -> str:
     """Say what a member promised, and how long its run-lease lasts, where that is known."""
     parts = []
@@ -191,8 +181,6 @@ def quorum(view: QuorumView) -> str:
     if view.lacking:
         lines.append(f"! {view.lacking}")
     lines.extend(map(_finding, view.findings))
-    if any(member.fault.startswith(_LOST) for member in view.members):
-        lines.append("  -> leitwolf quorum replace: puts a new one in its place; groups go on")
     return "\n".join(lines)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 from leitwolf.daemon.bootstrap import set_bootstrap_aside
 from leitwolf.daemon.cluster import state_folder
@@ -16,6 +15,7 @@ from leitwolf.system.settings import Settings
 
 __all__ = ["set_aside", "unformed_advice"]
 
+_LOST = "if it was lost, on a member of its cluster: leitwolf node replace NODE"
 _NOT_FORMED = "this node is in no cluster: leitwolf init, or leitwolf join TOKEN"
 
 
@@ -45,9 +45,11 @@ def set_aside(settings: Settings, cluster: str, reason: str) -> None:
     log.warning("cluster state set aside", folder=str(folder), reason=reason)
 
 
-def unformed_advice(state: Path) -> str:
+def unformed_advice(settings: Settings) -> str:
     """Return what a node in no cluster says: since when, why, and what to do."""
-    gone = load_departure(state)
+    gone = load_departure(settings.state)
+    if gone is None and (settings.config / "pki").exists():
+        return f"keys of a node are here, but no state; {_LOST}\n  -> {_NOT_FORMED}"
     if gone is None:
         return _NOT_FORMED
     when = datetime.fromtimestamp(gone.at_wall / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -28,6 +28,7 @@ from leitwolf.core.effects import (
     FromGuard,
     FromHost,
     FromPeer,
+    FromWitness,
     GuardLost,
     HostLost,
     PeerLost,
@@ -290,6 +291,10 @@ class Cluster:
             self.timeline.restored(self.node.state.index)
         self._configure_peers()
         self._follow_keys()
+        if isinstance(event, FromWitness):
+            quorum = self.node.quorum
+            for news in self._notes.faults(quorum.witness_faults, witnesses(quorum.config)):
+                self.record(news)
 
     def _write_next(self) -> None:
         batch = self.executor.next_batch()

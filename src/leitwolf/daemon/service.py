@@ -365,7 +365,7 @@ class DaemonService:
     def _advice(self) -> str:
         if self._leaving:
             return f"everything here is being stopped: {self._leaving}{self._stuck}"
-        return unformed_advice(self._settings.state)
+        return unformed_advice(self._settings)
 
     def _fault_advice(self) -> str:
         fault = self._fault

@@ -22,6 +22,7 @@ from leitwolf.model.log import Entry, Snapshot
 from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot, Key
 
 __all__ = [
+    "LASTING_FAULTS",
     "NO_BLOCK",
     "ROLLED_BACK",
     "WITNESS_ID_MIN",
@@ -35,6 +36,10 @@ __all__ = [
 
 ROLLED_BACK = "witness-rolled-back"
 """Code of the fault of a disk or witness that was restored from an older copy."""
+LASTING_FAULTS = frozenset(
+    {ROLLED_BACK, "witness-damaged", "witness-foreign", "witness-unfit", "witness-unformatted"}
+)
+"""Codes of faults that do not pass by themselves: it is to be replaced."""
 WITNESS_ID_MIN = 60_000
 """Acceptors that are no nodes have ids from here on; nodes never reach it."""
 

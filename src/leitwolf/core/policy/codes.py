@@ -26,7 +26,6 @@ CAUSES: dict[str, str] = {
     "parameters-changed": "The resource restarts with its new parameters.",
     "removing": "The group is being removed.",
     "restart-in-place": "A resource failed and is restarted where it is.",
-    "restored": "The cluster was restored from a backup.",
     "retry-period": "The group was failed for its retry period and is tried again.",
     "stop-failed": "The resource could not be stopped: nothing may be started in its place.",
     "token-expired": "The lifetime of the join token is over.",
