@@ -152,6 +152,27 @@ def test_a_disk_restored_while_all_nodes_are_down_is_not_believed(members: Membe
         until_witness(members, former=storage)
 
 
+def test_a_disk_that_is_the_quorum_alone_is_replaced_while_it_works(members: Members) -> None:
+    """Its owner brings the new one in before the old one loses its vote: clients notice nothing."""
+    with block_device(members, "first") as first, block_device(members, "second") as second:
+        command(members, "quorum", "disk", "format", first)
+        command(members, "quorum", "set", "disk", first)
+        until_quorum(members, 1, 4)
+        with Prober(members.world, VIP, PORT, interval_us=2000) as prober:
+            assert prober.wait_for_answers()
+            command(members, "quorum", "replace", second)
+            deadline = time.monotonic() + _WAIT_S
+            while time.monotonic() < deadline:
+                view = members.client("n1").quorum()
+                names = [member.node for member in view.members if member.weight]
+                if names == [f"disk {second}"] and not view.joint:
+                    break
+                time.sleep(0.05)
+            assert names == [f"disk {second}"], command(members, "quorum", "status")
+            lost = [outage.milliseconds for outage in prober.outages()]
+        assert not [one for one in lost if one >= 1_000], lost
+
+
 def test_a_witness_is_replaced_whatever_became_of_it(members: Members) -> None:
     """Its file deleted, its folder wiped, an older copy put back: one command each."""
     folder = members.world.folder / "share"
