@@ -587,8 +587,11 @@ class DaemonService:
         """Set an unusable state aside and wait until that is done."""
         await self.destroy()
         deadline = time.monotonic() + _STOP_EVERYTHING_S
-        while self._leaving and time.monotonic() < deadline:
+        while self._leaving:
             await asyncio.sleep(_POLL_S)
+            if time.monotonic() > deadline:
+                text = f"what is here is not set aside yet{self._stuck}"
+                raise RequestTimeout(text, hint="ask again: leitwolf rejoin")
 
     async def _admit(self, request: JoinRequest, caller: str) -> JoinGrant | Rejection:
         return await admit(self._formed(), request, caller, self.command)

@@ -112,9 +112,10 @@ class CasAcceptor(Passive):
     # --- memory ----------------------------------------------------------------------------------
 
     def _note(self, value: CasObject) -> None:
-        """Remember what stands there; what is worth a record, while entries are written, too."""
+        """Remember what stands there; write it down to the entry when this node wants to lead."""
         self._memory.note({0: value.stamp}, value.promised, value.key)
-        block = COMMIT_HINT_ENTRIES if self.ballot != NO_BALLOT else 1
+        wants = self._probe is not None or self._prepare is not None
+        block = 1 if wants else COMMIT_HINT_ENTRIES
         self._record((value.promised, value.key.ballot, value.key.index // block))
 
     def _forgot(self, value: CasObject) -> bool:
