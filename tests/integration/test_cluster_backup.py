@@ -49,9 +49,12 @@ def test_a_restored_cluster_never_meets_the_old_one(members: Members) -> None:
     old = members.until("n1", lambda view: web(view) == "online", "the group")
     file = make_backup(members, "n2")
     done = members.lab.command(GUEST, "backup", str(file), "--verify", "--json")
-    assert json.loads(done.stdout)["nodes"] == list(MEMBERS)
+    verified = done.stdout
+    assert json.loads(verified)["nodes"] == list(MEMBERS)
     done = members.lab.command("n2", "backup", str(file))
     assert "file-exists" in done.stderr
+    assert "make a backup on n2" in members.log_text()
+    assert members.client("n1").log(json.loads(verified)["index"] - 1)[0].by == "root@n2"
 
     done = members.lab.command("n1", "restore", str(file))
     assert "already-in-a-cluster" in done.stderr

@@ -152,8 +152,9 @@ class FakeService:
         assert by
         return self.answer
 
-    async def backup(self) -> bytes:
+    async def backup(self, by: str) -> bytes:
         self._check()
+        assert by
         return self.saved
 
     async def restore(self, data: bytes, node_name: str, *, replace: bool) -> ClusterSetup:

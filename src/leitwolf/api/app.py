@@ -206,8 +206,9 @@ class _Api:
         lifetime_s = int(_number(request, "lifetime_s", 3_600, float(1 << 31)))
         return _json({"token": await self._service.token(lifetime_s, request.state.caller.name)})
 
-    async def backup(self, _: Request) -> Response:
-        return Response(await self._service.backup(), media_type="application/octet-stream")
+    async def backup(self, request: Request) -> Response:
+        data = await self._service.backup(request.state.caller.name)
+        return Response(data, media_type="application/octet-stream")
 
     async def restore(self, request: Request) -> Response:
         data = await _raw_body(request, BACKUP_BYTES_MAX)

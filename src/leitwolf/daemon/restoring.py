@@ -31,7 +31,7 @@ from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.departure import write_durably
 from leitwolf.daemon.networks import own_addresses
-from leitwolf.model.commands import Answer, ChangeCluster, Command
+from leitwolf.model.commands import Answer, Command, MakeBackup
 from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
 from leitwolf.model.events import (
     Cause,
@@ -96,10 +96,10 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return decode_backup(self.data, name="the backup that is kept", product=__version__)
 
 
-async def save_backup(cluster: Cluster, command: Ask) -> bytes:
-    """Return the state as this node has it, after the leader was asked for the newest entry."""
+async def save_backup(cluster: Cluster, by: str, command: Ask) -> bytes:
+    """Return the state as this node has it once the log says, by a quorum, that it is copied."""
     try:
-        answer = await command(ChangeCluster(), "backup", _FRESH_S)
+        answer = await command(MakeBackup(node=cluster.node.me), by, _FRESH_S)
         fresh = answer.refusal is None and cluster.node.state.index >= answer.index
     except LeitwolfError:
         fresh = False  # without a quorum the backup is as good as this node's log

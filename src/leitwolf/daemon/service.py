@@ -509,9 +509,9 @@ class DaemonService:
             advice=views.advice(state) if state is not None else "",
         )
 
-    async def backup(self) -> bytes:
+    async def backup(self, by: str) -> bytes:
         """Return the state of the cluster as a backup file."""
-        return await save_backup(self._formed(), self.command)
+        return await save_backup(self._formed(), by, self.command)
 
     async def restore(self, data: bytes, node_name: str, *, replace: bool) -> ClusterSetup:
         """Make a cluster of one from a backup file."""

@@ -17,6 +17,7 @@ __all__ = [
     "Command",
     "EvictNode",
     "IssueToken",
+    "MakeBackup",
     "MoveGroup",
     "NewResource",
     "PauseNode",
@@ -244,6 +245,12 @@ class RelocateWitness(_Command, frozen=True, kw_only=True):
     """Only from this node; 0: from all that have no way of their own."""
 
 
+class MakeBackup(_Command, frozen=True, kw_only=True):
+    """Say in the log that a backup is made on ``node``: what is applied there then is newest."""
+
+    node: NodeId
+
+
 class Rekey(_Command, frozen=True, kw_only=True):
     """Replace the heartbeat key of all guards; 32 bytes each."""
 
@@ -279,6 +286,7 @@ Command = (
     | IssueToken
     | SetNetwork
     | ChangeCluster
+    | MakeBackup
     | Rekey
     | RelocateWitness
     | SetQuorum

@@ -20,6 +20,7 @@ from leitwolf.model.ids import (
 from leitwolf.model.quorum import QuorumWish
 
 __all__ = [
+    "BackupMade",
     "Cause",
     "Change",
     "ClusterChanged",
@@ -268,6 +269,12 @@ class LocalRecord(_Event, frozen=True, kw_only=True):
     lines: tuple[str, ...]
 
 
+class BackupMade(_Event, frozen=True, kw_only=True):
+    """Somebody copied the state of the cluster, parameters of resources included, on a node."""
+
+    node: NodeId
+
+
 # --- groups --------------------------------------------------------------------------------------
 
 
@@ -430,6 +437,7 @@ Event = (
     | QuorumWished
     | WitnessRelocated
     | LocalRecord
+    | BackupMade
     | GroupAdded
     | GroupChanged
     | GroupRemoved

@@ -54,7 +54,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     node: str
     """On which node it was made."""
     fresh: bool
-    """The leader was asked: nothing that was confirmed before is missing."""
+    """A quorum confirmed the entry that says so: nothing that was confirmed before is missing."""
     wall: int
     """Wall clock, ns since 1970."""
     index: int

@@ -35,7 +35,9 @@ __all__ = [
 ]
 
 
-def apply_nothing(_draft: Draft, _event: events.QuorumChanged | events.LocalRecord) -> None:
+def apply_nothing(
+    _draft: Draft, _event: events.QuorumChanged | events.LocalRecord | events.BackupMade
+) -> None:
     """Change nothing: the event is history only."""
 
 

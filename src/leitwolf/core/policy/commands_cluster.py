@@ -37,6 +37,7 @@ __all__ = [
     "change_cluster",
     "evict_node",
     "issue_token",
+    "make_backup",
     "pause_node",
     "rekey",
     "set_network",
@@ -101,6 +102,12 @@ def tell_record(state: State, command: commands.TellRecord, _seen: Observations)
         check_range(len(line.encode()), "lines", 1, RECORD_LINE_BYTES_MAX)
     told = events.LocalRecord(node=node.id, lines=command.lines)
     return judged([told], f"{node.name} tells what it did without a quorum")
+
+
+def make_backup(state: State, command: commands.MakeBackup, _seen: Observations) -> Judged:
+    """Say that a backup is made."""
+    node = find_node(state, command.node)
+    return judged([events.BackupMade(node=node.id)], f"make a backup on {node.name}")
 
 
 def tell_ability(state: State, command: commands.TellAbility, _seen: Observations) -> Judged:
