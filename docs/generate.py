@@ -272,6 +272,11 @@ ROUTES: dict[str, tuple[str, str]] = {
     ),
     "/v1/token": ("Makes a join token; `lifetime_s`.", '{"token": text}'),
     "/v1/rekey": ("Replaces the heartbeat key of all guards.", "Answer"),
+    "/v1/backup": ("Returns the state of the cluster as a backup file.", "the bytes of the file"),
+    "/v1/restore": (
+        "Makes a cluster of one. Body: a backup file; `node_name`, `replace` (yes or no).",
+        "ClusterSetup",
+    ),
     "/v1/destroy": ("Sets the state of this node aside.", '{"destroyed": true}'),
 }
 """Path -> what it does, what it answers. A path without a line here stands in the page anyway."""

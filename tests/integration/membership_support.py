@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab.cluster import RUNTIME, LabCluster
@@ -18,12 +20,32 @@ from leitwolf.client import Client
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.views import ClusterSetup, InitRequest, JoinRequestView, NodeLine, StatusView
 
-__all__ = ["GUEST", "MEMBERS", "PORT", "VIP", "Members"]
+__all__ = ["GUEST", "MEMBERS", "PORT", "VIP", "Members", "block_device"]
 
 MEMBERS, GUEST = ("n1", "n2", "n3"), "n4"
 VIP, PORT = "10.77.2.200", 7000
 _LAB = Path(__file__).parents[2] / "lab"
 _WAIT_S = 20.0
+
+
+@contextmanager
+def block_device(members: Members, name: str = "quorum-disk") -> Iterator[Path]:
+    """A block device that every node sees: a loop device in memory."""
+    image = Path(f"/dev/shm/leitwolf-{os.getpid()}-{name}.img")
+    with image.open("wb") as file:
+        file.truncate(300 << 20)
+    made = subprocess.run(
+        ["losetup", "-f", "--show", image], check=True, capture_output=True, text=True
+    )
+    loop = made.stdout.strip()
+    path = members.world.folder / name
+    os.mknod(path, 0o600 | 0o060000, Path(loop).stat().st_rdev)
+    try:
+        yield path
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=True)
+        image.unlink()
+        path.unlink()
 
 
 class Members:

@@ -246,7 +246,7 @@ def test_restored_copy_is_locked_out(members: Members, tmp_path: Path) -> None:
     view = members.until(GUEST, lambda view: bool(view.fault), "the lock-out")
     assert view.fault == "state-rolled-back"
     assert "rejoin" in view.advice
-    assert "evict" in view.advice
+    assert "node replace" in view.advice
     shown = members.lab.command(GUEST, "status")
     assert shown.returncode == 6
     assert "state-rolled-back" in shown.stdout

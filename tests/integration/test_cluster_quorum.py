@@ -7,7 +7,6 @@ storage; it is opened with O_DIRECT like every block device.
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from lab.prober import Prober
 from lab.world import World
-from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Members
+from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Members, block_device
 
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.views import StatusView
@@ -23,7 +22,6 @@ from leitwolf.model.views import StatusView
 pytestmark = pytest.mark.netns
 
 NODES = (*MEMBERS, GUEST)
-_MEMORY = Path("/dev/shm")
 _WAIT_S = 20.0
 
 
@@ -45,21 +43,8 @@ def members() -> Iterator[Members]:
 @pytest.fixture
 def device(members: Members) -> Iterator[Path]:
     """A block device that every node sees."""
-    image = _MEMORY / f"leitwolf-{os.getpid()}.img"
-    with image.open("wb") as file:
-        file.truncate(300 << 20)
-    made = subprocess.run(
-        ["losetup", "-f", "--show", image], check=True, capture_output=True, text=True
-    )
-    loop = made.stdout.strip()
-    path = members.world.folder / "quorum-disk"
-    os.mknod(path, 0o600 | 0o060000, Path(loop).stat().st_rdev)
-    try:
+    with block_device(members) as path:
         yield path
-    finally:
-        subprocess.run(["losetup", "-d", loop], check=True)
-        image.unlink()
-        path.unlink()
 
 
 def command(members: Members, *words: str | Path) -> str:

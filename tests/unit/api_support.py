@@ -92,6 +92,8 @@ class FakeService:
     commands: list[tuple[Command, str]] = field(default_factory=list)
     lines: list[LogLine] = field(default_factory=list)
     joined: list[JoinRequestView] = field(default_factory=list)
+    saved: bytes = b""
+    restored: list[tuple[bytes, str, bool]] = field(default_factory=list)
 
     def _check(self) -> None:
         if self.error is not None:
@@ -149,6 +151,16 @@ class FakeService:
         self._check()
         assert by
         return self.answer
+
+    async def backup(self, by: str) -> bytes:
+        self._check()
+        assert by
+        return self.saved
+
+    async def restore(self, data: bytes, node_name: str, *, replace: bool) -> ClusterSetup:
+        self._check()
+        self.restored.append((data, node_name, replace))
+        return self._setup("restored")
 
     async def destroy(self) -> None:
         self._check()

@@ -16,13 +16,18 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from tests.unit.api_support import STOPPED, FakeService, node_line, status_view
+from tests.unit.test_store_log import IDENTITY, SMALL, entry
 
 from leitwolf.api import serve_unix
 from leitwolf.cli.commands import cli
 from leitwolf.model.commands import Answer, EvictNode, PauseNode, Refusal, TransferLeader
 from leitwolf.model.errors import Conflict, NotPermitted, StorageError
 from leitwolf.model.ids import NodeId
+from leitwolf.model.state import State
 from leitwolf.model.views import LogLine, StatusView
+from leitwolf.state import encode_backup, take_backup
+from leitwolf.store import QuorumLog
+from leitwolf.wire.ballot import Ballot
 
 # The server is cut off at the end of a test, with whatever connection it keeps.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -313,3 +318,87 @@ def test_every_command_has_help_and_json() -> None:
         assert command.help, path
         options = {option for item in command.params for option in item.opts}
         assert "--json" in options or path == "leitwolf run", path
+
+
+# --- backup and restore --------------------------------------------------------------------------
+
+
+def saved() -> bytes:
+    state = State(uuid="u", name="lab", index=7)
+    made = take_backup(state, product="0", node="n1", fresh=False, wall=0, ballot=Ballot(0, 1, 1))
+    return encode_backup(made)
+
+
+def test_a_backup_is_written_once_for_its_owner_alone(
+    folder: Path, service: FakeService, tmp_path: Path
+) -> None:
+    """The file is 0600, never overwritten, and says when it may be old."""
+    service.saved = saved()
+    file = tmp_path / "lab.backup"
+    done = run(folder, "backup", str(file))
+    assert done.exit_code == 0, done.output
+    assert "changes may be missing" in done.output
+    assert file.read_bytes() == service.saved
+    assert file.stat().st_mode & 0o777 == 0o600
+    done = run(folder, "backup", str(file), "--json")
+    assert done.exit_code == 4
+    assert json.loads(done.output)["code"] == "file-exists"
+    assert [path.name for path in tmp_path.iterdir()] == ["lab.backup"]
+
+
+def test_a_backup_is_verified_without_a_daemon(tmp_path: Path) -> None:
+    """A whole one is described; a truncated one is refused with its code."""
+    file = tmp_path / "lab.backup"
+    file.write_bytes(saved())
+    done = run(tmp_path, "backup", str(file), "--verify", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["index"] == 7
+    file.write_bytes(saved()[:-3])
+    done = run(tmp_path, "backup", str(file), "--verify")
+    assert done.exit_code == 2
+    assert "backup-truncated" in done.output
+    assert "no-such-file" in run(tmp_path, "backup", "nowhere", "--verify").output
+
+
+def test_restore_asks_before_it_replaces(
+    folder: Path, service: FakeService, tmp_path: Path
+) -> None:
+    """A file that is no backup never reaches the daemon; replacing wants a yes."""
+    file = tmp_path / "lab.backup"
+    file.write_bytes(b"no backup")
+    assert "backup-foreign" in run(folder, "restore", str(file)).output
+    file.write_bytes(saved())
+    assert "not-confirmed" in run(folder, "restore", str(file), "--replace", "--json").output
+    assert run(folder, "restore", str(file), "--replace", typed="n\n").exit_code == 2
+    assert service.restored == []
+    done = run(folder, "restore", str(file), "--replace", "--yes", "--node-name", "n9")
+    assert done.exit_code == 0, done.output
+    assert run(folder, "restore", str(file)).exit_code == 0
+    assert service.restored == [(saved(), "n9", True), (saved(), "", False)]
+
+
+def test_a_log_dump_marks_what_is_bad(tmp_path: Path) -> None:
+    """Exit code 1 and a mark for damage, 0 without; a folder that holds no log is refused."""
+    log = QuorumLog.create(tmp_path / "quorum", IDENTITY, sizes=SMALL)
+    for index in range(1, 5):
+        log.write([entry(index)])
+        log.sync()
+    log.close()
+    arguments = ("quorum", "log", "dump", "--state", str(tmp_path))
+    done = run(tmp_path, *arguments, "--after", "2", "--until", "3")
+    assert done.exit_code == 0, done.output
+    assert done.output.count("entry") == 1
+    path = tmp_path / "quorum" / "quolog.0000000001"
+    data = bytearray(path.read_bytes())
+    data[8192 + 30] ^= 1
+    path.write_bytes(data)
+    (tmp_path / "quorum" / "identity.json").unlink()
+    done = run(tmp_path, *arguments)
+    assert done.exit_code == 1
+    assert "! unreadable" in done.output
+    assert "! quorum log of node 3" in done.output
+    done = run(tmp_path, *arguments, "--json")
+    assert [line["what"] for line in json.loads(done.output) if "bad" in line]
+    assert path.read_bytes() == data
+    done = run(tmp_path, "quorum", "log", "dump", "--state", str(tmp_path / "nothing"))
+    assert "no-log" in done.output

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from leitwolf.daemon.notes import Notes
-from leitwolf.model.ids import GroupId, ResourceId, ResourceState
+from leitwolf.model.ids import GroupId, NodeId, ResourceId, ResourceState
 from leitwolf.model.observations import ResourceReport
+from leitwolf.model.quorum import Acceptor, AcceptorId
 
 ONLINE = ResourceReport(
     resource=ResourceId("web-ip"),
@@ -41,3 +42,18 @@ def test_a_change_of_state_is_told_by_its_own_entry() -> None:
 def test_the_first_report_of_a_resource_is_no_news() -> None:
     """A daemon that starts hears what has long been known."""
     assert Notes().news(CONFLICT) == ""
+
+
+def test_lasting_faults_of_a_disk_are_told_once() -> None:
+    """One that passes by itself is told by nobody; another code is news."""
+    notes = Notes()
+    disk = Acceptor(
+        id=AcceptorId(NodeId(60_000), "s"), kind="disk", location="/dev/quorum", slots=8
+    )
+    assert notes.faults({60_000: "witness-unreachable: path lost"}, [disk]) == []
+    assert notes.faults({60_000: "witness-rolled-back: x"}, [disk]) == [
+        "disk /dev/quorum: witness-rolled-back: x"
+    ]
+    assert notes.faults({60_000: "witness-rolled-back: y"}, [disk]) == []
+    assert notes.faults({60_000: "witness-foreign: z"}, [disk])
+    assert notes.faults({60_001: "witness-foreign: z"}, [disk]) == []

@@ -332,7 +332,8 @@ def test_dump_shows_records_also_behind_damage(folder: Path) -> None:
         log.write([entry(index)])
         log.sync()
     log.close()
-    assert [line["what"] for line in dump(folder)] == ["segment"] + ["record"] * 5
+    assert [line["what"] for line in dump(folder)] == ["identity", "segment"] + ["record"] * 5
+    assert not [line for line in dump(folder) if "bad" in line]
     path = folder / "quolog.0000000001"
     data = bytearray(path.read_bytes())
     data[8192 + 2 * 512 + 30] ^= 1
@@ -345,9 +346,10 @@ def test_dump_shows_records_also_behind_damage(folder: Path) -> None:
     assert path.read_bytes() == data
     lines = list(dump(folder))
     assert [line["what"] for line in lines] == (
-        ["segment", "record", "record", "unreadable", "record", "record"]
+        ["identity", "segment", "record", "record", "unreadable", "record", "record"]
     )
-    assert [line.get("chained") for line in lines[1:]] == [True, True, None, False, False]
+    assert [line.get("chained") for line in lines[2:]] == [True, True, None, False, False]
+    assert [line["what"] for line in lines if "bad" in line] == ["unreadable"]
     assert msgspec.json.encode(lines)
 
 

@@ -16,6 +16,8 @@ SHOWN = {
     "daemon/departure.py": "when this node left, for people",
     "system/diary.py": "stamps of log lines, for people",
     "daemon/forming.py": "stamp of the first entry, for people",
+    "daemon/aside.py": "when state was set aside, for people",
+    "daemon/restoring.py": "when a backup was made, for people",
     "daemon/service.py": "when this node left or was locked out, for people",
     "store/log.py": "age of history segments",
 }

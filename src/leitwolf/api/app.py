@@ -24,6 +24,7 @@ from leitwolf.model.errors import (
 from leitwolf.model.types import TYPES
 from leitwolf.model.views import InitRequest, JoinRequestView
 from leitwolf.ports.service import Service
+from leitwolf.state import BACKUP_BYTES_MAX
 
 __all__ = ["Caller", "application"]
 
@@ -98,14 +99,19 @@ def _refusal_kind(code: str) -> type[LeitwolfError]:
     return InvalidConfig if code in _INVALID or code.startswith("invalid-") else Conflict
 
 
-async def _body(request: Request, kind: Any) -> Any:
+async def _raw_body(request: Request, limit: int) -> bytes:
     data = bytearray()
     async for part in request.stream():
         data += part
-        if len(data) > _BODY_BYTES_MAX:
+        if len(data) > limit:
             raise InvalidConfig(
-                f"the request body has more than {_BODY_BYTES_MAX} bytes", code="body-too-large"
+                f"the request body has more than {limit} bytes", code="body-too-large"
             )
+    return bytes(data)
+
+
+async def _body(request: Request, kind: Any) -> Any:
+    data = await _raw_body(request, _BODY_BYTES_MAX)
     try:
         value = msgspec.json.decode(data, type=kind)
         # What cannot be told to another node (a number of 100 digits) is not valid either.
@@ -200,6 +206,16 @@ class _Api:
         lifetime_s = int(_number(request, "lifetime_s", 3_600, float(1 << 31)))
         return _json({"token": await self._service.token(lifetime_s, request.state.caller.name)})
 
+    async def backup(self, request: Request) -> Response:
+        data = await self._service.backup(request.state.caller.name)
+        return Response(data, media_type="application/octet-stream")
+
+    async def restore(self, request: Request) -> Response:
+        data = await _raw_body(request, BACKUP_BYTES_MAX)
+        node = request.query_params.get("node_name", "")
+        replace = request.query_params.get("replace", "") == "yes"
+        return _json(await self._service.restore(data, node, replace=replace))
+
     async def destroy(self, _: Request) -> Response:
         await self._service.destroy()
         return _json({"destroyed": True})
@@ -247,6 +263,8 @@ def application(service: Service, caller: Callable[[Request], Caller]) -> Starle
             change("/v1/join", api.join),
             change("/v1/token", api.token),
             change("/v1/rekey", api.rekey),
+            change("/v1/backup", api.backup),
+            change("/v1/restore", api.restore),
             change("/v1/destroy", api.destroy),
         ],
         exception_handlers={HTTPException: _no_route},

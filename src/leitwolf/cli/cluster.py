@@ -12,16 +12,17 @@ from leitwolf.model.errors import Conflict, RequestTimeout
 from leitwolf.model.ids import NetworkRole
 from leitwolf.model.views import ClusterSetup, InitRequest, JoinRequestView
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "setup_text"]
 
 
-def _setup_text(setup: ClusterSetup) -> str:
+def setup_text(setup: ClusterSetup) -> str:
+    """Return what was formed, joined or restored."""
     networks = ", ".join(f"{name} ({address})" for name, address in setup.networks.items())
     lines = [
         f"{setup.node} is node {setup.node_id} of cluster {setup.cluster}, profile {setup.profile}",
         f"networks: {networks}",
     ]
-    return "\n".join([*lines, f"! {setup.advice}"] if setup.advice else lines)
+    return "\n".join([*lines, *(f"! {line}" for line in setup.advice.splitlines())])
 
 
 @click.command()
@@ -52,7 +53,7 @@ def init(
             port=port,
         )
     )
-    context.show(setup, _setup_text(setup))
+    context.show(setup, setup_text(setup))
 
 
 @click.command()
@@ -67,21 +68,27 @@ def token(context: Context, lifetime: int) -> None:
 @click.command()
 @click.argument("token")
 @click.option("--node-name", default="", help="Name of this node (default: the host name).")
+@click.option("--replace", is_flag=True, help="Take the place of the node of this name.")
 @with_json
-def join(context: Context, token: str, node_name: str) -> None:
-    """Join the cluster that gave out TOKEN."""
-    _join(context, JoinRequestView(token=token, node_name=node_name))
+def join(context: Context, token: str, node_name: str, replace: bool) -> None:
+    """Join the cluster that gave out TOKEN.
+
+    With --replace a machine that lost its disk comes back under its name: the former node, which
+    must be down, is evicted, and this one takes its place among the preferred owners.
+    """
+    _join(context, JoinRequestView(token=token, node_name=node_name, replace=replace))
 
 
 @click.command()
-@click.argument("token")
-@click.option("--node-name", default="", help="Name of this node (default: the host name).")
+@click.argument("token", default="")
+@click.option("--node-name", default="", help="Name of this node (default: as it was).")
 @with_json
 def rejoin(context: Context, token: str, node_name: str) -> None:
     """Come back with a new storage: the way out of a damaged or locked-out one.
 
-    First evict this node on another one and make a token there. What is here is kept in
-    quarantine.
+    This node shows that it is what it was by its key, or by TOKEN (leitwolf node replace NODE on
+    another one). Its former self is evicted, what is here is kept in quarantine, and the log is
+    fetched anew.
     """
     _join(context, JoinRequestView(token=token, node_name=node_name, again=True))
 
@@ -91,7 +98,7 @@ def _join(context: Context, request: JoinRequestView) -> None:
         if isinstance(item, str):
             context.progress(item)
         else:
-            context.show(item, _setup_text(item))
+            context.show(item, setup_text(item))
 
 
 @click.command()

@@ -128,7 +128,7 @@ def _slot_line(slot: SlotView) -> str:
     block = slot.block
     if block is None:
         return f"  node {slot.node}: " + ("never wrote" if any(slot.copies) else "DAMAGED")
-    flags = [name for name in ("armed", "released") if getattr(block, name)]
+    flags = [name for name in ("armed", "released", "distrusted") if getattr(block, name)]
     return (
         f"  node {slot.node}: promised {block.promised}, accepted {block.accepted}, "
         f"entry {block.key.index} ({block.key.ballot}), commit {block.commit}, "

@@ -8,7 +8,7 @@ import click
 
 from leitwolf.cli.common import Context, find_node, send, wait_option, with_json
 from leitwolf.model.commands import EvictNode, PauseNode, TransferLeader
-from leitwolf.model.errors import LeitwolfError, RequestTimeout
+from leitwolf.model.errors import Conflict, LeitwolfError, RequestTimeout
 from leitwolf.model.ids import NodeId
 
 __all__ = ["COMMANDS"]
@@ -16,7 +16,7 @@ __all__ = ["COMMANDS"]
 
 @click.group("node")
 def node() -> None:
-    """Nodes: pause, resume, evict."""
+    """Nodes: pause, resume, evict, replace."""
 
 
 @node.command("pause")
@@ -86,6 +86,28 @@ def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
             if not itself or error.code != "not-in-a-cluster":
                 raise
     context.show(answer, f"node {name} is no member any more (entry {answer.index})")
+
+
+@node.command("replace")
+@click.argument("name")
+@click.option("--lifetime", default=3600, show_default=True, help="Seconds until it expires.")
+@with_json
+def replace(context: Context, name: str, lifetime: int) -> None:
+    """Print the command by which a node that lost its disk takes its place again.
+
+    It must be down. A node whose key is left needs no token: leitwolf rejoin, there.
+    """
+    status = context.client.status()
+    number = find_node(status, name)
+    if any(item.id == number and item.up for item in status.nodes):
+        raise Conflict(
+            f"{name} is up: it lost nothing",
+            code="node-alive",
+            hint=f"leitwolf node evict {name} puts it out",
+        )
+    value = context.client.token(lifetime)
+    words = f"leitwolf join {value} --replace --node-name {name}"
+    context.show({"token": value, "command": words}, f"on {name}:\n{words}")
 
 
 @click.command("lead")

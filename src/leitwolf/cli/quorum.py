@@ -10,11 +10,11 @@ import click
 
 from leitwolf.cli.common import Context, find_node, send, with_json
 from leitwolf.model.commands import SetQuorum, TransferLeader
-from leitwolf.model.errors import Conflict, InvalidConfig
+from leitwolf.model.errors import Conflict, InvalidConfig, NoQuorum, WitnessError
 from leitwolf.model.ids import NodeId
-from leitwolf.model.witness import CasObject, WitnessMode
+from leitwolf.model.witness import ROLLED_BACK, CasObject, WitnessMode
 
-__all__ = ["move", "set_"]
+__all__ = ["move", "replace", "set_"]
 
 _TIMEOUT_S = 10.0
 
@@ -55,22 +55,15 @@ def set_disk(context: Context, location: str, witness: bool, silence_ms: int, lo
     header = dump_disk(location, progress=context.progress).header
     status = context.client.status()
     if header.cluster != status.uuid:
-        raise Conflict(
-            f"{location} is the quorum disk of cluster {header.cluster}, this is {status.uuid}",
-            code="witness-foreign",
-            hint=f"leitwolf quorum disk format {location}",
-        )
-    if not location.startswith("iscsi:") and Path(location).is_file():
-        from leitwolf.witness.disktest import try_file  # noqa: PLC0415 — slow, needed here only
-
-        context.progress(f"testing {location}")
-        try_file(Path(location), local=local).demand(location, "a quorum disk")
+        raise _foreign_disk(location, header.cluster, status.uuid)
+    _try_file(context, location, local=local)
     command = SetQuorum(
         witness="disk",
         storage=header.disk,
         location=location,
         alone=not witness,
         silence_ms=silence_ms,
+        slots=header.nodes_max,
     )
     send(context, command, f"{location} is brought in: leitwolf quorum status")
 
@@ -88,7 +81,8 @@ def set_witness(context: Context, location: str, tag: bool, alone: bool, silence
 
     It is tested first: a store that ignores conditions is refused.
     """
-    storage = _prepare(context, location, WitnessMode.TAG if tag else WitnessMode.FULL)
+    mode = WitnessMode.TAG if tag else WitnessMode.FULL
+    storage = _prepare(context, location, mode, keep=True)
     command = SetQuorum(
         witness="object",
         storage=storage,
@@ -100,8 +94,129 @@ def set_witness(context: Context, location: str, tag: bool, alone: bool, silence
     send(context, command, f"{location} is brought in: leitwolf quorum status")
 
 
-def _prepare(context: Context, location: str, mode: WitnessMode) -> str:
-    """Test the store, and make the object that the cluster is going to use; return its UUID."""
+@click.command("replace")
+@click.argument("location", required=False)
+@click.option(
+    "--nodes", "nodes_max", default=8, show_default=True, help="Highest number of a node (disk)."
+)
+@click.option("--create", is_flag=True, help="Make the file of a disk if it is not there.")
+@click.option("--local", is_flag=True, help="Allow a file of this machine alone, for laboratories.")
+@with_json
+def replace(
+    context: Context, location: str | None, nodes_max: int, create: bool, local: bool
+) -> None:
+    """Put a new disk or witness in the place of the one that is lost, without stopping a group.
+
+    LOCATION (default: where it was) is formatted or made anew, and voted in as the former one was;
+    that one, should it come back, is a stranger. What is whole and in use is refused, as is a
+    device that holds anything else.
+    """
+    present = context.client.quorum().witness
+    if present is None:
+        raise Conflict(
+            "nodes alone are the quorum: there is no disk or witness to replace",
+            code="no-witness",
+            hint="leitwolf quorum set disk LOCATION, or leitwolf quorum set witness LOCATION",
+        )
+    if not context.client.status().quorum:
+        raise NoQuorum(
+            "without a quorum nothing can be replaced; nothing was changed",
+            hint="leitwolf quorum status says what is missing",
+        )
+    location = location or present.location
+    disk = location.startswith(("/", "iscsi:"))
+    full = present.full or disk or present.alone
+    mode = WitnessMode.FULL if full else WitnessMode.TAG
+    storage, slots = (
+        _format(context, location, nodes_max, create=create)
+        if disk
+        else (_prepare(context, location, mode), 0)
+    )
+    if disk:
+        _try_file(context, location, local=local)
+    command = SetQuorum(
+        witness="disk" if disk else "object",
+        storage=storage,
+        location=location,
+        full=full,
+        alone=present.alone,
+        silence_ms=present.silence_ms,
+        slots=slots,
+    )
+    send(context, command, f"{location} takes the place of {present.location}")
+
+
+def _try_file(context: Context, location: str, *, local: bool) -> None:
+    """Test a file that is to be a quorum disk: a share may cache, or keep locks to itself."""
+    if not location.startswith("iscsi:") and Path(location).is_file():
+        from leitwolf.witness.disktest import try_file  # noqa: PLC0415 — slow, needed here only
+
+        context.progress(f"testing {location}")
+        try_file(Path(location), local=local).demand(location, "a quorum disk")
+
+
+def _foreign_disk(location: str, found: str, own: str) -> Conflict:
+    return Conflict(
+        f"{location} is the quorum disk of cluster {found}, this is {own}",
+        code="witness-foreign",
+        hint=f"leitwolf quorum disk format {location}",
+    )
+
+
+def _in_use(location: str) -> Conflict:
+    return Conflict(
+        f"{location} is in use by this cluster, and whole",
+        code="witness-in-use",
+        hint="leitwolf quorum status; another place: leitwolf quorum replace LOCATION",
+    )
+
+
+def _whole(context: Context) -> str:
+    """Return the UUID of the disk or witness in use, '' when there is none or it is distrusted."""
+    view = context.client.quorum()
+    if view.witness is None or any(one.fault.startswith(ROLLED_BACK) for one in view.members):
+        return ""
+    return view.witness.storage
+
+
+def _format(context: Context, location: str, nodes_max: int, *, create: bool) -> tuple[str, int]:
+    """Format a disk unless it is whole and in use; return its UUID and its places."""
+    from leitwolf.witness.format import format_disk  # noqa: PLC0415 — slow, needed here only
+    from leitwolf.witness.inspect import dump_disk  # noqa: PLC0415 — as above
+
+    own = context.client.status().uuid
+    ours = False
+    try:
+        found = dump_disk(location, progress=context.progress)
+    except WitnessError as error:
+        if error.code == "witness-unfit" or (error.code == "witness-unreachable" and not create):
+            raise
+    else:
+        if found.header.cluster != own:
+            raise _foreign_disk(location, found.header.cluster, own)
+        lost = any(
+            not any(slot.copies) or (slot.block is not None and slot.block.distrusted)
+            for slot in found.slots
+        )
+        if found.header.disk == _whole(context) and not lost:
+            raise _in_use(location)
+        ours = True
+    done = format_disk(
+        location,
+        cluster=own,
+        nodes_max=nodes_max,
+        force=ours,
+        create=create,
+        progress=context.progress,
+    )
+    return done.disk, done.nodes_max
+
+
+def _prepare(context: Context, location: str, mode: WitnessMode, *, keep: bool = False) -> str:
+    """Test the store, and make the object that the cluster is going to use; return its UUID.
+
+    What is whole and in use is never overwritten; ``keep``: go on with it.
+    """
     import msgspec  # noqa: PLC0415 — slow, needed here only
 
     from leitwolf.system.settings import Settings  # noqa: PLC0415
@@ -116,19 +231,42 @@ def _prepare(context: Context, location: str, mode: WitnessMode) -> str:
     try:
         found = cas.get()
         if found is not None:
-            former = msgspec.msgpack.decode(found.data, type=CasObject)
-            if former.cluster != status.uuid:
-                raise Conflict(
-                    f"{location} holds the witness of cluster {former.cluster}",
-                    code="witness-foreign",
-                    hint="use another name behind the last '/'",
-                )
+            former = _former(context, found.data, location, status.uuid)
+            if former is not None and former.storage == _whole(context):
+                if keep and former.mode is mode and not former.distrusted:
+                    return former.storage
+                if not former.distrusted:
+                    raise _in_use(location)
         version = None if found is None else found.version
         if cas.put(msgspec.msgpack.encode(value), version) is None:
             raise Conflict(f"somebody else wrote to {location} meanwhile", code="witness-busy")
     finally:
         cas.close()
     return value.storage
+
+
+def _former(context: Context, data: bytes, location: str, own: str) -> CasObject | None:
+    """Return what stands there, None: the damaged witness of this cluster; refuse all else."""
+    import msgspec  # noqa: PLC0415 — slow, needed here only
+
+    try:
+        former = msgspec.msgpack.decode(data, type=CasObject)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        present = context.client.quorum().witness
+        if present is not None and present.location == location:
+            return None
+        raise Conflict(
+            f"{location} holds something else",
+            code="witness-foreign",
+            hint="use another name behind the last '/'",
+        ) from error
+    if former.cluster != own:
+        raise Conflict(
+            f"{location} holds the witness of cluster {former.cluster}",
+            code="witness-foreign",
+            hint="use another name behind the last '/'",
+        )
+    return former
 
 
 @click.command("move")

@@ -73,6 +73,9 @@ class Client:
 
     def _call(self, method: str, path: str, kind: type[T] | Any, body: object = None) -> Any:
         data = None if body is None else msgspec.json.encode(body)
+        return msgspec.json.decode(self._raw(method, path, data), type=kind)
+
+    def _raw(self, method: str, path: str, data: bytes | None) -> bytes:
         connection, response = self._response(method, path, data)
         try:
             raw = response.read()
@@ -80,7 +83,7 @@ class Client:
             connection.close()
         if response.status >= 400:
             raise _error(raw)
-        return msgspec.json.decode(raw, type=kind)
+        return raw
 
     def status(self) -> StatusView:
         """Return the cluster as this node sees it."""
@@ -152,6 +155,16 @@ class Client:
         """Replace the heartbeat key of all guards."""
         answer: Answer = self._call("POST", "/v1/rekey", Answer, {})
         return answer
+
+    def backup(self) -> bytes:
+        """Return the state of the cluster as a backup file."""
+        return self._raw("POST", "/v1/backup", b"{}")
+
+    def restore(self, data: bytes, node_name: str = "", *, replace: bool = False) -> ClusterSetup:
+        """Make a cluster of one from a backup file."""
+        path = f"/v1/restore?node_name={quote(node_name)}&replace={'yes' if replace else 'no'}"
+        setup: ClusterSetup = msgspec.json.decode(self._raw("POST", path, data), type=ClusterSetup)
+        return setup
 
     def destroy(self) -> None:
         """Set the state of this node aside."""

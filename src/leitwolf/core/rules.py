@@ -127,6 +127,15 @@ RULES: dict[str, str] = {
     ),
     "fence-evicted": "what an evicted node had on its way when it was frozen reaches the disk",
     "evicted-writes-nothing": "an evicted node that never heard of it goes on writing to the disk",
+    "witness-memory": (
+        "a disk or witness that was restored from an older copy counts, without what it forgot"
+    ),
+    "witness-record": (
+        "a restarted node believes a witness that was restored from an older copy meanwhile"
+    ),
+    "witness-distrust": (
+        "a disk that forgot something is left by who noticed it, and counts for all others"
+    ),
     "drop-before-disarm": "a lease rests on a stamp that challengers need not wait for any more",
     "truncate-conflict": "a node keeps what an older leader wrote instead of the leader's entry",
 }

@@ -8,21 +8,23 @@ from collections.abc import Awaitable, Callable
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.daemon import forming
 from leitwolf.daemon.cluster import Cluster
+from leitwolf.daemon.rejoining import Vacancy, vouch
 from leitwolf.daemon.timeline import Timeline
-from leitwolf.model.commands import AddNode, Answer, Command, Refusal
+from leitwolf.model.commands import AddNode, Answer, Command, IssueToken, Refusal
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.events import Cause, TokenUsed
-from leitwolf.model.ids import NodeStatus
+from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.state import State
 from leitwolf.peers.frames import Code, JoinedMember, JoinGrant, JoinRequest, Rejection
-from leitwolf.peers.identity import fingerprint_of_pem, load_identity
-from leitwolf.peers.token import digest
+from leitwolf.peers.identity import Identity, fingerprint_of_pem, load_identity
+from leitwolf.peers.token import JoinToken, digest, format_token, new_secret
 from leitwolf.system.clock import raw_ns
 
-__all__ = ["admit"]
+__all__ = ["admit", "invite"]
 
 _COMMIT_S = 9.0
 """The joiner waits 10 s."""
+_TOKEN_ADDRESSES_MAX = 16
 _SEARCHED_MAX = 2_000
 """Changes looked through for the end of a token; few callers get that far at a time."""
 _NEW_TOKEN = "make a new one: leitwolf token"  # noqa: S105  # a hint
@@ -41,11 +43,16 @@ async def admit(
         caller: its address.
         commit: has a command done and applied here.
     """
-    state = cluster.node.state
-    token = digest(request.secret)
-    refusal = _token_refusal(cluster, request, token)
+    by, token = f"join from {caller}", digest(request.secret)
+    vacancy = Vacancy(cluster, request, by, commit)
+    try:
+        refusal = await vouch(cluster, request, by, commit)
+        refusal = refusal or _token_refusal(cluster, request, token)
+    except LeitwolfError as error:
+        return Rejection(code=Code.NO_QUORUM, text=error.text, hint=error.hint)
     if refusal is not None:
         return refusal
+    state = cluster.node.state
     identity = load_identity(cluster.settings.config)
     networks = [(network.name, network.subnets) for network in state.networks.values()]
     try:
@@ -73,14 +80,25 @@ async def admit(
         token=token,
     )
     try:
-        answer = await commit(command, f"join from {caller}", _COMMIT_S)
+        refusal = await vacancy.make()
+        if refusal is not None:
+            return refusal
+        answer = await commit(command, by, _COMMIT_S)
     except LeitwolfError as error:
         return Rejection(code=Code.NO_QUORUM, text=error.text, hint=error.hint)
     if answer.refusal is not None:
         return _rejection(answer.refusal)
-    state = cluster.node.state
+    number = NodeId(int(answer.data["node"]))
+    await vacancy.settle(number)
+    return _grant(cluster.node.state, number, identity, certificate, addresses)
+
+
+def _grant(
+    state: State, number: NodeId, identity: Identity, certificate: bytes, addresses: dict[str, str]
+) -> JoinGrant:
+    """Return all that a new member needs."""
     return JoinGrant(
-        node=int(answer.data["node"]),
+        node=number,
         cluster=state.uuid,
         cluster_name=state.name,
         port=state.port,
@@ -96,8 +114,38 @@ async def admit(
                 node=node.id, name=node.name, addresses=node.addresses, fingerprint=node.fingerprint
             )
             for node in state.nodes.values()
-            if node.uuid != request.uuid
+            if node.id != number
         ),
+    )
+
+
+async def invite(
+    cluster: Cluster, lifetime_s: int, commit: Callable[[Command], Awaitable[Answer]]
+) -> str:
+    """Return a new one-time join token.
+
+    Raises:
+        LeitwolfError: the leader refused, or did not answer.
+    """
+    secret = new_secret()
+    answer = await commit(IssueToken(digest=digest(secret), lifetime_s=lifetime_s))
+    if answer.refusal is not None:
+        refusal = answer.refusal
+        raise LeitwolfError(refusal.text, code=refusal.code, hint=refusal.hint)
+    state = cluster.node.state
+    identity = load_identity(cluster.settings.config)
+    nodes = sorted(state.nodes.values(), key=lambda node: node.id != cluster.node.me)
+    links = interconnects(state)
+    addresses = [node.addresses[name] for node in nodes for name in links if name in node.addresses]
+    return format_token(
+        JoinToken(
+            cluster=state.uuid,
+            name=state.name,
+            port=state.port,
+            addresses=tuple(addresses[:_TOKEN_ADDRESSES_MAX]),
+            authority=fingerprint_of_pem(identity.authority_certificate),
+            secret=secret,
+        )
     )
 
 
@@ -110,7 +158,10 @@ def _rejection(refusal: Refusal) -> Rejection:
         code = {"name": Code.NAME_TAKEN, "addresses": Code.ADDRESS_TAKEN}.get(refusal.field, code)
     elif code == "token-unknown":
         code = Code.TOKEN_USED
-    return Rejection(code=code, text=refusal.text, hint=refusal.hint)
+    hint = refusal.hint
+    if code == Code.NAME_TAKEN:
+        hint = f"{hint}; if it is that node and lost its storage: leitwolf join TOKEN --replace"
+    return Rejection(code=code, text=refusal.text, hint=hint)
 
 
 def _granted_before(state: State, request: JoinRequest, token: str) -> bool:

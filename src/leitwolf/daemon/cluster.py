@@ -28,6 +28,7 @@ from leitwolf.core.effects import (
     FromGuard,
     FromHost,
     FromPeer,
+    FromWitness,
     GuardLost,
     HostLost,
     PeerLost,
@@ -59,7 +60,7 @@ from leitwolf.daemon.writer import LogWriter
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.errors import ProtocolError, RequestTimeout
 from leitwolf.model.events import NodeRemoved
-from leitwolf.model.ids import NodeId, NodeStatus
+from leitwolf.model.ids import GroupId, NodeId, NodeStatus
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostReport, ResourceReport
 from leitwolf.model.quorum import AcceptorId, location_of
@@ -196,6 +197,8 @@ class Cluster:
             on_end=self.feed,
         )
         self.marks = Marks()
+        self.vacated: dict[str, tuple[NodeId, dict[GroupId, tuple[NodeId, ...]]]] = {}
+        """Nodes that are being replaced, by name: number, and where they were preferred owners."""
         self.peers = PeerNetwork(
             node=bootstrap.node,
             cluster=bootstrap.cluster,
@@ -288,6 +291,10 @@ class Cluster:
             self.timeline.restored(self.node.state.index)
         self._configure_peers()
         self._follow_keys()
+        if isinstance(event, FromWitness):
+            quorum = self.node.quorum
+            for news in self._notes.faults(quorum.witness_faults, witnesses(quorum.config)):
+                self.record(news)
 
     def _write_next(self) -> None:
         batch = self.executor.next_batch()
@@ -557,6 +564,11 @@ class Cluster:
             )
             if removed and self.node.in_charge:
                 self._rekey_wanted.set()
+
+    def addresses_of_others(self) -> tuple[str, ...]:
+        """Return where the other nodes are, on the interconnects."""
+        peers = self._configured[1] if self._configured is not None else {}
+        return tuple(address for links in peers.values() for address in links if address)
 
     async def tell(self, command: Command, timeout_s: float = 10) -> bool:
         """Have the leader do something for this node itself; return whether it was done."""

@@ -37,6 +37,8 @@ class Lockout(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     text: str
     at_wall: int
+    addresses: tuple[str, ...] = ()
+    """Where the others were, for the way back."""
 
     def error(self, node: str) -> StorageError:
         """Return it as the fault of a daemon, with the way out."""
@@ -58,8 +60,8 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
 def way_back(node: str) -> str:
     """Return how a node whose storage is of no use comes back into its cluster."""
     return (
-        f"on another node: leitwolf node evict {node}, then leitwolf token; "
-        "here: leitwolf rejoin TOKEN (what is here is kept in quarantine)"
+        f"on {node}: leitwolf rejoin (what is there is kept in quarantine, the log comes anew);"
+        f" should that find no other node: leitwolf node replace {node} on one makes a token"
     )
 
 

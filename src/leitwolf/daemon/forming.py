@@ -6,8 +6,9 @@ import asyncio
 import ipaddress
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -16,7 +17,7 @@ from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
 from leitwolf.daemon.cluster import Cluster, state_folder
 from leitwolf.daemon.departure import write_durably
 from leitwolf.model.commands import StopNode, TransferLeader
-from leitwolf.model.errors import InvalidConfig, StorageError
+from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
 from leitwolf.model.events import (
     Cause,
     Change,
@@ -29,7 +30,7 @@ from leitwolf.model.events import (
 from leitwolf.model.ids import GroupPhase, NodeId
 from leitwolf.model.log import CommitRecord, Entry, EntryRecord, PromisedRecord
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
-from leitwolf.peers.frames import JoinGrant, JoinRequest
+from leitwolf.peers.frames import Code, JoinGrant, JoinRequest
 from leitwolf.peers.identity import Identity, fingerprint_of_pem, save_identity
 from leitwolf.peers.token import JoinToken, digest
 from leitwolf.state import encode_change
@@ -40,10 +41,17 @@ from leitwolf.system.progress import Flag, Slot
 from leitwolf.system.settings import Settings
 from leitwolf.wire.ballot import Ballot
 
+if TYPE_CHECKING:
+    from leitwolf.peers.join import Joiner
+
 __all__ = [
+    "Founder",
+    "Place",
     "addresses_on",
+    "begun_secret",
     "drain",
     "ensure_folders",
+    "establish",
     "form",
     "hand_over",
     "issue",
@@ -54,7 +62,10 @@ __all__ = [
 _STAY_NS = 1_500 * MILLISECOND
 """A group that has not begun to move by then has nowhere to go; it is stopped here."""
 _JOINING = "joining.json"
+_LEAVING_S = 60.0
+"""Evicting a node takes R and more, at the slowest profile ten seconds."""
 _FIRST = Ballot(0, 1, 1)
+_FIRST_NODE = NodeId(1)
 
 
 def ensure_folders(settings: Settings) -> None:
@@ -94,7 +105,58 @@ def form(
     networks: list[NetworkSet],
     addresses: Mapping[str, str],
 ) -> Bootstrap:
-    """Write the log of a cluster of one; the bootstrap file, written last, makes it complete.
+    """Write the log of a cluster of one; see :func:`establish`."""
+
+    def first(me: Founder) -> list[Change]:
+        events: list[Event] = [
+            ClusterFormed(
+                uuid=me.cluster, name=name, profile=profile, port=port, authority=me.authority
+            ),
+            *networks,
+            me.added(node_name, addresses),
+            QuorumChanged(stage="final", text=f"{node_name} alone"),
+        ]
+        because = Cause(code="formed", text=f"{node_name} formed the cluster {name}")
+        by = f"root@{node_name}"
+        change = Change(events=tuple(events), because=because, by=by, time=0, wall=time.time_ns())
+        return [change]
+
+    cluster = str(uuid.uuid4())
+    return establish(settings, first, cluster=cluster, name=name, node_name=node_name, port=port)
+
+
+class Founder(NamedTuple):
+    """The first node of a cluster, as its log is to know it."""
+
+    cluster: str
+    uuid: str
+    storage: str
+    fingerprint: str
+    authority: bytes
+    """Certificate of the cluster's authority."""
+
+    def added(self, name: str, addresses: Mapping[str, str]) -> NodeAdded:
+        """Return the event that adds it."""
+        return NodeAdded(
+            node=_FIRST_NODE,
+            name=name,
+            uuid=self.uuid,
+            storage=self.storage,
+            addresses=dict(addresses),
+            fingerprint=self.fingerprint,
+        )
+
+
+def establish(
+    settings: Settings,
+    changes_of: Callable[[Founder], list[Change]],
+    *,
+    cluster: str,
+    name: str,
+    node_name: str,
+    port: int,
+) -> Bootstrap:
+    """Write a cluster of one whose log begins with these changes; the bootstrap file completes it.
 
     Raises:
         InvalidConfig: the port is out of range.
@@ -105,43 +167,42 @@ def form(
     if not 1 <= port <= 65_535:
         raise InvalidConfig(f"port = {port}, allowed is 1..65535", field="port")
     ensure_folders(settings)
-    cluster, node, storage = (str(uuid.uuid4()) for _ in range(3))
+    node, storage = str(uuid.uuid4()), str(uuid.uuid4())
     identity = create_identity(cluster, node)
-    me = AcceptorId(NodeId(1), storage)
-    events: list[Event] = [
-        ClusterFormed(
-            uuid=cluster,
-            name=name,
-            profile=profile,
-            port=port,
-            authority=identity.authority_certificate,
-        ),
-        *networks,
-        NodeAdded(
-            node=NodeId(1),
-            name=node_name,
-            uuid=node,
-            storage=storage,
-            addresses=dict(addresses),
-            fingerprint=fingerprint_of_pem(identity.certificate),
-        ),
-        QuorumChanged(stage="final", text=f"{node_name} alone"),
+    me = Founder(
+        cluster=cluster,
+        uuid=node,
+        storage=storage,
+        fingerprint=fingerprint_of_pem(identity.certificate),
+        authority=identity.authority_certificate,
+    )
+    config = QuorumConfig(acceptors=(Acceptor(id=AcceptorId(_FIRST_NODE, storage)),))
+    entries = [
+        EntryRecord(
+            entry=Entry(
+                index=index,
+                ballot=_FIRST,
+                payload=encode_change(change),
+                config=config if index == 1 else None,
+            )
+        )
+        for index, change in enumerate(changes_of(me), 1)
     ]
-    entry = _first_entry(name, node_name, events, QuorumConfig(acceptors=(Acceptor(id=me),)))
     save_identity(settings.config, identity)
     _remove_unfinished(settings)
     store = QuorumLog.create(
-        state_folder(settings), StoreIdentity(cluster=cluster, node=1, storage=storage)
+        state_folder(settings), StoreIdentity(cluster=cluster, node=_FIRST_NODE, storage=storage)
     )
     try:
-        store.write(
-            [PromisedRecord(ballot=_FIRST), EntryRecord(entry=entry), CommitRecord(index=1)]
-        )
+        store.write([PromisedRecord(ballot=_FIRST)])
+        for entry in entries:
+            store.write([entry])
+        store.write([CommitRecord(index=len(entries))])
         store.sync()
     finally:
         store.close()
     bootstrap = Bootstrap(
-        node=1,
+        node=_FIRST_NODE,
         name=node_name,
         uuid=node,
         cluster=cluster,
@@ -153,19 +214,21 @@ def form(
     return bootstrap
 
 
-def _first_entry(name: str, node_name: str, events: list[Event], config: QuorumConfig) -> Entry:
-    change = Change(
-        events=tuple(events),
-        because=Cause(code="formed", text=f"{node_name} formed the cluster {name}"),
-        by=f"root@{node_name}",
-        time=0,
-        wall=time.time_ns(),
-    )
-    return Entry(index=1, ballot=_FIRST, payload=encode_change(change), config=config)
+class Place(NamedTuple):
+    """In whose place a node joins."""
+
+    former: tuple[bytes, bytes] | None = None
+    """Certificate and key (PEM) of the node that it was, if it has them still."""
+    vacate: Callable[[], Awaitable[None]] | None = None
+    """Sets aside what is here, once the cluster has let the node in."""
 
 
 async def join(
-    settings: Settings, token: JoinToken, name: str, progress: Callable[[str], None]
+    settings: Settings,
+    token: JoinToken,
+    name: str,
+    progress: Callable[[str], None],
+    place: Place | None = None,
 ) -> tuple[Bootstrap, JoinGrant]:
     """Join the cluster of a token and write what was granted.
 
@@ -173,7 +236,7 @@ async def join(
         LeitwolfError: see :func:`leitwolf.peers.join.request_join`.
     """
     from leitwolf.peers.authority import new_node_key  # noqa: PLC0415 — x509 costs 10 MiB
-    from leitwolf.peers.join import Joiner, identity_of, request_join  # noqa: PLC0415 — as above
+    from leitwolf.peers.join import Joiner, check_udp, identity_of  # noqa: PLC0415
 
     ensure_folders(settings)
     trial = _begun(settings.state, token, name)
@@ -187,18 +250,24 @@ async def join(
             storage=str(uuid.uuid4()),
             key=key.key,
             request=key.request,
+            secret=token.secret if place is not None and place.former else b"",
         )
         # Asked again after a lost answer, this node must be the same one.
         write_durably(settings.state / _JOINING, msgspec.json.encode(trial))
-    addresses = {item.subnet: item.address for item in interface_addresses()}
     joiner = Joiner(
         name=name,
         uuid=trial.uuid,
         storage=trial.storage,
         request=trial.request,
-        addresses=addresses,
+        addresses={item.subnet: item.address for item in interface_addresses()},
+        replace=place is not None,
+        former=place.former if place is not None else None,
     )
-    grant = await request_join(token, joiner, progress)
+    grant = await _granted(token, joiner, progress)
+    if place is not None and place.vacate is not None:
+        await place.vacate()
+    for problem in await check_udp(grant):
+        progress(problem)
     save_identity(settings.config, identity_of(grant, trial.key))
     _remove_unfinished(settings)
     store = QuorumLog.create(
@@ -212,6 +281,30 @@ async def join(
     return bootstrap, grant
 
 
+async def _granted(token: JoinToken, joiner: Joiner, progress: Callable[[str], None]) -> JoinGrant:
+    """Ask until the former node of this name is out of the way."""
+    from leitwolf.peers.join import request_join  # noqa: PLC0415 — x509 costs 10 MiB
+
+    deadline = time.monotonic() + _LEAVING_S
+    while True:
+        try:
+            return await request_join(token, joiner, progress)
+        except LeitwolfError as error:
+            if error.code != Code.STILL_LEAVING or time.monotonic() > deadline:
+                raise
+            progress(error.text)
+            await asyncio.sleep(1)
+
+
+def begun_secret(state: Path, name: str) -> bytes:
+    """Return the secret with which this node asked for its own place before, b'': it did not."""
+    try:
+        found = msgspec.json.decode((state / _JOINING).read_bytes(), type=_Trial)
+    except (OSError, msgspec.MsgspecError):
+        return b""
+    return found.secret if found.name == name else b""
+
+
 class _Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """As whom this node asked to join, kept until it is in."""
 
@@ -221,6 +314,8 @@ class _Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     storage: str
     key: bytes
     request: bytes
+    secret: bytes = b""
+    """Of a node that comes back by what it has; '' with a token, which its operator has."""
 
 
 def _begun(state: Path, token: JoinToken, name: str) -> _Trial | None:

@@ -1,22 +1,27 @@
-"""What the host says of a resource whose state stays as it is: for the log, once each.
+"""What is said and changes no state, but must be read: for the log, once each.
 
 A change of state is an entry by itself. But that somebody else claims an address of ours changes
-no state, and still somebody must read it.
+no state; nor does a fault of a disk or witness, which only those see who call it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from leitwolf.model.ids import ResourceId
 from leitwolf.model.observations import ResourceReport
+from leitwolf.model.quorum import Acceptor
+from leitwolf.model.witness import LASTING_FAULTS
 
 __all__ = ["Notes"]
 
 
 class Notes:
-    """The newest report of each resource."""
+    """The newest report of each resource, the newest lasting fault of each disk and witness."""
 
     def __init__(self) -> None:
         self._newest: dict[ResourceId, ResourceReport] = {}
+        self._faults: dict[int, str] = {}
 
     def news(self, report: ResourceReport) -> str:
         """Return a line about a report that changes no state and says something new, else ''."""
@@ -27,6 +32,17 @@ class Notes:
         if (former.code, former.text) == (report.code, report.text):
             return ""
         return f"{report.resource}: {report.text} [{report.code}]"
+
+    def faults(self, faults: Mapping[int, str], used: Iterable[Acceptor]) -> list[str]:
+        """Return lines about faults that do not pass by themselves and were not told yet."""
+        found = []
+        for acceptor in used:
+            number, fault = acceptor.id.node, faults.get(acceptor.id.node, "")
+            code = fault.partition(":")[0]
+            if code in LASTING_FAULTS and self._faults.get(number) != code:
+                self._faults[number] = code
+                found.append(f"{acceptor.kind} {acceptor.location}: {fault}")
+        return found
 
 
 def _standing(report: ResourceReport) -> tuple[object, ...]:

@@ -4,40 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import shutil
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import msgspec
 
 from leitwolf.core.lease.profile import PROFILES
-from leitwolf.core.membership.roster import interconnects
-from leitwolf.core.policy import why
 from leitwolf.daemon import forming, views
-from leitwolf.daemon.admission import admit
-from leitwolf.daemon.bootstrap import Bootstrap, load_bootstrap, set_bootstrap_aside
+from leitwolf.daemon.admission import admit, invite
+from leitwolf.daemon.aside import set_aside, unformed_advice
+from leitwolf.daemon.bootstrap import Bootstrap, load_bootstrap
 from leitwolf.daemon.cluster import Cluster, state_folder
 from leitwolf.daemon.departure import (
-    Departure,
     Lockout,
     forget_departure,
-    load_departure,
     load_lockout,
-    save_departure,
     save_lockout,
     way_back,
 )
 from leitwolf.daemon.fresh import begin_anew, has_memories
 from leitwolf.daemon.keys import rekey_command
 from leitwolf.daemon.networks import choose_networks, own_addresses
-from leitwolf.model.commands import Answer, Command, IssueToken
+from leitwolf.daemon.rejoining import invitation
+from leitwolf.daemon.restoring import (
+    REPLACED,
+    advice_of,
+    begin_restore,
+    carry_on,
+    load_restore,
+    save_backup,
+    save_restore,
+)
+from leitwolf.model.commands import Answer, Command
 from leitwolf.model.errors import (
     Conflict,
     DiskFull,
     InvalidConfig,
     LeitwolfError,
     NotFound,
+    RequestTimeout,
     StorageError,
 )
 from leitwolf.model.ids import GroupId
@@ -56,9 +61,7 @@ from leitwolf.model.views import (
 )
 from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
-from leitwolf.peers.identity import fingerprint_of_pem, load_identity
-from leitwolf.peers.token import JoinToken, digest, format_token, new_secret, parse_token
-from leitwolf.store import QuorumLog, StoreIdentity, quarantine
+from leitwolf.store import QuorumLog, StoreIdentity
 from leitwolf.system.clock import now, raw_ns
 from leitwolf.system.diary import log
 from leitwolf.system.interfaces import interface_addresses
@@ -69,7 +72,6 @@ from leitwolf.wire.permit import leads
 
 __all__ = ["DaemonService"]
 
-_TOKEN_ADDRESSES_MAX = 16
 _STOP_S = 30.0
 _HAND_OVER_S = 2.0
 """The keeper kills a daemon that is to be replaced after 5 s."""
@@ -86,7 +88,8 @@ _PASSING = frozenset({"disk-full", "storage-io", "sync-failed", "log-busy", "sto
 """Faults of the disk, not of the log: tried again until they are over."""
 _DAMAGED = frozenset({"log-corrupt", "no-log", "foreign-storage", "bootstrap-damaged"})
 """Faults after which this storage is of no use: the node comes back with another one."""
-_ADVICE_NOT_FORMED = "this node is in no cluster: leitwolf init, or leitwolf join TOKEN"
+_RESTORE_S = 60.0
+"""Everything is stopped and set aside meanwhile."""
 
 
 def _not_ready(answer: Answer) -> bool:
@@ -121,12 +124,14 @@ class DaemonService:
             self._changed.clear()
             try:
                 self._bootstrap = load_bootstrap(self._settings.state)
+                pending = load_restore(self._settings.state)
+                if pending is not None:
+                    if self._bootstrap is None:
+                        await self._forget_cluster()
+                    self._leaving = await carry_on(self._settings, pending, self._bootstrap)
+                    continue
                 if self._bootstrap is None:
-                    if has_memories(self._settings):
-                        log.critical(
-                            "the state of this node is gone: everything here is being stopped"
-                        )
-                        await asyncio.to_thread(begin_anew, self._settings, self._progress)
+                    await self._forget_cluster()
                     await self._wait()
                     continue
                 store = self._open(self._bootstrap)
@@ -134,6 +139,12 @@ class DaemonService:
                 await self._wait_faulty(error)
                 continue
             await self._run_cluster(self._bootstrap, store)
+
+    async def _forget_cluster(self) -> None:
+        """Have guard and host forget a cluster whose state is gone."""
+        if has_memories(self._settings):
+            log.critical("the state of this node is gone: everything here is being stopped")
+            await asyncio.to_thread(begin_anew, self._settings, self._progress)
 
     async def _wait_faulty(self, error: StorageError | msgspec.DecodeError) -> None:
         """Stay up without taking part, so that people learn why and what to do."""
@@ -234,7 +245,13 @@ class DaemonService:
         storage = cluster.bootstrap.storage
         save_lockout(
             self._settings.state,
-            Lockout(storage=storage, code=code, text=text, at_wall=time.time_ns()),
+            Lockout(
+                storage=storage,
+                code=code,
+                text=text,
+                at_wall=time.time_ns(),
+                addresses=cluster.addresses_of_others(),
+            ),
         )
         self._end(f"locked out: {text}")
 
@@ -261,7 +278,8 @@ class DaemonService:
         self._changed.clear()
         try:
             await asyncio.to_thread(begin_anew, self._settings, self._progress)
-            self._set_aside(self._leaving)
+            name = self._bootstrap.cluster_name if self._bootstrap is not None else ""
+            set_aside(self._settings, name, self._leaving)
         except (LeitwolfError, OSError) as error:
             # The node stays out meanwhile: there is no cluster here to take part in.
             log.critical("not out of the cluster yet", error=str(error))
@@ -270,23 +288,6 @@ class DaemonService:
         self._leaving = self._stuck = ""
         self._fault = None
         return True
-
-    def _set_aside(self, reason: str) -> None:
-        """Move the bootstrap file, the log and the identity into quarantine."""
-        state = self._settings.state
-        log_folder = state_folder(self._settings)
-        log_folder.mkdir(mode=0o700, exist_ok=True)
-        folder = quarantine(log_folder)
-        set_bootstrap_aside(state, folder)
-        pki = self._settings.config / "pki"
-        if pki.exists():
-            shutil.move(pki, folder / "pki")
-        name = self._bootstrap.cluster_name if self._bootstrap is not None else ""
-        save_departure(
-            state,
-            Departure(cluster=name, reason=reason, folder=str(folder), at_wall=time.time_ns()),
-        )
-        log.warning("cluster state set aside", folder=str(folder), reason=reason)
 
     async def drain(self) -> None:
         """Move the groups away for an orderly stop; bounded."""
@@ -330,7 +331,7 @@ class DaemonService:
                 fresh=False,
                 index=0,
                 fault=self._fault.code if self._fault is not None else leaving,
-                advice=self._fault_advice() or self._unformed_advice(),
+                advice=self._fault_advice() or self._advice(),
             )
         stopped = tuple(
             StoppedView(at_wall=line.at_wall_ns, text=line.text)
@@ -361,21 +362,14 @@ class DaemonService:
             address=bool(flags & Flag.GATE), process=bool(flags & Flag.WATCHDOG), data=False
         )
 
+    def _advice(self) -> str:
+        if self._leaving:
+            return f"everything here is being stopped: {self._leaving}{self._stuck}"
+        return unformed_advice(self._settings)
+
     def _fault_advice(self) -> str:
         fault = self._fault
         return f"{fault.text} [{fault.code}]\n  -> {fault.hint}" if fault is not None else ""
-
-    def _unformed_advice(self) -> str:
-        if self._leaving:
-            return f"everything here is being stopped: {self._leaving}{self._stuck}"
-        gone = load_departure(self._settings.state)
-        if gone is None:
-            return _ADVICE_NOT_FORMED
-        when = datetime.fromtimestamp(gone.at_wall / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return (
-            f"out of cluster {gone.cluster} since {when}: {gone.reason}; "
-            f"its state is kept in {gone.folder}\n  -> {_ADVICE_NOT_FORMED}"
-        )
 
     def _fresh(self, cluster: Cluster) -> bool:
         """Return whether the state was read at the leader, under its lease."""
@@ -398,22 +392,11 @@ class DaemonService:
     def why(self, group: str) -> ExplanationView:
         """Explain where a group is and why."""
         cluster = self._formed()
-        explained = why(cluster.node.state, cluster.timeline.lookup, GroupId(group))
-        if explained is None:
+        view = views.explanation(cluster.node.state, cluster.timeline.lookup, GroupId(group))
+        if view is None:
             names = ", ".join(cluster.node.state.groups) or "none"
             raise NotFound(f"there is no group {group!r}; groups are: {names}")
-        causes = []
-        for reason in explained.reasons:
-            change = cluster.timeline.lookup(reason.index)
-            if change is not None:
-                causes.append(views.log_line(cluster.node.state, reason.index, change))
-        return ExplanationView(
-            group=group,
-            summary=explained.summary,
-            lines=explained.lines[1:],
-            waits_for=explained.waits_for,
-            causes=tuple(causes),
-        )
+        return view
 
     def log(self, after: int, limit: int) -> list[LogLine]:
         """Return lines of the timeline."""
@@ -451,29 +434,7 @@ class DaemonService:
                 field="lifetime",
             )
         cluster = self._formed()
-        secret = new_secret()
-        command = IssueToken(digest=digest(secret), lifetime_s=lifetime_s)
-        answer = await self.command(command, by, 30)
-        if answer.refusal is not None:
-            refusal = answer.refusal
-            raise LeitwolfError(refusal.text, code=refusal.code, hint=refusal.hint)
-        state = cluster.node.state
-        identity = load_identity(self._settings.config)
-        nodes = sorted(state.nodes.values(), key=lambda node: node.id != cluster.node.me)
-        links = interconnects(state)
-        addresses = [
-            node.addresses[name] for node in nodes for name in links if name in node.addresses
-        ]
-        return format_token(
-            JoinToken(
-                cluster=state.uuid,
-                name=state.name,
-                port=state.port,
-                addresses=tuple(addresses[:_TOKEN_ADDRESSES_MAX]),
-                authority=fingerprint_of_pem(identity.authority_certificate),
-                secret=secret,
-            )
-        )
+        return await invite(cluster, lifetime_s, lambda command: self.command(command, by, 30))
 
     async def rekey(self, by: str) -> Answer:
         """Replace the heartbeat key of all guards."""
@@ -485,7 +446,15 @@ class DaemonService:
             self._leaving = f"destroyed by the operator: {self._fault.text}"
             self._changed.set()
             return
-        cluster = self._formed()
+        self._formed()
+        self._refuse_member()
+        self._evicted("destroyed by the operator")
+
+    def _refuse_member(self) -> None:
+        """Refuse to end a membership by which others live."""
+        cluster = self._cluster
+        if cluster is None:
+            return
         me, nodes = cluster.node.me, cluster.node.state.nodes.values()
         others = [node.name for node in nodes if node.id != me]
         if others and cluster.node.leader:
@@ -494,7 +463,6 @@ class DaemonService:
                 hint="leitwolf leave",
                 code="still-a-member",
             )
-        self._evicted("destroyed by the operator")
 
     # --- forming and joining ---------------------------------------------------------------------
 
@@ -541,14 +509,45 @@ class DaemonService:
             advice=views.advice(state) if state is not None else "",
         )
 
-    def _refuse_second(self) -> None:
+    async def backup(self, by: str) -> bytes:
+        """Return the state of the cluster as a backup file."""
+        return await save_backup(self._formed(), by, self.command)
+
+    async def restore(self, data: bytes, node_name: str, *, replace: bool) -> ClusterSetup:
+        """Make a cluster of one from a backup file."""
+        async with self._forming:
+            node = node_name or platform.node()
+            pending = await asyncio.to_thread(begin_restore, data, node=node, wall=time.time_ns())
+            profile = pending.backup().content().profile
+            self._check_profile(profile)
+            if replace:
+                self._refuse_member()
+            else:
+                self._refuse_second(hint="leitwolf restore FILE --replace sets it aside")
+            await asyncio.to_thread(save_restore, self._settings, pending)
+            if self._cluster is not None:
+                self._evicted(REPLACED)
+            else:
+                if self._fault is not None:
+                    self._fault, self._leaving = None, REPLACED
+                self._changed.set()
+            deadline = time.monotonic() + _RESTORE_S
+            while (known := self._bootstrap) is None or known.cluster != pending.cluster:
+                await asyncio.sleep(_POLL_S)
+                if self._fault is not None and known is None:
+                    raise self._fault
+                if time.monotonic() > deadline:
+                    text = f"not restored after {_RESTORE_S:g} s; it goes on"
+                    raise RequestTimeout(text, hint="leitwolf status")
+            setup = await self._started(known, profile, pending.addresses)
+            return msgspec.structs.replace(setup, advice=advice_of(pending))
+
+    def _refuse_second(self, hint: str = "leitwolf leave, or leitwolf destroy") -> None:
         if self._fault is not None:
             raise self._fault
         if self._cluster is not None or load_bootstrap(self._settings.state) is not None:
             raise Conflict(
-                "this node is in a cluster already",
-                code="already-in-a-cluster",
-                hint="leitwolf leave, or leitwolf destroy",
+                "this node is in a cluster already", code="already-in-a-cluster", hint=hint
             )
 
     def _best_profile(self) -> str:
@@ -565,15 +564,17 @@ class DaemonService:
     async def join(self, request: JoinRequestView) -> AsyncIterator[str | ClusterSetup]:
         """Join a cluster, telling progress."""
         async with self._forming:
-            token = parse_token(request.token)
-            if request.again and self._fault is not None:
-                yield f"setting aside what is here: {self._fault.text}"
-                await self._leave_faulty()
-            self._refuse_second()
+            fault = self._fault
+            again = request.again and fault is not None and fault.code not in _PASSING
+            if not again:
+                self._refuse_second()
+            known = self._bootstrap.name if again and self._bootstrap is not None else ""
+            name = request.node_name or known or platform.node()
+            vacate = self._leave_faulty if again else None
+            token, place = invitation(self._settings, self._bootstrap, request, name, vacate)
             lines: asyncio.Queue[str | None] = asyncio.Queue()
-            name = request.node_name or platform.node()
             joining = asyncio.ensure_future(
-                forming.join(self._settings, token, name, lines.put_nowait)
+                forming.join(self._settings, token, name, lines.put_nowait, place)
             )
             joining.add_done_callback(lambda _: lines.put_nowait(None))
             while (line := await lines.get()) is not None:
@@ -586,8 +587,11 @@ class DaemonService:
         """Set an unusable state aside and wait until that is done."""
         await self.destroy()
         deadline = time.monotonic() + _STOP_EVERYTHING_S
-        while self._leaving and time.monotonic() < deadline:
+        while self._leaving:
             await asyncio.sleep(_POLL_S)
+            if time.monotonic() > deadline:
+                text = f"what is here is not set aside yet{self._stuck}"
+                raise RequestTimeout(text, hint="ask again: leitwolf rejoin")
 
     async def _admit(self, request: JoinRequest, caller: str) -> JoinGrant | Rejection:
         return await admit(self._formed(), request, caller, self.command)

@@ -15,6 +15,7 @@ from leitwolf.model.ids import NO_NODE, NodeId
 from leitwolf.model.observations import PathState
 from leitwolf.model.quorum import location_of
 from leitwolf.model.views import FindingView, PathView, TimesView
+from leitwolf.model.witness import LASTING_FAULTS
 
 __all__ = ["details", "findings"]
 
@@ -84,8 +85,10 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
     profile = acting(node.state, ALL_RULES)
     for passive in node.quorum.passives:
         what, paths = naming(passive.node), _paths(node, passive)
+        lasting_fault = _replaced(what, paths)
+        found += lasting_fault
         for who, path in paths:
-            if path.fault:
+            if path.fault and not lasting_fault:
                 where = location_of(passive.acceptor, node.state.relocations, who)
                 found.append(_lost(naming(who), what, passive.acceptor.kind, where, path))
         asked = max((path.silence_ms for _, path in paths), default=0)
@@ -109,6 +112,15 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
                 )
             )
     return tuple(found)
+
+
+def _replaced(what: str, paths: list[tuple[NodeId, PathState]]) -> list[FindingView]:
+    """Return why a disk or witness is to be replaced, in the words of one node."""
+    for _, path in paths:
+        code, _, text = path.fault.partition(": ")
+        if code in LASTING_FAULTS:
+            return [FindingView(code=code, text=f"{what}: {text}", fix="leitwolf quorum replace")]
+    return []
 
 
 def _lost(who: str, what: str, kind: str, where: str, path: PathState) -> FindingView:

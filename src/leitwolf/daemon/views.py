@@ -11,16 +11,17 @@ from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.membership import acting
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.node import Node
-from leitwolf.core.policy import group_status, survives
+from leitwolf.core.policy import group_status, survives, why
 from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.storage_views import details, findings
 from leitwolf.model.events import Cause, Change, Event
-from leitwolf.model.ids import NO_NODE, NetworkRole, NodeId
+from leitwolf.model.ids import NO_NODE, GroupId, NetworkRole, NodeId
 from leitwolf.model.quorum import location_of
 from leitwolf.model.state import Group, Resource, State
 from leitwolf.model.state import Node as NodeState
 from leitwolf.model.views import (
+    ExplanationView,
     GroupView,
     LinkView,
     LogLine,
@@ -32,13 +33,14 @@ from leitwolf.model.views import (
     ResourceView,
     StatusView,
     StoppedView,
+    WitnessView,
 )
-from leitwolf.model.witness import is_witness
+from leitwolf.model.witness import WITNESS_ID_MIN, is_witness
 from leitwolf.wire.ballot import NO_BALLOT
 from leitwolf.wire.guard import LinkState, RosterReport
 from leitwolf.wire.page import LeasePage
 
-__all__ = ["advice", "describe", "log_line", "quorum_view", "status_view"]
+__all__ = ["advice", "describe", "explanation", "log_line", "quorum_view", "status_view"]
 
 _ROSTER_NS = 2_000 * MILLISECOND
 """The guard in office reports once a second; what is older is of a former office."""
@@ -236,6 +238,27 @@ def status_view(
     )
 
 
+def explanation(
+    state: State, lookup: Callable[[int], Change | None], group: GroupId
+) -> ExplanationView | None:
+    """Return where a group is and why, None: there is no such group."""
+    explained = why(state, lookup, group)
+    if explained is None:
+        return None
+    causes = []
+    for reason in explained.reasons:
+        change = lookup(reason.index)
+        if change is not None:
+            causes.append(log_line(state, reason.index, change))
+    return ExplanationView(
+        group=group,
+        summary=explained.summary,
+        lines=explained.lines[1:],
+        waits_for=explained.waits_for,
+        causes=tuple(causes),
+    )
+
+
 def _reached(node: Node) -> set[NodeId]:
     """Return the disks and witnesses that answer, as far as this node knows.
 
@@ -273,6 +296,28 @@ def _promise(
     return {}
 
 
+def _without_place(node: Node, identity: NodeId) -> str:
+    """Return why a node can never lead by the disk in use; '': it has a place there."""
+    for disk in witnesses(node.quorum.config):
+        if disk.slots and disk.slots < identity < WITNESS_ID_MIN:
+            return f"no-disk-slot: no place on {disk.location} (nodes 1..{disk.slots})"
+    return ""
+
+
+def _witness(state: State) -> WitnessView | None:
+    found = state.wish.witness
+    if found is None:
+        return None
+    return WitnessView(
+        kind=found.kind,
+        location=found.location,
+        storage=found.id.storage,
+        alone=state.wish.node_weight == 0,
+        full=found.full,
+        silence_ms=found.silence_ms,
+    )
+
+
 def _members(
     node: Node,
     page: LeasePage,
@@ -292,7 +337,7 @@ def _members(
             voting=voting,
             match=quorum.match(identity) if node.in_charge else -1,
             connected=identity in within,
-            fault=quorum.witness_faults.get(identity, ""),
+            fault=quorum.witness_faults.get(identity, "") or _without_place(node, identity),
             **_promise(node, identity, page, now, roster),
             **details(node, identity, now, naming),
         )
@@ -359,4 +404,5 @@ def quorum_view(
         survives=survives(state, {node.me, *node.connected, *_reached(node)}).text,
         lacking=lacking,
         findings=findings(node, naming, lasting=True),
+        witness=_witness(state),
     )

@@ -70,6 +70,9 @@ class Witnesses:
         if channel is None or channel.acceptor.location != acceptor.location:
             if channel is not None:
                 channel.stop()
+            for other in self._channels.values():
+                if other.acceptor.location == acceptor.location:
+                    other.release()  # formatted anew: one process writes there as this node
             channel = _Channel(acceptor, self._open, self._ended, channel)
             self._channels[acceptor.id] = channel
         channel.queue.put(call)
@@ -91,17 +94,14 @@ class Witnesses:
         if acceptor.kind == "disk":
             from leitwolf.witness.disk import open_disk  # noqa: PLC0415
 
-            disk = open_disk(
+            return open_disk(
                 acceptor.location,
                 cluster=self._cluster,
+                storage=acceptor.id.storage,
                 node=self._node,
                 timeout_s=_TIMEOUT_S,
                 begun=begun,
             )
-            if disk.header.disk != acceptor.id.storage:
-                disk.close()
-                raise _replaced(acceptor, disk.header.disk)
-            return disk
         from leitwolf.witness.opening import open_cas  # noqa: PLC0415
 
         cas = open_cas(acceptor.location, config_dir=self._config, timeout_s=_TIMEOUT_S)
@@ -127,6 +127,10 @@ class _Lingering(Protocol):
         ...
 
 
+class _Release:
+    """Between calls: close what is open."""
+
+
 class _Channel:
     """One acceptor with its thread."""
 
@@ -141,7 +145,7 @@ class _Channel:
     ) -> None:
         """Start the thread; ``former``: used the acceptor at another place, and was stopped."""
         self.acceptor = acceptor
-        self.queue: queue.SimpleQueue[CallWitness | None] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[CallWitness | _Release | None] = queue.SimpleQueue()
         self._open, self._ended = open_acceptor, ended
         self._opened: QuorumDisk | CheckedObject | None = None
         self._former = former
@@ -155,8 +159,15 @@ class _Channel:
         """End the thread after what it has begun."""
         self.queue.put(None)
 
+    def release(self) -> None:
+        """Close what is open, after what was begun; the next call opens it anew."""
+        self.queue.put(_Release())
+
     def _run(self) -> None:
         while (call := self.queue.get()) is not None:
+            if isinstance(call, _Release):
+                self._close()
+                continue
             started = raw_ns()
             self._ended(call, started, self._do(call.call))
         self._close()
@@ -223,7 +234,7 @@ class CheckedObject:
         where = self._acceptor.location
         if found is None:
             text = f"{where} holds nothing any more"
-            raise WitnessError(text, code="witness-unformatted", hint="leitwolf quorum set")
+            raise WitnessError(text, code="witness-unformatted", hint="leitwolf quorum replace")
         try:
             value = _DECODER.decode(found.data)
         except msgspec.MsgspecError as error:
@@ -259,5 +270,5 @@ def _replaced(acceptor: Acceptor, found: str) -> WitnessError:
         f"{acceptor.location} was formatted anew: it is {found}, the cluster knows "
         f"{acceptor.id.storage}, and has forgotten what it promised",
         code="witness-foreign",
-        hint="leitwolf quorum set",
+        hint="leitwolf quorum replace",
     )

@@ -17,6 +17,7 @@ __all__ = [
     "Command",
     "EvictNode",
     "IssueToken",
+    "MakeBackup",
     "MoveGroup",
     "NewResource",
     "PauseNode",
@@ -230,6 +231,8 @@ class SetQuorum(_Command, frozen=True, kw_only=True):
     """Nodes have no vote: who has the disk (or engine) leads."""
     silence_ms: int = 0
     """T_d beyond P: how long the armed stamp must stand still at least."""
+    slots: int = 0
+    """Highest number of a node that has a place on the disk; 0: no limit, or not known."""
 
 
 class RelocateWitness(_Command, frozen=True, kw_only=True):
@@ -240,6 +243,12 @@ class RelocateWitness(_Command, frozen=True, kw_only=True):
     location: str
     node: NodeId = NodeId(0)
     """Only from this node; 0: from all that have no way of their own."""
+
+
+class MakeBackup(_Command, frozen=True, kw_only=True):
+    """Say in the log that a backup is made on ``node``: what is applied there then is newest."""
+
+    node: NodeId
 
 
 class Rekey(_Command, frozen=True, kw_only=True):
@@ -277,6 +286,7 @@ Command = (
     | IssueToken
     | SetNetwork
     | ChangeCluster
+    | MakeBackup
     | Rekey
     | RelocateWitness
     | SetQuorum

@@ -195,7 +195,8 @@ class WitnessError(StorageError):
     A write that failed may have happened, may still happen, or never. Codes: ``witness`` (in
     general), ``witness-unreachable``, ``witness-denied``, ``witness-foreign`` (it holds something
     else), ``witness-unformatted``, ``witness-damaged``, ``witness-unfit`` (wrong semantics),
-    ``witness-fenced`` (this node's reservation key was removed).
+    ``witness-fenced`` (this node's reservation key was removed), ``witness-rolled-back`` (an older
+    copy of it was put back).
     """
 
     code, retryable = "witness", True

@@ -20,6 +20,7 @@ from leitwolf.model.ids import (
 from leitwolf.model.quorum import QuorumWish
 
 __all__ = [
+    "BackupMade",
     "Cause",
     "Change",
     "ClusterChanged",
@@ -108,6 +109,8 @@ class ClusterFormed(_Event, frozen=True, kw_only=True):
     """One port, TCP and UDP."""
     authority: bytes
     """Certificate of the cluster's own authority, DER."""
+    generation_floor: int = 0
+    """Generations of groups begin above it: those of the cluster whose backup this one is."""
 
 
 class ClusterChanged(_Event, frozen=True, kw_only=True):
@@ -264,6 +267,12 @@ class LocalRecord(_Event, frozen=True, kw_only=True):
 
     node: NodeId
     lines: tuple[str, ...]
+
+
+class BackupMade(_Event, frozen=True, kw_only=True):
+    """Somebody copied the state of the cluster, parameters of resources included, on a node."""
+
+    node: NodeId
 
 
 # --- groups --------------------------------------------------------------------------------------
@@ -428,6 +437,7 @@ Event = (
     | QuorumWished
     | WitnessRelocated
     | LocalRecord
+    | BackupMade
     | GroupAdded
     | GroupChanged
     | GroupRemoved

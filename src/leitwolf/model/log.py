@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from leitwolf.model.quorum import QuorumConfig
-from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
+from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot, Key
 
 __all__ = [
     "CommitRecord",
@@ -16,6 +16,7 @@ __all__ = [
     "Record",
     "Snapshot",
     "TruncateRecord",
+    "WitnessRecord",
 ]
 
 
@@ -60,7 +61,20 @@ class CommitRecord(_Record, frozen=True, kw_only=True):
     index: int
 
 
-Record = PromisedRecord | EntryRecord | TruncateRecord | CommitRecord
+class WitnessRecord(_Record, frozen=True, kw_only=True):
+    """What this node knows to stand on a disk or witness; nothing of it ever sinks there."""
+
+    storage: str
+    """UUID of the formatting."""
+    sequences: tuple[tuple[int, int], ...] = ()
+    """Node and sequence of its block; of an object 0 and its stamp."""
+    promised: Ballot = NO_BALLOT
+    """Of an object."""
+    key: Key = NO_KEY
+    """Of an object."""
+
+
+Record = PromisedRecord | EntryRecord | TruncateRecord | CommitRecord | WitnessRecord
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,3 +98,5 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Entries behind the snapshot, without gaps."""
     commit: int = 0
     """Commit hint."""
+    witnesses: tuple[WitnessRecord, ...] = ()
+    """The newest record of each disk or witness, oldest first."""

@@ -40,6 +40,8 @@ class Acceptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """T_d of a disk or object beyond P: how long its armed stamp must stand still at least."""
     full: bool = True
     """An object holds snapshot and entries, not only the key of the newest one."""
+    slots: int = 0
+    """Highest number of a node that has a block on a disk; 0: no limit, or not known."""
 
 
 class Relocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -200,7 +200,8 @@ class QuorumMember(_View, frozen=True, kw_only=True):
     """Last index known to be durable there; -1: not known here."""
     connected: bool
     fault: str = ""
-    """Why a disk or witness did not do what this node asked of it last, '': it did."""
+    """Why a disk or witness did not do what this node asked of it last, or why a node can never
+    lead; '': nothing of it."""
     promised: str = ""
     """Ballot whose owner its guard promised to help no other; '': not known here."""
     promise_ms: float = -1.0
@@ -222,6 +223,20 @@ class QuorumMember(_View, frozen=True, kw_only=True):
     """Of a disk or witness."""
     paths: tuple[PathView, ...] = ()
     """Of a disk or witness: of the nodes within reach of the one asked, and of itself."""
+
+
+class WitnessView(_View, frozen=True, kw_only=True):
+    """The disk or witness that is wanted."""
+
+    kind: str
+    """``disk`` or ``object``."""
+    location: str
+    storage: str
+    """UUID of its formatting."""
+    alone: bool
+    """Nodes have no vote."""
+    full: bool
+    silence_ms: int
 
 
 class QuorumView(_View, frozen=True, kw_only=True):
@@ -255,6 +270,7 @@ class QuorumView(_View, frozen=True, kw_only=True):
     lacking: str
     """What a stale node lacks and who has it."""
     findings: tuple[FindingView, ...] = ()
+    witness: WitnessView | None = None
 
 
 class LogLine(_View, frozen=True, kw_only=True):
@@ -294,9 +310,12 @@ class JoinRequestView(_View, frozen=True, kw_only=True):
     """Join with a token."""
 
     token: str
+    """'': of a node that comes back by what it still has."""
     node_name: str = ""
     again: bool = False
-    """Set an unusable state aside first: the way back of a node whose storage is lost."""
+    """Set an unusable state aside: the way back of a node whose storage is lost."""
+    replace: bool = False
+    """Take the place of the node of this name."""
 
 
 class ClusterSetup(_View, frozen=True, kw_only=True):

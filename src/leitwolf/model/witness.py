@@ -22,7 +22,9 @@ from leitwolf.model.log import Entry, Snapshot
 from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot, Key
 
 __all__ = [
+    "LASTING_FAULTS",
     "NO_BLOCK",
+    "ROLLED_BACK",
     "WITNESS_ID_MIN",
     "CasObject",
     "DiskBlock",
@@ -32,6 +34,12 @@ __all__ = [
     "is_witness",
 ]
 
+ROLLED_BACK = "witness-rolled-back"
+"""Code of the fault of a disk or witness that was restored from an older copy."""
+LASTING_FAULTS = frozenset(
+    {ROLLED_BACK, "witness-damaged", "witness-foreign", "witness-unfit", "witness-unformatted"}
+)
+"""Codes of faults that do not pass by themselves: it is to be replaced."""
 WITNESS_ID_MIN = 60_000
 """Acceptors that are no nodes have ids from here on; nodes never reach it."""
 
@@ -82,6 +90,8 @@ class DiskBlock(_Item, frozen=True, kw_only=True):
     """The writer gave its ballot up: nobody need wait for it."""
     evicted: tuple[int, ...] = ()
     """Numbers of nodes that were members once and are none any more, as the writer led last."""
+    distrusted: bool = False
+    """The writer found that this disk forgot something: nobody counts it any more."""
 
 
 NO_BLOCK = DiskBlock(node=NO_NODE, boot=0, sequence=0)
@@ -122,6 +132,8 @@ class CasObject(_Item, frozen=True, kw_only=True):
     silence: int = 0
     """For how long (ns) an armed stamp must stand still, whatever a challenger's profile says."""
     released: bool = False
+    distrusted: bool = False
+    """Somebody found that this object forgot something: nobody counts it any more."""
     nonce: int = 0
     """Of the writer, random for each write (64 bits): after a lost reply it tells whose it is."""
     snapshot: Snapshot | None = None

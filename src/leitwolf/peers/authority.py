@@ -27,6 +27,8 @@ __all__ = [
     "new_heartbeat_key",
     "new_node_key",
     "node_uuid",
+    "sign",
+    "signed_by",
 ]
 
 _NOT_BEFORE = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -128,6 +130,35 @@ def new_node_key(uuid: str) -> NodeKey:
         x509.CertificateSigningRequestBuilder().subject_name(_name(uuid)).sign(key, hashes.SHA256())
     )
     return NodeKey(_key_pem(key), request.public_bytes(serialization.Encoding.PEM))
+
+
+def sign(key: bytes, statement: bytes) -> bytes:
+    """Sign a statement with a node's private key (PEM).
+
+    Raises:
+        InvalidConfig: it is no such key (code ``identity-broken``).
+    """
+    try:
+        signer = serialization.load_pem_private_key(key, None)
+    except ValueError as error:
+        raise InvalidConfig(
+            f"the node's key is damaged: {error}", code="identity-broken"
+        ) from error
+    if not isinstance(signer, ec.EllipticCurvePrivateKey):
+        raise InvalidConfig("the node's key is no ECDSA key", code="identity-broken")
+    return signer.sign(statement, ec.ECDSA(hashes.SHA256()))
+
+
+def signed_by(certificate: bytes, statement: bytes, signature: bytes) -> bool:
+    """Return whether the key of a certificate (PEM) signed a statement; never raises."""
+    try:
+        key = x509.load_pem_x509_certificate(certificate).public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            return False
+        key.verify(signature, statement, ec.ECDSA(hashes.SHA256()))
+    except (ValueError, InvalidSignature):
+        return False
+    return True
 
 
 def new_heartbeat_key() -> bytes:

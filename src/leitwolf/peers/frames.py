@@ -13,6 +13,7 @@ versions are told apart from broken ones.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from enum import StrEnum
 
@@ -72,6 +73,9 @@ class Code(StrEnum):
     ADDRESS_TAKEN = "address-taken"
     NO_QUORUM = "no-quorum"
     BUSY = "join-busy"
+    NODE_ALIVE = "node-alive"
+    STILL_LEAVING = "node-leaving"
+    PROOF_WRONG = "proof-wrong"
 
 
 class _Control(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="kind"):
@@ -138,6 +142,19 @@ class JoinRequest(_Control, frozen=True, kw_only=True):
     """Certificate request (PEM)."""
     addresses: dict[str, str]
     """Own address in each subnet, for example ``{"10.0.0.0/24": "10.0.0.3"}``."""
+    replace: bool = False
+    """Take the place of the node of this name, which lost its storage."""
+    certificate: bytes = b""
+    """Of that node (PEM), when it still has its key; then the secret need not be known."""
+    proof: bytes = b""
+    """:meth:`stated` signed by that key."""
+
+    def stated(self, cluster: str) -> bytes:
+        """Return what the proof is about: this very request, for this cluster."""
+        digest = hashlib.sha256(self.secret).digest()
+        return b"leitwolf rejoin\0" + _ENCODER.encode(
+            (cluster, digest, self.name, self.uuid, self.storage, self.request)
+        )
 
     def __repr__(self) -> str:
         return f"JoinRequest(name={self.name!r}, uuid={self.uuid!r}, addresses={self.addresses!r})"

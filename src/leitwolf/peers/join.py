@@ -15,6 +15,8 @@ import ssl
 import struct
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from leitwolf.guard.seal import DATAGRAM_BYTES_MAX, KeyRing, Opener, Sealer
 from leitwolf.model.errors import (
     Conflict,
@@ -27,7 +29,7 @@ from leitwolf.model.errors import (
     RequestTimeout,
     UnavailableError,
 )
-from leitwolf.peers.authority import issued_by
+from leitwolf.peers.authority import issued_by, sign
 from leitwolf.peers.frames import (
     CONTROL_BYTES_MAX,
     AuthorityShown,
@@ -66,6 +68,9 @@ _ERRORS: dict[str, type[LeitwolfError]] = {
     Code.VERSION_MISMATCH: HandshakeRejected,
     Code.NO_QUORUM: NoQuorum,
     Code.BUSY: UnavailableError,
+    Code.NODE_ALIVE: Conflict,
+    Code.STILL_LEAVING: UnavailableError,
+    Code.PROOF_WRONG: NotPermitted,
 }
 
 Progress = Callable[[str], None]
@@ -80,21 +85,34 @@ class Joiner:
         storage: uuid of its storage.
         request: its certificate request (PEM), see :func:`leitwolf.peers.authority.new_node_key`.
         addresses: own address in each subnet, for example ``{"10.0.0.0/24": "10.0.0.3"}``.
+        replace: take the place of the node of this name, which lost its storage.
+        former: certificate and key (PEM) of that node, if it still has them: a proof.
     """
 
     def __init__(
-        self, *, name: str, uuid: str, storage: str, request: bytes, addresses: dict[str, str]
+        self,
+        *,
+        name: str,
+        uuid: str,
+        storage: str,
+        request: bytes,
+        addresses: dict[str, str],
+        replace: bool = False,
+        former: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.name = name
         self.uuid = uuid
         self.storage = storage
         self.request = request
         self.addresses = addresses
+        self.replace = replace
+        self.former = former
 
 
 async def request_join(token: JoinToken, joiner: Joiner, progress: Progress) -> JoinGrant:
     """Join a cluster.
 
+    When this returns, this node may still run as what it was: :func:`check_udp` comes after that.
     Safe to repeat with the same token and joiner when the answer got lost: the cluster grants the
     same again.
 
@@ -140,8 +158,6 @@ async def request_join(token: JoinToken, joiner: Joiner, progress: Progress) -> 
         finally:
             writer.transport.abort()
         progress(f"joined cluster {grant.cluster_name} as node {grant.node}")
-        for problem in await check_udp(grant):
-            progress(problem)
         return grant
     raise PeerUnreachable(
         "no member of the cluster can be reached:\n" + "\n".join(failures),
@@ -190,7 +206,12 @@ async def _converse(
         storage=joiner.storage,
         request=joiner.request,
         addresses=joiner.addresses,
+        replace=joiner.replace,
     )
+    if joiner.former is not None:
+        certificate, key = joiner.former
+        proof = sign(key, request.stated(token.cluster))
+        request = msgspec.structs.replace(request, certificate=certificate, proof=proof)
     writer.write(frame(encode_control(request)))
     grant = await _receive(reader)
     if not isinstance(grant, JoinGrant):

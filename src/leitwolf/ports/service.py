@@ -52,5 +52,11 @@ class Service(Protocol):
     async def rekey(self, by: str) -> Answer:
         """Replace the heartbeat key of all guards; returns after the first of three steps."""
 
+    async def backup(self, by: str) -> bytes:
+        """Return the state of the cluster as a backup file. Raises Conflict."""
+
+    async def restore(self, data: bytes, node_name: str, *, replace: bool) -> ClusterSetup:
+        """Make a cluster of one from a backup file. Raises InvalidConfig, Conflict."""
+
     async def destroy(self) -> None:
         """Set the state of this node aside; it is in no cluster then. Raises Conflict."""

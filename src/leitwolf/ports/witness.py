@@ -63,6 +63,9 @@ class DiskCall(msgspec.Struct, frozen=True, kw_only=True):
     fence: tuple[int, ...] = ()
     """Nodes whose right to write ends, what they have on its way included; one that is still a
     member gets it again when it opens the disk anew. Nothing where the disk cannot do that."""
+    known: int = 0
+    """Sequence of the own block that the caller knows to stand there. If a whole copy has less,
+    the fault is ``witness-rolled-back`` and ``block`` is not written over the proof."""
     read: bool = False
     """Read the blocks of all nodes."""
     region: RegionRead | None = None

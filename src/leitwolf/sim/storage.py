@@ -15,6 +15,7 @@ from leitwolf.model.log import (
     Record,
     Snapshot,
     TruncateRecord,
+    WitnessRecord,
 )
 from leitwolf.sim.entropy import Entropy
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
@@ -32,6 +33,7 @@ class Storage:
         self._snapshot: Snapshot | None = None
         self._entries: dict[int, Entry] = {}
         self._commit = 0
+        self._witnesses: dict[str, WitnessRecord] = {}
         self._unsynced: list[Record] = []
         if loaded is not None:
             self._promised, self._snapshot = loaded.promised, loaded.snapshot
@@ -90,6 +92,7 @@ class Storage:
             snapshot=self._snapshot,
             entries=tuple(entries),
             commit=min(self._commit, index - 1),
+            witnesses=tuple(self._witnesses.values()),
         )
 
     def _apply(self, record: Record) -> None:
@@ -103,3 +106,5 @@ class Storage:
                     del self._entries[index]
             case CommitRecord():
                 self._commit = max(self._commit, record.index)
+            case WitnessRecord():
+                self._witnesses[record.storage] = record

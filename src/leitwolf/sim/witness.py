@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,14 @@ from leitwolf.core.effects import CallWitness, FromWitness
 from leitwolf.core.lease.profile import awaited
 from leitwolf.model.log import Entry, Snapshot
 from leitwolf.model.quorum import Acceptor
-from leitwolf.model.witness import CasObject, DiskBlock, Region, WitnessMode, is_evicted
+from leitwolf.model.witness import (
+    ROLLED_BACK,
+    CasObject,
+    DiskBlock,
+    Region,
+    WitnessMode,
+    is_evicted,
+)
 from leitwolf.ports.witness import (
     CasFound,
     CasGet,
@@ -31,7 +39,7 @@ from leitwolf.ports.witness import (
     WitnessResult,
 )
 from leitwolf.sim.network import MICROSECOND, MILLISECOND
-from leitwolf.wire.ballot import Ballot
+from leitwolf.wire.ballot import NO_KEY, Ballot, Key
 
 if TYPE_CHECKING:
     from leitwolf.sim.node import SimNode
@@ -66,6 +74,10 @@ class SimWitness(ABC):
     @abstractmethod
     def bound_until(self, leader: int) -> int:
         """Return the true time before which nobody but ``leader`` may be helped here (I12)."""
+
+    @abstractmethod
+    def copy(self) -> Callable[[], None]:
+        """Make a copy of all that stands here; calling the result puts it back."""
 
     @abstractmethod
     def holds(self, entry: Entry) -> bool:
@@ -124,6 +136,13 @@ class _Content:
     snapshot: Snapshot | None
     entries: list[Entry] = field(default_factory=list)
 
+    @property
+    def last(self) -> Key:
+        """The newest entry in it."""
+        if self.entries:
+            return Key(self.entries[-1].ballot, self.entries[-1].index)
+        return self.snapshot.last if self.snapshot is not None else NO_KEY
+
 
 class SharedDisk(SimWitness):
     """One block per node, in two copies, and two regions per node."""
@@ -140,6 +159,8 @@ class SharedDisk(SimWitness):
         """Registrations of each node so far: a write counts under that which it began with."""
         self._final: dict[tuple[int, int], int] = {}
         """By node and generation of a region that another node adopted: opening of its node."""
+        self.restored = False
+        """From a copy: a block may be newer than what it names."""
 
     def call(self, node: SimNode, call: CallWitness) -> None:
         """Begin the steps of a :class:`DiskCall`."""
@@ -149,6 +170,9 @@ class SharedDisk(SimWitness):
             return
         self._results[node.id] = DiskResult()
         refusal = self._refusal(node)
+        own = self._newest(node.id)
+        if order.block is not None and (own.sequence if own else 0) < order.known:
+            refusal = WitnessFault(code=ROLLED_BACK, text=f"block {order.known} is gone")
         if refusal is not None:
             self._end(node, call, node.raw(), refusal)
             return
@@ -203,6 +227,17 @@ class SharedDisk(SimWitness):
     def _result(self, node: SimNode) -> WitnessResult:
         return self._results.pop(node.id, DiskResult())
 
+    def copy(self) -> Callable[[], None]:
+        """Make an image of the disk."""
+        image = deepcopy((self._copies, self._regions))
+
+        def put_back() -> None:
+            self._copies, self._regions = deepcopy(image)
+            self.restored = True
+            self._changed = dict.fromkeys(self._changed, self._world.now)
+
+        return put_back
+
     def bound_until(self, leader: int) -> int:
         """Return when the armed stamp of ``leader`` has stood still for long enough."""
         block = self._newest(leader)
@@ -230,6 +265,9 @@ class SharedDisk(SimWitness):
 
     def _write_block(self, node: SimNode, copy: int, block: DiskBlock) -> None:
         copies = self._copies.setdefault(block.node, [None, None])
+        newest = self._newest(block.node)
+        if copy == 0 and newest is not None:
+            copies[1] = newest  # both hold the newest before either is written (W2)
         if not node.powered:
             fate = self._entropy.between(0, 2)
             if fate < 2:
@@ -276,6 +314,12 @@ class SharedDisk(SimWitness):
         if content is None or content.generation != block.generation:
             self._world.fail(f"n{node} reads a region of n{block.node} that is not there any more")
             return
+        if content.last < block.key:
+            if not self.restored:
+                self._world.fail(f"the region of n{block.node} ends before {block.key}")
+            fault = WitnessFault(code="witness-damaged", text="the region is too short")
+            self._results[node] = fault
+            return
         newest = self._newest(block.node)
         if block.node != node and newest is not None and not newest.released:
             self._final[block.node, block.generation] = self._openings[block.node]
@@ -303,6 +347,16 @@ class SharedObject(SimWitness):
             self._steps(node, call, [lambda: self._put(node.id, order)])
         else:
             self._world.fail(f"an object was asked for {type(order).__name__}")
+
+    def copy(self) -> Callable[[], None]:
+        """Copy the object; put back, it has another version."""
+        value = self._value
+
+        def put_back() -> None:
+            self._value, self._changed = value, self._world.now
+            self._version += 1
+
+        return put_back
 
     def bound_until(self, leader: int) -> int:
         """Return when the armed stamp of ``leader`` has stood still for long enough."""

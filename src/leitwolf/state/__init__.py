@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from leitwolf.state.backup import (
+    BACKUP_BYTES_MAX,
+    Backup,
+    decode_backup,
+    encode_backup,
+    take_backup,
+)
 from leitwolf.state.codec import decode, decode_change, digest, encode, encode_change
 from leitwolf.state.fold import fold, fold_all, fold_change
 from leitwolf.state.groups import SECOND, recent
@@ -14,19 +21,24 @@ from leitwolf.state.transitions import (
 )
 
 __all__ = [
+    "BACKUP_BYTES_MAX",
     "GROUP_TRANSITIONS",
     "NEEDS_OWNER_DOWN",
     "NODE_TRANSITIONS",
     "RESOURCE_TRANSITIONS",
     "SECOND",
+    "Backup",
     "decode",
+    "decode_backup",
     "decode_change",
     "digest",
     "encode",
+    "encode_backup",
     "encode_change",
     "fold",
     "fold_all",
     "fold_change",
     "recent",
     "resource_path",
+    "take_backup",
 ]

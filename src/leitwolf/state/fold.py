@@ -51,6 +51,7 @@ _HANDLERS: dict[type, Callable[[Draft, Any], None]] = {
     events.TokenIssued: nodes.apply_token_issued,
     events.TokenUsed: nodes.apply_token_used,
     events.LocalRecord: nodes.apply_nothing,
+    events.BackupMade: nodes.apply_nothing,
     events.GroupAdded: groups.apply_group_added,
     events.GroupChanged: groups.apply_group_changed,
     events.GroupRemoved: groups.apply_group_removed,

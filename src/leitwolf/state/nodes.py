@@ -35,7 +35,9 @@ __all__ = [
 ]
 
 
-def apply_nothing(_draft: Draft, _event: events.QuorumChanged | events.LocalRecord) -> None:
+def apply_nothing(
+    _draft: Draft, _event: events.QuorumChanged | events.LocalRecord | events.BackupMade
+) -> None:
     """Change nothing: the event is history only."""
 
 
@@ -47,6 +49,7 @@ def apply_cluster_formed(draft: Draft, event: events.ClusterFormed) -> None:
     draft.profile = event.profile
     draft.port = event.port
     draft.authority = event.authority
+    draft.generation_floor = event.generation_floor
 
 
 def apply_cluster_changed(draft: Draft, event: events.ClusterChanged) -> None:

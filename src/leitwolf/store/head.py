@@ -11,11 +11,15 @@ from dataclasses import dataclass
 import msgspec
 
 from leitwolf.model.errors import StorageError
+from leitwolf.model.log import WitnessRecord
 from leitwolf.store.record import NO_CHAIN, Kind
 from leitwolf.store.segment import SegmentHeader, SnapshotReference
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
 
 __all__ = ["Contradiction", "Head"]
+
+_WITNESSES_KEPT = 2
+"""During a change there are two; they have to fit into the header of a segment."""
 
 
 class Contradiction(StorageError):
@@ -34,6 +38,7 @@ class Head:
     commit: int = 0
     last_index: int = 0
     snapshots: tuple[SnapshotReference, ...] = ()
+    witnesses: tuple[WitnessRecord, ...] = ()
 
     @classmethod
     def at(cls, header: SegmentHeader) -> Head:
@@ -45,6 +50,7 @@ class Head:
             commit=header.commit,
             last_index=header.last_index,
             snapshots=header.snapshots,
+            witnesses=header.witnesses,
         )
 
     def copy(self) -> Head:
@@ -56,6 +62,7 @@ class Head:
             commit=self.commit,
             last_index=self.last_index,
             snapshots=self.snapshots,
+            witnesses=self.witnesses,
         )
 
     def take(self, kind: Kind, ballot: Ballot, index: int, payload: bytes) -> None:
@@ -77,8 +84,18 @@ class Head:
         elif kind is Kind.COMMIT:
             _demand(index <= self.last_index, f"commit {index}, last entry is {self.last_index}")
             self.commit = max(self.commit, index)
+        elif kind is Kind.WITNESS:
+            self._take_witness(payload)
         else:
             self._take_snapshot(payload)
+
+    def _take_witness(self, payload: bytes) -> None:
+        try:
+            record = msgspec.msgpack.decode(payload, type=WitnessRecord)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise Contradiction(f"record of a witness: {error}") from error
+        others = (known for known in self.witnesses if known.storage != record.storage)
+        self.witnesses = (*others, record)[-_WITNESSES_KEPT:]
 
     def _take_snapshot(self, payload: bytes) -> None:
         try:

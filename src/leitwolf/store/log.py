@@ -222,6 +222,7 @@ class QuorumLog:
             snapshot=recovery.snapshot,
             entries=recovery.entries,
             commit=self._head.commit,
+            witnesses=self._head.witnesses,
         )
 
     def _tidy(self) -> None:
@@ -466,6 +467,7 @@ class QuorumLog:
             commit=self._head.commit,
             last_index=self._head.last_index,
             snapshots=self._head.snapshots,
+            witnesses=self._head.witnesses,
             replay_from=self._replay_from(sequence),
         )
         file = self._files.open(self._directory / SPARE_NAME)

@@ -21,6 +21,7 @@ import msgspec
 from google_crc32c import extend as crc32c_extend
 
 from leitwolf.model.errors import check
+from leitwolf.model.log import WitnessRecord
 from leitwolf.ports.files import SECTOR_BYTES, File
 from leitwolf.store.identity import StoreIdentity
 from leitwolf.store.record import CHAIN_BYTES
@@ -84,6 +85,8 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Index of the last entry before this segment."""
     snapshots: tuple[SnapshotReference, ...]
     """The two newest snapshots, oldest first."""
+    witnesses: tuple[WitnessRecord, ...] = ()
+    """What this node knows to stand on the disks and witnesses that it used last."""
     replay_from: int
     """Sequence of the segment at which a restart begins to read."""
 

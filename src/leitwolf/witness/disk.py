@@ -7,6 +7,7 @@ Rules
     W3 A region that the own block names is never begun anew.
     W4 Whatever reads blocks reads the header with them: a disk that another cluster formatted
        meanwhile is noticed before anything that it says is believed.
+    W5 A block is written over nothing older than its writer knows to stand there.
 
 Theory of operation
     Copy A is never older than copy B (W1, W2), so readers look at the copies A of all nodes in one
@@ -92,13 +93,14 @@ def load_region(device: Device, header: Header, slot: int, block: DiskBlock) -> 
 class BlockingDisk:
     """The disk without a time limit: calls last as long as the device needs."""
 
-    def __init__(self, device: Device, *, cluster: str, node: int) -> None:
+    def __init__(self, device: Device, *, cluster: str, node: int, storage: str = "") -> None:
         """Read header and own block, and settle the own block (W2).
 
         Args:
             device: opened for writing; closed by the owner of this object.
             cluster: UUID of the own cluster.
             node: own number; the slot follows from it.
+            storage: UUID that the disk must have; '': any.
 
         Raises:
             WitnessError: not a disk of this cluster, without place for this node, or damaged.
@@ -107,6 +109,13 @@ class BlockingDisk:
         self._header = read_header(device)
         if self._header.cluster != cluster:
             raise _foreign(self._header)
+        if storage not in ("", self._header.disk):
+            raise WitnessError(
+                f"the disk was formatted anew: it is {self._header.disk}, the cluster knows "
+                f"{storage}, and has forgotten what it promised",
+                code="witness-foreign",
+                hint="leitwolf quorum replace",
+            )
         if not 1 <= node <= self._header.nodes_max:
             raise WitnessError(
                 f"the disk has room for nodes 1..{self._header.nodes_max}; this is node {node}",
@@ -136,6 +145,8 @@ class BlockingDisk:
         if call.write is not None or call.block is not None:
             if not self._settled:
                 self._settle()
+            if call.block is not None:
+                self._demand_known(call.known)
             self._settled = False  # until all that follows went well; forgets the tail, too
             if call.write is not None and not self._write_region(call.write):
                 self._settled = True
@@ -207,6 +218,21 @@ class BlockingDisk:
             code="witness-damaged",
             hint="what it promised is lost: evict the disk and format another one",
         )
+
+    def _demand_known(self, known: int) -> None:
+        """Refuse to write over a block that stands there in an older version than is known.
+
+        Raises:
+            WitnessError: ``witness-rolled-back``, nothing was written.
+        """
+        for copy in (0, 1):
+            offset = self._geometry.block_offset(self._slot, copy)
+            block = decode_block(self._read(offset, UNIT_BYTES), self._header.disk, offset)
+            if block is not None and block.sequence < known:
+                raise WitnessError(
+                    f"block {known} of node {self._node} stood there, now it is {block.sequence}",
+                    code="witness-rolled-back",
+                )
 
     def _write_block(self, block: DiskBlock) -> None:
         check(block.node == self._node, f"node {self._node} writes a block of node {block.node}")
@@ -389,6 +415,7 @@ def open_disk(
     cluster: str,
     node: int,
     timeout_s: float,
+    storage: str = "",
     begun: Callable[[Worker], None] = lambda _: None,
 ) -> TimedDisk:
     """Open a formatted disk for one node.
@@ -399,6 +426,7 @@ def open_disk(
         node: own number, 1..nodes_max of the disk.
         timeout_s: limit of one call, seconds.
         begun: is told of the thread that does it all, which may outlast a failure and a closing.
+        storage: UUID that the disk must have; '': any.
 
     Raises:
         WitnessError: the disk is gone, of another cluster, in use by another process as this node,
@@ -408,7 +436,7 @@ def open_disk(
 
     def opened() -> tuple[Device, BlockingDisk]:
         devices.append(open_device(location, timeout_s=timeout_s))
-        return devices[0], BlockingDisk(devices[0], cluster=cluster, node=node)
+        return devices[0], BlockingDisk(devices[0], cluster=cluster, node=node, storage=storage)
 
     def released() -> None:
         for device in devices:

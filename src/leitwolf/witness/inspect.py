@@ -151,6 +151,8 @@ def _faults(device: Device, view: DiskView) -> list[str]:
             for name, whole in zip("AB", slot.copies, strict=True)
             if not whole
         ]
+        if slot.block is not None and slot.block.distrusted:
+            faults.append(f"node {slot.node} found that an older copy of the disk was put back")
         if not slot.region_whole and slot.block is not None:
             faults.append(
                 f"the region of node {slot.node} ends at entry {slot.last_index}, "

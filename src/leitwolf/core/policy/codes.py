@@ -74,6 +74,7 @@ REFUSALS: dict[str, str] = {
     "no-candidate": "No node can take the group.",
     "nobody-votes": "Nodes would have no vote, and nothing else has one.",
     "node-down": "The node is down.",
+    "no-disk-slot": "The quorum disk has no place for this node number: the node could never lead.",
     "node-exists": "There is a node of this name, uuid or address.",
     "node-learner": "The node is not a full member yet.",
     "node-leaving": "The node leaves the cluster.",

@@ -46,6 +46,7 @@ _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
     commands.IssueToken: commands_cluster.issue_token,
     commands.SetNetwork: commands_cluster.set_network,
     commands.ChangeCluster: commands_cluster.change_cluster,
+    commands.MakeBackup: commands_cluster.make_backup,
     commands.Rekey: commands_cluster.rekey,
     commands.RelocateWitness: commands_storage.relocate_witness,
     commands.SetQuorum: commands_quorum.set_quorum,

@@ -16,7 +16,7 @@ from leitwolf.core.policy.checks import (
     judged,
     parse_subnet,
 )
-from leitwolf.core.policy.commands_quorum import check_silence, longest_silence
+from leitwolf.core.policy.commands_quorum import check_silence, check_slots, longest_silence
 from leitwolf.core.policy.health import is_quorum
 from leitwolf.model import commands, events
 from leitwolf.model.events import Event
@@ -37,6 +37,7 @@ __all__ = [
     "change_cluster",
     "evict_node",
     "issue_token",
+    "make_backup",
     "pause_node",
     "rekey",
     "set_network",
@@ -103,6 +104,12 @@ def tell_record(state: State, command: commands.TellRecord, _seen: Observations)
     return judged([told], f"{node.name} tells what it did without a quorum")
 
 
+def make_backup(state: State, command: commands.MakeBackup, _seen: Observations) -> Judged:
+    """Say that a backup is made."""
+    node = find_node(state, command.node)
+    return judged([events.BackupMade(node=node.id)], f"make a backup on {node.name}")
+
+
 def tell_ability(state: State, command: commands.TellAbility, _seen: Observations) -> Judged:
     """Remember what the guard of a node got from its machine."""
     node = find_node(state, command.node)
@@ -160,6 +167,9 @@ def add_node(state: State, command: commands.AddNode, _seen: Observations) -> Ju
                 )
     _check_addresses(state, command.addresses)
     number = NodeId(state.node_serial + 1)
+    disk = state.wish.witness
+    if disk is not None:
+        check_slots(disk.slots, [number], disk.location)
     found: list[Event] = [
         events.TokenUsed(digest=command.token),
         events.NodeAdded(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from leitwolf.core.lease.profile import ELECTION_MS_MIN, MILLISECOND, PROFILES, Profile, awaited
 from leitwolf.core.policy.checks import Judged, Refused, check_range, judged
 from leitwolf.core.policy.health import is_quorum
 from leitwolf.model import commands, events
 from leitwolf.model.ids import NodeId
-from leitwolf.model.limits import LOCATION_LENGTH_MAX, SILENCE_MS_MAX
+from leitwolf.model.limits import LOCATION_LENGTH_MAX, NODES_MAX, SILENCE_MS_MAX
 from leitwolf.model.observations import Observations
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumWish
 from leitwolf.model.state import State
 from leitwolf.model.witness import WITNESS_ID_MIN
 
-__all__ = ["check_silence", "longest_silence", "set_quorum"]
+__all__ = ["check_silence", "check_slots", "longest_silence", "set_quorum"]
 
 _STORAGE = re.compile(r"[0-9a-f-]{8,64}")
 _WITNESSES_MAX = 65_535 - WITNESS_ID_MIN
@@ -67,6 +68,7 @@ def _witness(state: State, command: commands.SetQuorum) -> Acceptor | None:
             hint="use mode full",
             field="full",
         )
+    check_slots(command.slots, state.nodes, command.location)
     known = state.wish.witness
     serial = state.witness_serial
     if known is not None and known.id.storage == command.storage:
@@ -78,7 +80,22 @@ def _witness(state: State, command: commands.SetQuorum) -> Acceptor | None:
         location=command.location,
         full=command.full,
         silence_ms=command.silence_ms,
+        slots=command.slots,
     )
+
+
+def check_slots(slots: int, nodes: Iterable[int], location: str) -> None:
+    """Refuse a disk on which a node has no place: it could never lead by it."""
+    check_range(slots, "slots", 0, NODES_MAX)
+    highest = max(nodes, default=0)
+    if slots and highest > slots:
+        raise Refused(
+            "no-disk-slot",
+            f"node number {highest} has no place on {location}, which is for nodes 1..{slots}: "
+            "it could never lead by it",
+            hint="format another disk with --nodes 64, then: leitwolf quorum replace LOCATION",
+            field="slots",
+        )
 
 
 def check_silence(profile: Profile, silence_ms: int, field: str) -> None:

@@ -22,6 +22,7 @@ from leitwolf.core.messages import Prepare
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.quorum.standing import NEVER, Standing
 from leitwolf.model.errors import check
+from leitwolf.model.limits import COMMIT_HINT_ENTRIES
 from leitwolf.model.quorum import Acceptor
 from leitwolf.model.witness import CasObject, WitnessMode
 from leitwolf.ports.witness import CasFound, CasGet, CasPut, CasWritten, WitnessResult
@@ -63,12 +64,15 @@ class CasAcceptor(Passive):
         standing = self._standing
         written, self._writing = self._writing, None
         if isinstance(result, CasFound):
+            if self._forgot(result.value):
+                return
             lost = self._nonce and result.value.nonce == self._nonce
             if result.version != self._version:
                 self._seen = standing.now
             self._value, self._version = result.value, result.version
             self.looked_at = standing.now
             self._nonce = 0
+            self._note(result.value)
             if lost:  # what was written last stands there, but since when is not known
                 self._wrote(result.value, counted=False)
             else:
@@ -85,6 +89,7 @@ class CasAcceptor(Passive):
         self._value, self._version, self._seen = written, result.version, standing.now
         self.looked_at = standing.now
         self._nonce = 0
+        self._note(written)
         self._wrote(written)
 
     def _failed(self) -> None:
@@ -99,10 +104,45 @@ class CasAcceptor(Passive):
         """Begin the next call; what stands there must be known before it is replaced."""
         leading = self.ballot != NO_BALLOT
         idle = not self._busy and self._standing.now >= self._retry_at
-        if idle and (leading or self._freeing) and not self._version:
+        if idle and not self.distrusted and (leading or self._freeing) and not self._version:
             self._look()
             return
         super().work()
+
+    # --- memory ----------------------------------------------------------------------------------
+
+    def _note(self, value: CasObject) -> None:
+        """Remember what stands there; write it down to the entry when this node wants to lead."""
+        self._memory.note({0: value.stamp}, value.promised, value.key)
+        wants = self._probe is not None or self._prepare is not None
+        block = 1 if wants else COMMIT_HINT_ENTRIES
+        self._record((value.promised, value.key.ballot, value.key.index // block))
+
+    def _forgot(self, value: CasObject) -> bool:
+        """Leave an object that lacks what this node saw there, or of which another says so."""
+        rules = self._standing.rules
+        lost = self._memory.lost({0: value.stamp}, value.promised, value.key)
+        if value.distrusted and rules.holds("witness-distrust"):
+            text = "a node found that it was restored from an older copy"
+            self._distrust(text, marked=True)
+        elif lost and rules.holds("witness-memory"):
+            self._distrust(lost)
+            self._version = ""
+        return bool(self.distrusted)
+
+    def _mark(self) -> None:
+        if self._value is None or not self._version:
+            self._look()
+        else:
+            self._put(replace(self._value, distrusted=True))
+
+    def _marked(self, result: WitnessResult) -> bool:
+        if isinstance(result, CasFound):
+            self._value, self._version = result.value, result.version
+            return result.value.distrusted
+        done = isinstance(result, CasWritten) and bool(result.version)
+        self._version = ""
+        return done
 
     def _put(self, value: CasObject) -> None:
         standing = self._standing

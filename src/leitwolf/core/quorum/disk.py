@@ -54,6 +54,8 @@ class DiskAcceptor(Passive):
         self._seen: dict[int, int] = {}
         """By node: when a reading that showed its block as it is now ended first."""
         self._writing: DiskBlock | None = None
+        self._reaches = NO_KEY
+        """Last entry written to the own region in this office."""
         self._end = 0
         """Last index in the entries that are being written, 0: none are."""
         self._fresh = True
@@ -96,7 +98,7 @@ class DiskAcceptor(Passive):
 
     def work(self) -> None:
         """Begin the next call; after a failure the own block is read before it is written."""
-        idle = not self._busy and self._standing.now >= self._retry_at
+        idle = not self._busy and self._standing.now >= self._retry_at and not self.distrusted
         if idle and self._doubtful and (self.ballot != NO_BALLOT or self._freeing):
             self._look()
             return
@@ -105,6 +107,8 @@ class DiskAcceptor(Passive):
     def _take(self, blocks: tuple[DiskBlock, ...]) -> None:
         """Note what stands there, and since when it stands still."""
         standing = self._standing
+        self._memory.note({block.node: block.sequence for block in blocks})
+        self._record([(one.node, one.promised, one.accepted, one.generation) for one in blocks])
         for block in blocks:
             if block.node == standing.me.node:
                 if block.sequence >= self._own.sequence:
@@ -137,6 +141,8 @@ class DiskAcceptor(Passive):
         if result.full:
             self._overflow()
             return
+        if self._forgot(result.blocks):
+            return
         if written is not None:
             self._own = written
         self._take(result.blocks)
@@ -149,6 +155,24 @@ class DiskAcceptor(Passive):
             self._prepared(self._prepare, written)
         else:
             self._answer()
+
+    def _forgot(self, blocks: tuple[DiskBlock, ...]) -> bool:
+        """Leave a disk that lacks what this node saw there, or of which another one says so."""
+        rules = self._standing.rules
+        warner = next((block.node for block in blocks if block.distrusted), 0)
+        lost = self._memory.lost({block.node: block.sequence for block in blocks})
+        if warner and rules.holds("witness-distrust"):
+            text = f"node {warner} found that it was restored from an older copy"
+            self._distrust(text, marked=True)
+        elif lost and rules.holds("witness-memory"):
+            self._distrust(lost)
+        return bool(self.distrusted)
+
+    def _mark(self) -> None:
+        self._call(DiskCall(block=self._block(distrusted=True), read=True))
+
+    def _marked(self, result: WitnessResult) -> bool:
+        return isinstance(result, DiskResult) and any(one.distrusted for one in result.blocks)
 
     def _overflow(self) -> None:
         """No room behind what is in the region: begin anew in the other one."""
@@ -195,10 +219,7 @@ class DiskAcceptor(Passive):
             return
         self._welcome(higher, NO_KEY)
         if prepare is not None:
-            self._call(
-                DiskCall(block=self._claim(prepare.ballot), read=True),
-                self._prepare_after,
-            )
+            self._change(None, self._claim(prepare.ballot), self._prepare_after)
 
     def _block(self, **fields: object) -> DiskBlock:
         """Return the own block as it is to be written next."""
@@ -212,6 +233,20 @@ class DiskAcceptor(Passive):
         }
         self._writing = replace(self._own, **given)
         return self._writing
+
+    def _change(
+        self,
+        write: RegionWrite | None,
+        block: DiskBlock | None,
+        after: int = 0,
+        fence: tuple[int, ...] = (),
+    ) -> None:
+        """Begin to write, over nothing but what is known to stand there, and to read then."""
+        known = self._memory.sequence(self._standing.me.node)
+        if not self._standing.rules.holds("witness-memory"):
+            known = 0
+        call = DiskCall(write=write, block=block, known=known, fence=fence, read=True)
+        self._call(call, after)
 
     def _claim(self, ballot: Ballot) -> DiskBlock:
         """Return the block that promises ``ballot`` (P2).
@@ -288,12 +323,16 @@ class DiskAcceptor(Passive):
                     "accepted": self.ballot,
                     "region": write.region,
                     "generation": write.generation,
-                    "key": standing.log.last,
                 }
+            self._reaches = standing.log.last
         block: DiskBlock | None = None
         evicted = standing.evicted()
         named = evicted == self._own.evicted
-        if renew or self._fresh or armed != self._own.armed or not named:
+        # A copy of the past differs by its block: entries that come seldom raise it, too.
+        seldom = entries and not self.armed
+        if renew or self._fresh or seldom or armed != self._own.armed or not named:
+            if entries or (self.match and not self._fresh):
+                fields["key"] = self._reaches
             fields |= {"promised": self.ballot, "released": False, "armed": armed}
             fields["stamp"] = self._own.stamp + armed
             fields["silence"] = self._asked()
@@ -301,7 +340,7 @@ class DiskAcceptor(Passive):
             block = self._block(**fields)
         self._fencing = tuple(node for node in evicted if node not in self._fenced)
         fence = self._fencing if standing.rules.holds("fence-evicted") else ()
-        self._call(DiskCall(write=write, block=block, fence=fence, read=True))
+        self._change(write, block, fence=fence)
 
     def _news(self) -> bool:
         """Return whether an eviction is to be written, and its node to be fenced."""
@@ -352,4 +391,4 @@ class DiskAcceptor(Passive):
     def _free(self) -> None:
         self._freeing, self._releasing = False, True
         self.armed = False
-        self._call(DiskCall(block=self._block(released=True, armed=False), read=True))
+        self._change(None, self._block(released=True, armed=False))

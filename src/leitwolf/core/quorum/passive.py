@@ -12,6 +12,8 @@ Rules:
 - T_d follows from what calls take (:mod:`leitwolf.core.quorum.timing`). Each stamp says for how
   long it must stand still; a shorter silence is said only when the longer one before is over.
 - What is derived from an armed stamp is given up at the guard before the stamp is disarmed.
+- One that forgot something (:mod:`leitwolf.core.quorum.memory`) is never counted again, and who
+  notices it says so there, so that nobody else does.
 
 Theory of operation: the rest of the quorum core speaks to a passive acceptor in the messages that
 it sends to nodes (:class:`PreProbe`, :class:`Prepare`) and gets the answers of a node (replies).
@@ -33,6 +35,7 @@ from leitwolf.core.messages import Appended, Prepare, PreProbe, PreProbeReply, P
 from leitwolf.core.quorum.standing import NEVER, Standing
 from leitwolf.core.quorum.timing import CallTimes, Timing
 from leitwolf.model.quorum import Acceptor
+from leitwolf.model.witness import ROLLED_BACK
 from leitwolf.ports.witness import WitnessCall, WitnessFault, WitnessResult
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
 from leitwolf.wire.guard import Back
@@ -63,6 +66,12 @@ class Passive(ABC):
         """Why the last call failed, '': it did not."""
         self.unfenced = ""
         """Why this disk cannot keep a node from writing, '': it can, or is no disk."""
+        self.distrusted = ""
+        """What it forgot, '': nothing. Once set, nothing is counted here any more."""
+        self._memory = standing.memory(acceptor.id.storage)
+        self._recorded: object = None
+        self._marking = False
+        """It is still to be written there that nobody counts it."""
         self.looked_at = -1
         """When the last successful reading ended, -1: never."""
         self.armed = False
@@ -134,7 +143,9 @@ class Passive(ABC):
         return self.armed and self._renewals > 1 and not self.fault
 
     def ask(self, message: PreProbe | Prepare, after: int) -> None:
-        """Take in what a candidate asks; it is answered by a reply."""
+        """Take in what a candidate asks; it is answered by a reply, unless nobody may count it."""
+        if self.distrusted:
+            return
         if isinstance(message, PreProbe):
             self._probe = message
         else:
@@ -148,7 +159,7 @@ class Passive(ABC):
 
     def watch_at(self) -> int:
         """Return when to look next, so that a stamp that stands still is known to do so early."""
-        if self._busy or self._look_at != NEVER:
+        if self._busy or self._look_at != NEVER or self.distrusted:
             return NEVER
         return max(self._retry_at, self.looked_at + max(_LOOK_NS, self.silence // 8))
 
@@ -185,6 +196,8 @@ class Passive(ABC):
         """Return when :meth:`work` has something to do at the latest."""
         if self._busy:
             return NEVER
+        if self.distrusted:
+            return max(self._standing.now, self._retry_at) if self._marking else NEVER
         at = min(self._look_at, self._due_at())
         if self.ballot != NO_BALLOT and self.looked_at < 0:
             at = self._standing.now
@@ -202,6 +215,10 @@ class Passive(ABC):
         """Begin the next call, if one is due and none is under way."""
         standing = self._standing
         if self._busy or standing.now < self._retry_at:
+            return
+        if self.distrusted:
+            if self._marking:
+                self._mark()
             return
         if self.ballot != NO_BALLOT:
             if self.looked_at < 0:
@@ -235,11 +252,18 @@ class Passive(ABC):
     def _finish(self, started: int, result: WitnessResult) -> None:
         standing = self._standing
         if isinstance(result, WitnessFault):
+            self._retry_at = standing.now + self.silence // 8
+            if self.distrusted:
+                return
             self.fault = f"{result.code}: {result.text}"
             self._timing.fail(standing.now, self.fault)
             standing.connected.discard(self.node)
-            self._retry_at = standing.now + self.silence // 8
             self._failed()
+            if result.code == ROLLED_BACK:
+                self._distrust(result.text)
+            return
+        if self.distrusted:
+            self._marking = not self._marked(result)
             return
         self.fault = ""
         self._timing.add(standing.now, standing.now - started)
@@ -271,6 +295,35 @@ class Passive(ABC):
     @abstractmethod
     def _failed(self) -> None:
         """The call under way failed: what it did is not known."""
+
+    @abstractmethod
+    def _mark(self) -> None:
+        """Begin to write that nobody may count this acceptor any more."""
+
+    @abstractmethod
+    def _marked(self, result: WitnessResult) -> bool:
+        """Return whether that stands there now."""
+
+    # --- distrust --------------------------------------------------------------------------------
+
+    def _distrust(self, text: str, *, marked: bool = False) -> None:
+        """Never count this acceptor again; ``marked``: others know it already."""
+        standing = self._standing
+        self.distrusted = text
+        self.fault = f"{ROLLED_BACK}: {text}"
+        self._marking = not marked and standing.rules.holds("witness-distrust")
+        self._retry_at = standing.now
+        standing.connected.discard(self.node)
+        self.cancel()
+        self.armed = self._freeing = False
+        if self.ballot != NO_BALLOT:
+            standing.outbox.ask(Back(self.ballot, self.node, 0, 0))
+
+    def _record(self, content: object) -> None:
+        """Write down what stands here, once for each ``content`` that is worth it."""
+        if content != self._recorded:
+            self._recorded = content
+            self._standing.remember(self._memory.record())
 
     # --- leading ---------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from leitwolf.core.effects import Effect
 from leitwolf.core.messages import Prepare, PreProbe, QuorumMessage
 from leitwolf.core.quorum.log import Log
+from leitwolf.core.quorum.memory import Memory
 from leitwolf.core.quorum.outbox import Outbox
 from leitwolf.core.quorum.predicate import agreed, contenders
 from leitwolf.core.quorum.signals import Committed, Restored, Signal
@@ -28,6 +29,7 @@ from leitwolf.model.log import (
     PromisedRecord,
     Snapshot,
     TruncateRecord,
+    WitnessRecord,
 )
 from leitwolf.model.quorum import AcceptorId, QuorumConfig
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
@@ -69,6 +71,7 @@ class Standing:
         self._nonces = self._calls = 0
         self.passives: dict[int, Passive] = {}
         """The passive acceptors of the configuration in force, by id."""
+        self._memories = {record.storage: record for record in loaded.witnesses}
         self.replies: list[tuple[int, int, QuorumMessage]] = []
         """Answers of passive acceptors: position that they wait for, acceptor, message."""
         self.sought = 0
@@ -187,6 +190,16 @@ class Standing:
     def snapshot(self) -> Snapshot | None:
         """Return a snapshot from which the log can be continued: as new as there is one."""
         return self._fold() or self.log.snapshot
+
+    def memory(self, storage: str) -> Memory:
+        """Return what is remembered of a passive acceptor."""
+        kept = self.rules.holds("witness-record")
+        return Memory(storage, self._memories.get(storage) if kept else None)
+
+    def remember(self, record: WitnessRecord) -> None:
+        """Write down what is known to stand on a passive acceptor."""
+        self._memories[record.storage] = record
+        self.outbox.record(record)
 
     def call_serial(self) -> int:
         """Return a number that no other call of a passive acceptor of this process carries."""

@@ -1,0 +1,59 @@
+"""Setting aside what a node has of a cluster, and what it says afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import UTC, datetime
+
+from leitwolf.daemon.bootstrap import set_bootstrap_aside
+from leitwolf.daemon.cluster import state_folder
+from leitwolf.daemon.departure import Departure, load_departure, save_departure
+from leitwolf.store import quarantine
+from leitwolf.system.diary import log
+from leitwolf.system.settings import Settings
+
+__all__ = ["set_aside", "unformed_advice"]
+
+_LOST = "if it was lost, on a member of its cluster: leitwolf node replace NODE"
+_NOT_FORMED = "this node is in no cluster: leitwolf init, or leitwolf join TOKEN"
+
+
+def set_aside(settings: Settings, cluster: str, reason: str) -> None:
+    """Move the bootstrap file, the log and the identity into quarantine.
+
+    Args:
+        settings: directories.
+        cluster: name of the cluster, for people.
+        reason: why, for people.
+
+    Raises:
+        OSError: a file cannot be moved; asked again, it goes on.
+    """
+    state = settings.state
+    log_folder = state_folder(settings)
+    log_folder.mkdir(mode=0o700, exist_ok=True)
+    folder = quarantine(log_folder)
+    set_bootstrap_aside(state, folder)
+    pki = settings.config / "pki"
+    if pki.exists():
+        shutil.move(pki, folder / "pki")
+    save_departure(
+        state,
+        Departure(cluster=cluster, reason=reason, folder=str(folder), at_wall=time.time_ns()),
+    )
+    log.warning("cluster state set aside", folder=str(folder), reason=reason)
+
+
+def unformed_advice(settings: Settings) -> str:
+    """Return what a node in no cluster says: since when, why, and what to do."""
+    gone = load_departure(settings.state)
+    if gone is None and (settings.config / "pki").exists():
+        return f"keys of a node are here, but no state; {_LOST}\n  -> {_NOT_FORMED}"
+    if gone is None:
+        return _NOT_FORMED
+    when = datetime.fromtimestamp(gone.at_wall / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return (
+        f"out of cluster {gone.cluster} since {when}: {gone.reason}; "
+        f"its state is kept in {gone.folder}\n  -> {_NOT_FORMED}"
+    )

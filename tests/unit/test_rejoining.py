@@ -1,0 +1,140 @@
+"""Coming back in the place of a former node: proofs, places, addresses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.policy_world import World
+from tests.unit.test_store_log import IDENTITY, SMALL
+
+from leitwolf.core.policy import Judged
+from leitwolf.daemon.bootstrap import Bootstrap, Peer
+from leitwolf.daemon.departure import Lockout, save_lockout
+from leitwolf.daemon.rejoining import _in_place, own_token
+from leitwolf.model.commands import AddNode, IssueToken, Refusal, SetQuorum
+from leitwolf.model.errors import Conflict
+from leitwolf.model.ids import GroupId, NodeId
+from leitwolf.peers.authority import create_identity, new_node_key, sign, signed_by
+from leitwolf.peers.frames import JoinRequest
+from leitwolf.peers.identity import save_identity
+from leitwolf.store import QuorumLog
+from leitwolf.system.settings import Settings
+
+
+def request(**changes: object) -> JoinRequest:
+    made = JoinRequest(
+        secret=b"s" * 16, name="n3", uuid="u", storage="d", request=b"csr", addresses={}
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_a_proof_is_about_one_request_by_one_key() -> None:
+    """Another key, cluster, secret, name or certificate request: no proof."""
+    mine, other = create_identity("cluster", "n3"), create_identity("cluster", "n2")
+    statement = request().stated("cluster")
+    proof = sign(mine.key, statement)
+    assert signed_by(mine.certificate, statement, proof)
+    assert not signed_by(other.certificate, statement, proof)
+    assert not signed_by(b"no certificate", statement, proof)
+    assert not signed_by(mine.certificate, statement, proof[:-1])
+    for changed in (
+        request().stated("another"),
+        request(secret=b"t" * 16).stated("cluster"),
+        request(name="n1").stated("cluster"),
+        request(request=b"another").stated("cluster"),
+    ):
+        assert not signed_by(mine.certificate, changed, proof)
+    assert sign(new_node_key("x").key, statement) != proof
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ((2, 3, 1), (2, 1), (2, 4, 1)),
+        ((3,), (), (4,)),
+        ((3, 1), (1,), (4, 1)),
+        ((2, 3, 1), (1,), ()),
+        ((2, 3, 1), (1, 2), ()),
+    ],
+)
+def test_the_new_node_gets_the_place_of_the_former_one(
+    before: tuple[int, ...], now: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    """Unless somebody changed the preferences meanwhile."""
+    world = World(4)
+    world.add("web", preferred=tuple(NodeId(node) for node in now))
+    nodes = {number: node for number, node in world.state.nodes.items() if number != 3}
+    state = msgspec.structs.replace(world.state, nodes=nodes)
+    preferred = tuple(NodeId(node) for node in before)
+    assert _in_place(state, GroupId("web"), preferred, NodeId(3), NodeId(4)) == expected
+    assert _in_place(state, GroupId("none"), preferred, NodeId(3), NodeId(4)) == ()
+
+
+def bootstrap(**changes: object) -> Bootstrap:
+    made = Bootstrap(
+        node=3, name="n3", uuid="u", cluster="cluster-1", cluster_name="lab", storage="storage-1",
+        port=7000,
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_a_token_is_made_of_what_a_node_still_has(tmp_path: Path) -> None:
+    """Addresses of its lock-out, else of its grant; with neither it needs one from outside."""
+    settings = Settings(runtime=tmp_path, state=tmp_path / "state", config=tmp_path / "etc")
+    settings.state.mkdir()
+    save_identity(settings.config, create_identity("cluster-1", "u"))
+    QuorumLog.create(settings.state / "quorum", IDENTITY, sizes=SMALL).close()
+    for known in (None, bootstrap()):
+        with pytest.raises(Conflict) as raised:
+            own_token(settings, known)
+        assert raised.value.code == "token-needed"
+        assert "node replace" in raised.value.hint
+    granted = bootstrap(peers=(Peer(node=1, fingerprint="f", addresses=("10.0.0.1", "")),))
+    token, _ = own_token(settings, granted)
+    assert (token.cluster, token.addresses) == ("cluster-1", ("10.0.0.1",))
+    assert own_token(settings, granted)[0].secret != token.secret
+    locked = Lockout(
+        storage="storage-1", code="state-rolled-back", text="", at_wall=0, addresses=("10.0.0.2",)
+    )
+    save_lockout(settings.state, locked)
+    assert own_token(settings, granted)[0].addresses == ("10.0.0.2", "10.0.0.1")
+
+
+# --- places on a disk ----------------------------------------------------------------------------
+
+
+def use_disk(world: World, slots: int) -> Judged | Refusal:
+    command = SetQuorum(witness="disk", storage="00000001", location="/dev/quorum", slots=slots)
+    return world.command(command)
+
+
+def test_a_disk_without_a_place_for_every_node_is_refused() -> None:
+    """The highest number counts; a disk of which nothing is known is not refused."""
+    refusal = use_disk(World(3), 2)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.field) == ("no-disk-slot", "slots")
+    assert isinstance(use_disk(World(3), 3), Judged)
+    assert isinstance(use_disk(World(3), 0), Judged)
+    assert isinstance(use_disk(World(3), 65), Refusal)
+
+
+def test_a_node_without_a_place_on_the_disk_does_not_join() -> None:
+    """It could never lead; the token stays good for after the disk is replaced."""
+    world = World(3)
+    use_disk(world, 3)
+    world.do(IssueToken(digest="a" * 64, lifetime_s=60))
+    joining = AddNode(
+        name="node4",
+        uuid="uuid4",
+        storage="disk4",
+        addresses={"client": "192.0.2.4"},
+        fingerprint="4" * 64,
+        token="a" * 64,
+    )
+    refusal = world.command(joining)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "no-disk-slot"
+    use_disk(world, 8)
+    assert isinstance(world.command(joining), Judged)
