@@ -10,7 +10,7 @@ import msgspec
 from leitwolf.cli import render
 from leitwolf.cli.common import Context, with_json
 from leitwolf.cli.disk import disk
-from leitwolf.cli.quorum import move, set_
+from leitwolf.cli.quorum import move, set_, votes, weight
 from leitwolf.cli.relocate import relocate
 from leitwolf.model.views import StatusView
 
@@ -102,7 +102,7 @@ def check(context: Context) -> None:
     sys.exit(0 if all(item.ok for item in found) else 1)
 
 
-for command in (disk, set_, move, relocate):
+for command in (disk, set_, votes, weight, move, relocate):
     quorum.add_command(command)
 
 COMMANDS = (status, log, why, quorum, check)

@@ -72,8 +72,11 @@ def member_nodes(config: QuorumConfig) -> tuple[int, ...]:
 
 
 def witnesses(config: QuorumConfig) -> tuple[Acceptor, ...]:
-    """Return the acceptors that are no nodes, of every active configuration, ordered by id."""
-    acceptors = (*config.acceptors, *(config.former or ()))
+    """Return the acceptors that are no nodes, of every active configuration, ordered by id.
+
+    One whose weight changes is told with the larger one.
+    """
+    acceptors = sorted((*config.acceptors, *(config.former or ())), key=lambda one: one.weight)
     found = {acceptor.id: acceptor for acceptor in acceptors if acceptor.kind != "node"}
     return tuple(found[identity] for identity in sorted(found))
 
