@@ -6,16 +6,19 @@ import pytest
 from msgspec.structs import replace
 from tests.policy_world import AWAY, World
 
+from leitwolf.cli import render
 from leitwolf.core.membership import Presence, Sight, View, next_step, patience, sought_witness
 from leitwolf.core.membership.votes import casting_holder, wanted_acceptors
 from leitwolf.core.policy import survives
 from leitwolf.core.rules import Rules
+from leitwolf.daemon.views import advice, quorum_view
 from leitwolf.model.commands import Refusal, SetQuorum, SetVotes
 from leitwolf.model.ids import NodeId
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig, QuorumWish
 from leitwolf.model.state import State
 from leitwolf.model.witness import WITNESS_ID_MIN
 from leitwolf.sim.forming import formed_log
+from leitwolf.sim.world import World as Cluster
 from leitwolf.state import fold
 
 SECOND = 1_000_000_000
@@ -317,7 +320,7 @@ def test_what_four_nodes_survive_at_once_and_in_turn() -> None:
     """Pairs are told where some are survived; one after the other goes down to two."""
     found = survives(formed(4), {1, 2, 3, 4})
     assert (found.failures, found.in_turn) == (1, 2)
-    assert found.text == "any 1 of 4 that vote may fail at once, any 2 one after the other"
+    assert found.text == "any one of 4 that vote may fail, any 2 one after the other"
     pairs = {loss.lost: loss.survived for loss in found.losses if len(loss.lost) == 2}
     assert pairs[NodeId(2), NodeId(3)]
     assert not pairs[NodeId(1), NodeId(2)]
@@ -335,9 +338,68 @@ def test_a_disk_alone_is_not_survived() -> None:
     [disk] = [a.id.node for a in config_of(state).acceptors if a.kind != "node"]
     found = survives(state, {1, 2, disk})
     assert found.nodes == (1, 2)
-    assert found.text == "none that votes may fail: the disk or witness (it holds the only vote)"
+    assert found.text == "none that votes may fail: the disk (it holds the only vote)"
     last = survives(state, {1, disk})
     assert [loss.reason for loss in last.losses] == [
         "no node would be left that can lead",
         "it holds the only vote",
     ]
+
+
+# --- how it is shown -----------------------------------------------------------------------------
+
+
+def shown(nodes: int, quorum: str = "majority", *, dynamic: bool = True) -> str:
+    """What ``leitwolf quorum status`` prints on the leader of a calm cluster."""
+    world = Cluster(seed=1, nodes=nodes, quorum=quorum, dynamic=dynamic)
+    for node in world.nodes.values():
+        node.power_on()
+    world.run_until(4 * SECOND)
+    [node] = world.leaders()
+    core = node.daemon.core
+    assert core is not None
+    view = quorum_view(core, node.kernel.page, node.raw(), worst_stall=0, realtime=True)
+    assert all(item.match == view.commit for item in view.members if item.voting)
+    return render.quorum(view)
+
+
+def test_status_shows_votes_and_what_is_survived() -> None:
+    """Configured and current votes; at once and one after the other."""
+    text = shown(4)
+    assert "votes 5, needed 3, dynamic: any one of 4 that vote may fail" in text
+    assert "n1  1 vote and the casting vote" in text
+    assert "  survived: loss of n1; n2; n3; n4\n" in text
+    assert "NOT survived: loss at once of n1 and n2; n1 and n3; n1 and n4 (2 of 5 votes" in text
+    assert "one after the other, 1.9 s apart or more: any 2" in text
+    text = shown(3, "full-witness")
+    assert "  no vote now  " in text, "the witness: three nodes are an odd number"
+    text = shown(5, dynamic=False)
+    assert "strict: any 2 at once of 5 that vote may fail" in text
+    assert "votes stay as they are, whoever is lost" in text
+    text = shown(2, "disk", dynamic=False)
+    assert "n1  no vote (weight 0)" in text
+
+
+@pytest.mark.parametrize(
+    ("wish", "weights", "said"),
+    [
+        (QuorumWish(), [1], "one node: nothing can take over"),
+        (QuorumWish(dynamic=True), [1], "one node: nothing can take over"),
+        (QuorumWish(), [1, 1], "two nodes vote: both are needed, either's death stops all"),
+        (QuorumWish(dynamic=True), [1, 2], "two nodes vote, n2 has the casting vote"),
+        (QuorumWish(dynamic=True), [0, 1], "only n2 votes: its death stops all"),
+        (QuorumWish(), [1, 1, 1, 1], "4 nodes vote: an even split stops both halves"),
+        (QuorumWish(dynamic=True), [2, 1, 1, 1], ""),
+        (QuorumWish(dynamic=True), [1, 1, 1], ""),
+    ],
+)
+def test_advice_says_which_node_is_needed(wish: QuorumWish, weights: list[int], said: str) -> None:
+    """Also what join and init print: with two nodes, whose death stops all."""
+    state = formed(len(weights))
+    acceptors = tuple(
+        Acceptor(id=identity, weight=weight)
+        for identity, weight in zip(identities(len(weights)), weights, strict=True)
+    )
+    state = replace(state, wish=wish, quorum=QuorumConfig(acceptors=acceptors))
+    assert advice(state).startswith(said)
+    assert bool(advice(state)) is bool(said)

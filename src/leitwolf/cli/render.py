@@ -168,23 +168,32 @@ def _survival(view: SurvivalView) -> list[str]:
         return []
     lines = []
     for count, what in ((1, "loss of"), (2, "loss at once of")):
-        losses = [loss for loss in view.losses if len(loss.lost) == count]
-        survived = [" and ".join(loss.lost) for loss in losses if loss.survived]
-        fatal = [
-            f"{' and '.join(loss.lost)} ({loss.reason})" for loss in losses if not loss.survived
-        ]
-        if survived:
-            lines.append(f"  survived: {what} {'; '.join(survived)}")
+        by_reason: dict[str, list[str]] = {}
+        for loss in view.losses:
+            if len(loss.lost) == count:
+                by_reason.setdefault(loss.reason, []).append(" and ".join(loss.lost))
+        if "" in by_reason:
+            lines.append(f"  survived: {what} {'; '.join(by_reason.pop(''))}")
+        fatal = [f"{'; '.join(lost)} ({reason})" for reason, lost in by_reason.items()]
         if fatal:
             lines.append(f"  NOT survived: {what} {'; '.join(fatal)}")
-    if view.apart_ms:
-        lines.append(
-            f"  one after the other, {view.apart_ms / 1_000:.1f} s apart: any {view.in_turn}; "
-            "votes are adapted in between"
-        )
-    else:
-        lines.append(f"  one after the other: any {view.in_turn}; nobody's vote is taken")
-    return lines
+    if not view.apart_ms:
+        return [*lines, "  votes stay as they are, whoever is lost"]
+    apart = f"{view.apart_ms / 1_000:.1f} s"
+    if view.in_turn > view.at_once:
+        return [*lines, f"  one after the other, {apart} apart or more: any {view.in_turn}"]
+    return [*lines, f"  votes follow a loss within {apart}"]
+
+
+def _vote(member: QuorumMember) -> str:
+    """Say how many votes an acceptor has now, and how many it has while all is well."""
+    if not member.voting:
+        return "learner"
+    if member.weight > 1:
+        return f"{member.weight - 1} vote and the casting vote"
+    if member.weight:
+        return "1 vote"
+    return "no vote now" if member.configured else "no vote (weight 0)"
 
 
 def quorum(view: QuorumView) -> str:
@@ -208,11 +217,10 @@ def quorum(view: QuorumView) -> str:
         f"log: committed {view.commit}, last {view.last}",
     ]
     for member in view.members:
-        vote = f"votes {member.weight} of {member.configured}" if member.voting else "learner"
         match = f"has {member.match}" if member.match >= 0 else "not known here"
         link = "" if member.connected else "  not connected"
         link += f"  {member.fault}" if member.fault else ""
-        lines.append(f"  {member.node}  {vote}  {match}{_promise(member)}{link}")
+        lines.append(f"  {member.node}  {_vote(member)}  {match}{_promise(member)}{link}")
         lines.extend(_storage(member))
     if view.lacking:
         lines.append(f"! {view.lacking}")

@@ -38,6 +38,7 @@ from leitwolf.core.membership import (
 )
 from leitwolf.core.policy import Planned, judge, plan, transfer_refusal
 from leitwolf.core.quorum import MayLead, QuorumCore, TransferFailed
+from leitwolf.core.quorum.predicate import contenders
 from leitwolf.core.rules import Rules
 from leitwolf.model.commands import Answer, Refusal, TransferLeader
 from leitwolf.model.events import (
@@ -380,6 +381,10 @@ class Governor:
         step = next_step(leader.ahead, quorum.config, view, self._rules)
         if step is not None:
             self._take_step(now, wall, step)
+        elif quorum.config.former is None:
+            able = {identity.node for identity in contenders(quorum.config)}
+            if leader.me not in able and able & view.reached:
+                quorum.transfer(now, NodeId(0))  # its vote was taken: one that votes leads
 
     def _look(self, now: int, *, joint_over: bool) -> View:
         """Return what a reconfiguration follows, and note who is lost and who is back."""

@@ -12,6 +12,9 @@ from pathlib import Path
 import msgspec
 
 from leitwolf.core.lease.profile import MILLISECOND, PROFILES, ProfileError
+from leitwolf.core.membership import longest
+from leitwolf.core.membership.votes import wanted_acceptors
+from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
 from leitwolf.daemon.cluster import Cluster, state_folder
 from leitwolf.daemon.departure import write_durably
@@ -53,6 +56,8 @@ __all__ = [
 
 _STAY_NS = 1_500 * MILLISECOND
 """A group that has not begun to move by then has nowhere to go; it is stopped here."""
+_VOTE_NS = 1_000 * MILLISECOND
+"""A change of votes takes R and two commits; this is for the commits, and one change before it."""
 _JOINING = "joining.json"
 _FIRST = Ballot(0, 1, 1)
 
@@ -288,7 +293,27 @@ async def drain(cluster: Cluster, timeout_s: float) -> None:
         if not own or (not moving and raw_ns() - still_since > _STAY_NS):
             break
         await cluster.timeline.wait_beyond(index, 0.2)
+    patience = 2 * longest(node.state, ALL_RULES).run + _VOTE_NS
+    await _give_vote_away(cluster, min(deadline, raw_ns() + patience))
     await hand_over(cluster, max(0.0, (deadline - raw_ns()) / 1e9))
+
+
+async def _give_vote_away(cluster: Cluster, deadline: int) -> None:
+    """Wait until the others need no vote of this node any more, where votes are dynamic; bounded.
+
+    Before leadership is handed over: two changes of the votes would take twice as long.
+    """
+    node = cluster.node
+    nodes = [a.id for a in node.quorum.config.acceptors if a.kind == "node"]
+    without = wanted_acceptors(node.state.wish, nodes, {node.me})
+    if not node.state.wish.dynamic or any(a.id.node == node.me and a.weight for a in without):
+        return
+    while raw_ns() < deadline:
+        config = node.quorum.config
+        acceptors = (*config.acceptors, *(config.former or ()))
+        if not any(a.id.node == node.me and a.weight for a in acceptors):
+            return
+        await asyncio.sleep(0.01)
 
 
 async def hand_over(cluster: Cluster, timeout_s: float) -> None:

@@ -337,7 +337,7 @@ def _members(
             weight=weight,
             configured=1 if is_witness(identity) else configured_weight(wish, identity),
             voting=voting,
-            match=quorum.match(identity) if node.in_charge else -1,
+            match=quorum.durable_at(identity) if node.in_charge else -1,
             connected=identity in within,
             fault=quorum.witness_faults.get(identity, ""),
             **_promise(node, identity, page, now, roster),

@@ -91,11 +91,11 @@ class _Votes:
                 continue
             total = sum(acceptor.weight for acceptor in acceptors)
             have = sum(acceptor.weight for acceptor in acceptors if acceptor.id.node in left)
-            gone = [a for a in acceptors if a.id.node in lost and a.weight]
-            if len(gone) == 1 and gone[0].weight == total:
-                return "it holds the only vote" if total == 1 else "it holds all votes"
-            casting = any(one.weight > 1 and one.kind == "node" for one in gone)
             share = f"{have} of {total} votes would be left"
+            alone = [a for a in acceptors if a.id.node in lost] if len(lost) == 1 else []
+            if any(one.weight == total for one in alone):
+                return "it holds the only vote" if total == 1 else "it holds all votes"
+            casting = any(one.weight > 1 for one in alone)
             return f"it has the casting vote: {share}" if casting else share
         return "no node would be left that can lead"
 
@@ -164,7 +164,8 @@ def _in_turn(state: State, votes: _Votes, alive: frozenset[int]) -> int:
 def _text(state: State, found: Survival, voting: list[int]) -> str:
     """Return the whole in one line."""
     if found.failures:
-        text = f"any {found.failures} of {len(voting)} that vote may fail at once"
+        some = "one" if found.failures == 1 else f"{found.failures} at once"
+        text = f"any {some} of {len(voting)} that vote may fail"
         if found.in_turn > found.failures:
             text += f", any {found.in_turn} one after the other"
         return text
@@ -179,4 +180,9 @@ def _text(state: State, found: Survival, voting: list[int]) -> str:
 
 
 def _name(state: State, one: int) -> str:
-    return state.nodes[one].name if one in state.nodes else "the disk or witness"
+    if one in state.nodes:
+        return state.nodes[one].name
+    config = state.quorum
+    acceptors = (*config.acceptors, *(config.former or ())) if config is not None else ()
+    disks = {acceptor.id.node for acceptor in acceptors if acceptor.kind == "disk"}
+    return "the disk" if one in disks else "the witness"
