@@ -136,8 +136,12 @@ def _links(
 def _node_line(node: Node, item: NodeState, links: Mapping[tuple[int, int], LinkState]) -> NodeLine:
     here = item.id == node.me
     connected = here or item.id in node.connected
-    if item.up:
-        reason = "" if connected else "holds a lease, its daemon is not connected"
+    votes = {a.id.node: a.weight for a in node.quorum.config.acceptors}
+    if item.up and not connected:
+        reason = "holds a lease, its daemon is not connected"
+    elif item.up:
+        lacks = configured_weight(node.state.wish, item.id) > 0 and votes.get(item.id, 1) == 0
+        reason = "has no vote now" if lacks else ""
     else:
         reason = "holds no lease: nothing runs there"
     return NodeLine(
