@@ -31,8 +31,7 @@ def members() -> Iterator[Members]:
             cluster.form()
             cluster.serve()
             cluster.welcome()
-            done = cluster.lab.command("n1", "quorum", "votes", "--dynamic")
-            assert done.returncode == 0, done.stderr
+            assert cluster.client("n1").quorum().dynamic, "as clusters are formed"
             yield cluster
         finally:
             cluster.lab.close()

@@ -28,10 +28,11 @@ from leitwolf.model.events import (
     NetworkSet,
     NodeAdded,
     QuorumChanged,
+    QuorumWished,
 )
 from leitwolf.model.ids import GroupPhase, NodeId
 from leitwolf.model.log import CommitRecord, Entry, EntryRecord, PromisedRecord
-from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
+from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig, QuorumWish
 from leitwolf.peers.frames import JoinGrant, JoinRequest
 from leitwolf.peers.identity import Identity, fingerprint_of_pem, save_identity
 from leitwolf.peers.token import JoinToken, digest
@@ -98,6 +99,7 @@ def form(
     port: int,
     networks: list[NetworkSet],
     addresses: Mapping[str, str],
+    dynamic: bool,  # votes follow who is there
 ) -> Bootstrap:
     """Write the log of a cluster of one; the bootstrap file, written last, makes it complete.
 
@@ -130,6 +132,7 @@ def form(
             addresses=dict(addresses),
             fingerprint=fingerprint_of_pem(identity.certificate),
         ),
+        QuorumWished(wish=QuorumWish(dynamic=dynamic)),
         QuorumChanged(stage="final", text=f"{node_name} alone"),
     ]
     entry = _first_entry(name, node_name, events, QuorumConfig(acceptors=(Acceptor(id=me),)))

@@ -327,6 +327,8 @@ class InitRequest(_View, frozen=True, kw_only=True):
     client: tuple[str, ...] = ()
     profile: str = ""
     port: int = 0
+    votes: str = ""
+    """``dynamic`` or ``strict``; '': dynamic."""
 
 
 class JoinRequestView(_View, frozen=True, kw_only=True):
