@@ -207,7 +207,10 @@ def all_up(count: int) -> Callable[[dict[str, Any]], bool]:
         good = [
             node
             for node in view["nodes"]
-            if node["up"] and node["connected"] and node["standing"] == "member"
+            if node["up"]
+            and node["connected"]
+            and node["standing"] == "member"
+            and not node["reason"]  # it has its vote again
         ]
         return view["quorum"] and len(good) == count
 

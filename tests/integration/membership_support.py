@@ -61,13 +61,14 @@ class Members:
 
     # --- forming ---------------------------------------------------------------------------------
 
-    def form(self) -> None:
-        """Make n1, n2 and n3 a cluster; n4 runs in none."""
+    def form(self, votes: str = "") -> None:
+        """Make n1, n2 and n3 a cluster; n4 runs in none; ``votes``: as of ``leitwolf init``."""
         for node in (*MEMBERS, GUEST):
             self.lab.boot(node)
         for node in (*MEMBERS, GUEST):
             self.until(node, lambda view: not view.formed, "the daemon")
-        self.client("n1").form(InitRequest(name="lab", interconnect=("ic0",), client=("client0",)))
+        request = InitRequest(name="lab", interconnect=("ic0",), client=("client0",), votes=votes)
+        self.client("n1").form(request)
         for node in MEMBERS[1:]:
             self.join(node)
         self.settle()
@@ -79,7 +80,11 @@ class Members:
         """
 
         def good(view: StatusView) -> bool:
-            members = [node for node in view.nodes if node.standing == "member" and node.up]
+            members = [
+                node
+                for node in view.nodes
+                if node.standing == "member" and node.up and not node.reason
+            ]
             return view.quorum and len(members) == len(view.nodes) == len(MEMBERS)
 
         leader = self.until("n1", good, "three members").leader
@@ -157,7 +162,11 @@ class Members:
 
         def good(view: StatusView) -> bool:
             return any(
-                item.name == node and item.standing == "member" and item.up and item.connected
+                item.name == node
+                and item.standing == "member"
+                and item.up
+                and item.connected
+                and not item.reason
                 for item in view.nodes
             )
 

@@ -206,6 +206,8 @@ def test_evicted_dead_node_learns_it_when_it_is_back(members: Members) -> None:
 def test_eviction_that_would_break_the_quorum_is_refused(members: Members) -> None:
     """With one of three voters dead the evicted one must not be a living one; the hint says so."""
     members.dismiss()
+    done = members.lab.command("n1", "quorum", "votes", "--strict")
+    assert done.returncode == 0, done.stderr
     victim = next(node for node in MEMBERS if node != members.leader())
     asked = next(node for node in MEMBERS if node != victim)
     members.world.power_off(victim)
@@ -222,6 +224,7 @@ def test_eviction_that_would_break_the_quorum_is_refused(members: Members) -> No
     assert victim in caught.value.hint
     members.lab.boot(victim)
     members.settle()
+    assert members.lab.command("n1", "quorum", "votes", "--dynamic").returncode == 0
 
 
 # --- lost and copied state -----------------------------------------------------------------------
@@ -416,6 +419,9 @@ def test_second_cluster_on_the_same_interconnect_disturbs_nobody(members: Member
     """Other keys, another uuid: both lead, neither hears the other, nobody joins by mistake."""
     members.dismiss()
     before = members.status()
+    with pytest.raises(LeitwolfError) as caught:
+        members.client(GUEST).form(InitRequest(name="other", votes="many"))
+    assert "'dynamic' or 'strict'" in caught.value.text
     members.client(GUEST).form(InitRequest(name="other", interconnect=("ic0",)))
     view = members.until(GUEST, lambda view: view.quorum, "the other cluster")
     assert view.cluster == "other"

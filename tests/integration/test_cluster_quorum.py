@@ -32,7 +32,7 @@ def members() -> Iterator[Members]:
     with World(4) as world:
         cluster = Members(world)
         try:
-            cluster.form()
+            cluster.form(votes="strict")
             cluster.serve()
             cluster.welcome()
             yield cluster

@@ -1,7 +1,7 @@
 """Every safety rule is needed: without it the simulator sees an invariant break.
 
 Many rules fall to random faults of a mix that suits them. Where chance is too rare a directed run
-(``tests/sim_scenes.py``, ``tests/sim_elections.py``) brings the one situation about in which the
+(``tests/sim_*.py``) brings the one situation about in which the
 rule acts. Each is tried with all rules first: nothing may break then.
 """
 
@@ -15,13 +15,14 @@ from tests.sim.test_quorum_kinds import MUTANTS as PASSIVE
 from tests.sim.test_rolled_back import SCENES as ROLLED_BACK
 from tests.sim_elections import ELECTIONS
 from tests.sim_scenes import SCENES
+from tests.sim_votes import VOTES
 
 from leitwolf.core.rules import RULES, Rules
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.sim.scenario import Setting, simulate
 
 SEEDS_MAX = 200
-DIRECTED = SCENES | ELECTIONS
+DIRECTED = SCENES | ELECTIONS | VOTES
 
 
 # --- random runs ---------------------------------------------------------------------------------

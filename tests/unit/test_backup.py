@@ -260,7 +260,7 @@ def test_a_crash_at_every_step_leaves_nothing_or_all(
             old = form(
                 settings,
                 name="old", node_name="n1", profile="virtual", port=7000, networks=[LAN],
-                addresses={"lan": "192.0.2.77"},
+                addresses={"lan": "192.0.2.77"}, dynamic=True,
             )  # fmt: skip
         counting = steps(monkeypatch, cut_at)
         next(counting)

@@ -20,7 +20,14 @@ from tests.unit.test_store_log import IDENTITY, SMALL, entry
 
 from leitwolf.api import serve_unix
 from leitwolf.cli.commands import cli
-from leitwolf.model.commands import Answer, EvictNode, PauseNode, Refusal, TransferLeader
+from leitwolf.model.commands import (
+    Answer,
+    EvictNode,
+    PauseNode,
+    Refusal,
+    SetVotes,
+    TransferLeader,
+)
 from leitwolf.model.errors import Conflict, NotPermitted, StorageError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.state import State
@@ -234,6 +241,44 @@ def test_node_commands_send_what_they_say(folder: Path, service: FakeService) ->
         done = run(folder, "node", *arguments)
         assert done.exit_code == 0, done.output
         assert service.commands[-1][0] == command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("votes", "--dynamic"), SetVotes(dynamic=True)),
+        (("votes", "--strict", "--prefer-none"), SetVotes(dynamic=False, prefer=NodeId(0))),
+        (("votes", "--prefer", "n2"), SetVotes(prefer=NodeId(2))),
+        (("weight", "n3", "0"), SetVotes(weights={NodeId(3): 0})),
+        (("weight", "n3", "1"), SetVotes(weights={NodeId(3): 1})),
+    ],
+)
+def test_commands_about_votes_send_what_they_say(
+    folder: Path, service: FakeService, arguments: tuple[str, ...], command: SetVotes
+) -> None:
+    """What is not named is left as it is."""
+    done = run(folder, "quorum", *arguments)
+    assert done.exit_code == 0, done.output
+    assert service.commands[-1][0] == command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("votes",), 2, "nothing to change"),
+        (("votes", "--prefer", "n9"), 3, "n1, n2, n3"),
+        (("votes", "--prefer", "n2", "--prefer-none"), 2, "exclude each other"),
+        (("weight", "n3", "2"), 2, "0<=x<=1"),
+    ],
+)
+def test_what_is_no_command_about_votes_is_refused(
+    folder: Path, service: FakeService, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    """Nothing is sent, and it is said what is wrong."""
+    done = run(folder, "quorum", *arguments)
+    assert done.exit_code == code
+    assert said in done.stderr
+    assert not service.commands
 
 
 def test_evict_waits_until_the_node_is_gone(folder: Path, service: FakeService) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from leitwolf.core.governor import barred_owner
-from leitwolf.core.membership import Step, guard_configuration, next_step
+from leitwolf.core.membership import Step, View, guard_configuration, next_step
 from leitwolf.core.messages import Promised
 from leitwolf.core.quorum import MayLead
 from leitwolf.model.ids import NodeId, NodeStatus
@@ -52,14 +52,14 @@ def step_of(
     connected: frozenset[NodeId] = NONE,
     joint_over: bool = False,
 ) -> Step | None:
-    return next_step(
-        state,
-        config,
+    view = View(
         caught_up=caught_up,
         away=away,
         connected=connected,
+        reached=frozenset(state.nodes),
         joint_over=joint_over,
     )
+    return next_step(state, config, view)
 
 
 def test_nothing_is_to_be_done_in_a_settled_cluster() -> None:

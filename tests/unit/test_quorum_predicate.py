@@ -8,6 +8,7 @@ import pytest
 from tests.quorum_world import acceptors, configuration, identity
 
 from leitwolf.core.quorum import agreed, is_quorum, verify_change, voters
+from leitwolf.core.quorum.predicate import contenders
 from leitwolf.core.rules import Rules
 from leitwolf.model.errors import InvalidConfig
 from leitwolf.model.ids import NodeId
@@ -143,3 +144,17 @@ def test_refused_steps(current: QuorumConfig, proposed: QuorumConfig, field: str
     with pytest.raises(InvalidConfig) as refused:
         verify_change(current, proposed)
     assert refused.value.field == field
+
+
+def test_who_may_lead() -> None:
+    """Those with a vote; all where a disk or witness decides alone; in a change both parts."""
+    nodes = weighted(1, 0, 1)
+    witness = Acceptor(id=AcceptorId(NodeId(60_000), "share"), kind="object")
+    voting = (identity(1), identity(3))
+    assert contenders(QuorumConfig(acceptors=nodes)) == voting
+    assert contenders(QuorumConfig(acceptors=(*nodes, witness))) == voting
+    alone = (*weighted(0, 0, 0), witness)
+    everyone = (identity(1), identity(2), identity(3))
+    assert contenders(QuorumConfig(acceptors=alone)) == everyone
+    assert contenders(QuorumConfig(acceptors=nodes, former=alone)) == everyone
+    assert contenders(QuorumConfig(acceptors=())) == ()

@@ -9,7 +9,14 @@ import pytest
 from leitwolf.cli import check, render
 from leitwolf.client import Client
 from leitwolf.model.errors import UnavailableError
-from leitwolf.model.views import FindingView, PathView, QuorumMember, QuorumView, TimesView
+from leitwolf.model.views import (
+    FindingView,
+    PathView,
+    QuorumMember,
+    QuorumView,
+    SurvivalView,
+    TimesView,
+)
 
 FINDING = FindingView(code="path-lost", text="n2 does not reach it", fix="look at the cable")
 
@@ -18,6 +25,7 @@ def member(**fields: object) -> QuorumMember:
     given: dict[str, object] = {
         "node": "disk /dev/sdb",
         "weight": 1,
+        "configured": 1,
         "voting": True,
         "match": 7,
         "connected": True,
@@ -65,6 +73,9 @@ def view(*members: QuorumMember, findings: tuple[FindingView, ...] = ()) -> Quor
         joint=False,
         members=members,
         survives="",
+        survival=SurvivalView(quorum=True, at_once=0, in_turn=0, apart_ms=0, losses=()),
+        dynamic=False,
+        prefer="",
         lacking="",
         findings=findings,
     )

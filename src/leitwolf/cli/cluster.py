@@ -32,6 +32,13 @@ def setup_text(setup: ClusterSetup) -> str:
 @click.option("--client", multiple=True, help="Subnet or interface of the clients.")
 @click.option("--profile", default="", help="fast, default, virtual or wan (default: the best).")
 @click.option("--port", default=0, help="One port, TCP and UDP (default 6474).")
+@click.option(
+    "--votes",
+    type=click.Choice(["dynamic", "strict"]),
+    default="dynamic",
+    show_default=True,
+    help="Votes follow who is there, or everyone keeps his vote.",
+)
 @with_json
 def init(
     context: Context,
@@ -41,6 +48,7 @@ def init(
     client: tuple[str, ...],
     profile: str,
     port: int,
+    votes: str,
 ) -> None:
     """Form a cluster of one node."""
     setup = context.client.form(
@@ -51,6 +59,7 @@ def init(
             client=client,
             profile=profile,
             port=port,
+            votes=votes,
         )
     )
     context.show(setup, setup_text(setup))

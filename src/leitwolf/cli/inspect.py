@@ -10,7 +10,7 @@ import msgspec
 from leitwolf.cli import render
 from leitwolf.cli.common import Context, with_json
 from leitwolf.cli.disk import disk
-from leitwolf.cli.quorum import move, replace, set_
+from leitwolf.cli.quorum import move, replace, set_, votes, weight
 from leitwolf.cli.quorumlog import log as quorum_log
 from leitwolf.cli.relocate import relocate
 from leitwolf.model.views import StatusView
@@ -103,7 +103,7 @@ def check(context: Context) -> None:
     sys.exit(0 if all(item.ok for item in found) else 1)
 
 
-for command in (disk, set_, move, relocate, replace, quorum_log):
+for command in (disk, set_, votes, weight, move, relocate, replace, quorum_log):
     quorum.add_command(command)
 
 COMMANDS = (status, log, why, quorum, check)

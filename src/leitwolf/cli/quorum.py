@@ -1,4 +1,4 @@
-"""``leitwolf quorum set``: which kind of quorum the cluster has, changed while it runs."""
+"""``leitwolf quorum set|votes|weight|move``: who votes, changed while the cluster runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 
 from leitwolf.cli.common import Context, find_node, send, with_json
-from leitwolf.model.commands import SetQuorum, TransferLeader
+from leitwolf.model.commands import SetQuorum, SetVotes, TransferLeader
 from leitwolf.model.errors import Conflict, InvalidConfig, NoQuorum, WitnessError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.witness import ROLLED_BACK, CasObject, WitnessMode
 
-__all__ = ["move", "replace", "set_"]
+__all__ = ["move", "replace", "set_", "votes", "weight"]
 
 _TIMEOUT_S = 10.0
 
@@ -267,6 +267,46 @@ def _former(context: Context, data: bytes, location: str, own: str) -> CasObject
             hint="use another name behind the last '/'",
         )
     return former
+
+
+@click.command("votes")
+@click.option(
+    "--dynamic/--strict",
+    "dynamic",
+    default=None,
+    help="Votes follow who is there, down to the last node; or everyone keeps his vote.",
+)
+@click.option("--prefer", metavar="NODE", help="Node that has the casting vote (dynamic).")
+@click.option("--prefer-none", is_flag=True, help="Whoever has the casting vote keeps it.")
+@with_json
+def votes(context: Context, dynamic: bool | None, prefer: str | None, prefer_none: bool) -> None:
+    """Change how votes are given, without stopping a group.
+
+    Dynamic: a node that is lost for a second has no vote until it is back; a witness votes while
+    the nodes that vote are an even number, and without a witness one of them has the casting vote.
+    """
+    if dynamic is None and prefer is None and not prefer_none:
+        raise InvalidConfig(
+            "nothing to change: say --dynamic, --strict, --prefer NODE or --prefer-none",
+            hint="leitwolf quorum status shows how votes are given",
+        )
+    if prefer is not None and prefer_none:
+        raise InvalidConfig("--prefer and --prefer-none exclude each other", field="prefer")
+    wanted: NodeId | None = NodeId(0) if prefer_none else None
+    if prefer is not None:
+        wanted = find_node(context.client.status(), prefer)
+    send(context, SetVotes(dynamic=dynamic, prefer=wanted), "votes: leitwolf quorum status")
+
+
+@click.command("weight")
+@click.argument("node")
+@click.argument("votes", type=click.IntRange(0, 1))
+@with_json
+def weight(context: Context, node: str, votes: int) -> None:
+    """Give NODE a vote (1), or none whatever happens (0), as for a distant site."""
+    number = find_node(context.client.status(), node)
+    said = "votes" if votes else "never votes"
+    send(context, SetVotes(weights={number: votes}), f"{node} {said}: leitwolf quorum status")
 
 
 @click.command("move")

@@ -14,6 +14,7 @@ from leitwolf.model.views import (
     QuorumMember,
     QuorumView,
     StatusView,
+    SurvivalView,
 )
 
 __all__ = ["explanation", "line", "quorum", "status"]
@@ -87,6 +88,8 @@ def status(view: StatusView) -> str:
     state = f"leader {view.leader}" if view.quorum else "NO QUORUM HERE"
     age = "" if view.fresh else "  (as this node knows it; may be old)"
     lines = [f"{view.cluster}  {state}  profile {view.profile}  entry {view.index}{age}"]
+    if view.survives and view.quorum:
+        lines.append(f"further failures: {view.survives}")
     if view.advice:
         lines.append(f"! {view.advice}")
     lines.extend(
@@ -152,6 +155,47 @@ def _storage(member: QuorumMember) -> list[str]:
     return lines
 
 
+def _mode(view: QuorumView) -> str:
+    """Say how votes are given."""
+    if not view.dynamic:
+        return "strict"
+    return f"dynamic, {view.prefer} preferred" if view.prefer else "dynamic"
+
+
+def _survival(view: SurvivalView) -> list[str]:
+    """Say which further failures are survived, at once and one after the other."""
+    if not view.quorum:
+        return []
+    lines = []
+    for count, what in ((1, "loss of"), (2, "loss at once of")):
+        by_reason: dict[str, list[str]] = {}
+        for loss in view.losses:
+            if len(loss.lost) == count:
+                by_reason.setdefault(loss.reason, []).append(" and ".join(loss.lost))
+        if "" in by_reason:
+            lines.append(f"  survived: {what} {'; '.join(by_reason.pop(''))}")
+        fatal = [f"{'; '.join(lost)} ({reason})" for reason, lost in by_reason.items()]
+        if fatal:
+            lines.append(f"  NOT survived: {what} {'; '.join(fatal)}")
+    if not view.apart_ms:
+        return [*lines, "  votes stay as they are, whoever is lost"]
+    apart = f"{view.apart_ms / 1_000:.1f} s"
+    if view.in_turn > view.at_once:
+        return [*lines, f"  one after the other, {apart} apart or more: any {view.in_turn}"]
+    return [*lines, f"  votes follow a loss within {apart}"]
+
+
+def _vote(member: QuorumMember) -> str:
+    """Say how many votes an acceptor has now, and how many it has while all is well."""
+    if not member.voting:
+        return "learner"
+    if member.weight > 1:
+        return f"{member.weight - 1} vote and the casting vote"
+    if member.weight:
+        return "1 vote"
+    return "no vote now" if member.configured else "no vote (weight 0)"
+
+
 def quorum(view: QuorumView) -> str:
     """Return who promised what."""
     margin = f"{view.lease_margin_ms:.0f} ms left" if view.lease_margin_ms > 0 else "none"
@@ -163,7 +207,8 @@ def quorum(view: QuorumView) -> str:
     lines = [
         f"leader {view.leader or 'unknown'}  ballot {view.ballot}  promised {view.promised}"
         + ("  (configuration is changing)" if view.joint else ""),
-        f"votes {view.votes}, needed {view.needed}: {view.survives}",
+        f"votes {view.votes}, needed {view.needed}, {_mode(view)}: {view.survives}",
+        *_survival(view.survival),
         f"run-lease of {view.node}: {margin}{leading}",
         (
             f"profile {view.profile}: H {view.heartbeat_ms}  P {view.promise_ms}  "
@@ -172,11 +217,10 @@ def quorum(view: QuorumView) -> str:
         f"log: committed {view.commit}, last {view.last}",
     ]
     for member in view.members:
-        vote = f"{member.weight} vote" if member.voting else "learner"
         match = f"has {member.match}" if member.match >= 0 else "not known here"
         link = "" if member.connected else "  not connected"
         link += f"  {member.fault}" if member.fault else ""
-        lines.append(f"  {member.node}  {vote}  {match}{_promise(member)}{link}")
+        lines.append(f"  {member.node}  {_vote(member)}  {match}{_promise(member)}{link}")
         lines.extend(_storage(member))
     if view.lacking:
         lines.append(f"! {view.lacking}")

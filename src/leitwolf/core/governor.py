@@ -24,10 +24,21 @@ from collections.abc import Iterable
 from leitwolf.core.effects import AskGuard, Effect, Reply, Request, Send
 from leitwolf.core.leader import Leader, Pending
 from leitwolf.core.lease.profile import awaited
-from leitwolf.core.membership import SETTLE_NS, Step, acting, longest, next_keys, next_step
-from leitwolf.core.membership.reconfigure import sought_witness
+from leitwolf.core.membership import (
+    SETTLE_NS,
+    Sight,
+    Step,
+    View,
+    acting,
+    longest,
+    next_keys,
+    next_step,
+    patience,
+    sought_witness,
+)
 from leitwolf.core.policy import Planned, judge, plan, transfer_refusal
 from leitwolf.core.quorum import MayLead, QuorumCore, TransferFailed
+from leitwolf.core.quorum.predicate import contenders
 from leitwolf.core.rules import Rules
 from leitwolf.model.commands import Answer, Refusal, TransferLeader
 from leitwolf.model.events import (
@@ -136,7 +147,7 @@ class Governor:
         state, config = self._leader.ahead, self._quorum.config
         if config.former is not None or len(state.keys) > 1 or not self._quorum.config_committed:
             return True
-        if state.profile_former or any(a.kind != "node" and not a.weight for a in config.acceptors):
+        if state.profile_former or self._quorum.sought:
             return True
         voting = {acceptor.id for acceptor in config.acceptors}
         return any(
@@ -365,24 +376,66 @@ class Governor:
             leader.joint_since = -1
             if not quorum.config_committed:
                 return
-        quorum.seek(sought_witness(leader.ahead, quorum.config))
-        step = next_step(
-            leader.ahead,
-            quorum.config,
-            caught_up=frozenset(
-                node.id
-                for node in leader.ahead.nodes.values()
-                if quorum.match(node.id) >= quorum.commit
-                # A vote that no guard renews would end the leader's own lease.
-                and leader.standing(node.id).leased
-            )
-            | {n for n in quorum.ready_witnesses if quorum.match(n) >= quorum.commit},
-            away=frozenset(n for n, standing in leader.standings.items() if standing.away),
-            connected=frozenset(quorum.connected | {leader.me}),
-            joint_over=joint_over,
-        )
+        view = self._look(now, joint_over=joint_over)
+        quorum.seek(sought_witness(leader.ahead, quorum.config, view))
+        step = next_step(leader.ahead, quorum.config, view, self._rules)
         if step is not None:
             self._take_step(now, wall, step)
+        elif quorum.config.former is None:
+            able = {identity.node for identity in contenders(quorum.config)}
+            if leader.me not in able and able & view.reached:
+                quorum.transfer(now, NodeId(0))  # its vote was taken: one that votes leads
+
+    def _look(self, now: int, *, joint_over: bool) -> View:
+        """Return what a reconfiguration follows, and note who is lost and who is back."""
+        leader, quorum = self._leader, self._quorum
+        leased = {node for node, standing in leader.standings.items() if standing.leased}
+        connected = quorum.connected | {leader.me}
+        reached = frozenset((connected & leased) | {leader.me} | quorum.witnesses)
+        caught_up = {
+            node.id
+            for node in leader.ahead.nodes.values()
+            # A vote that no guard renews would end the leader's own lease.
+            if quorum.match(node.id) >= quorum.commit and node.id in leased
+        }
+        ready = {one for one in quorum.ready_witnesses if quorum.match(one) >= quorum.commit}
+        absent: frozenset[int] = frozenset()
+        if leader.ahead.wish.dynamic:
+            stopping = {node.id for node in leader.ahead.nodes.values() if node.stopping}
+            absent = self._observe_presence(now, reached) | stopping
+        return View(
+            leader=leader.me,
+            caught_up=frozenset(caught_up | ready),
+            away=frozenset(n for n, standing in leader.standings.items() if standing.away),
+            connected=frozenset(connected),
+            reached=reached,
+            absent=absent,
+            joint_over=joint_over,
+        )
+
+    def _observe_presence(self, now: int, reached: frozenset[int]) -> frozenset[int]:
+        leader, quorum = self._leader, self._quorum
+        leader.presence.observe(
+            now,
+            quorum.commit,
+            patience(acting(leader.ahead, self._rules).promise),
+            (
+                Sight(
+                    id=acceptor.id.node,
+                    reached=acceptor.id.node in reached,
+                    # A witness follows at its own pace.
+                    match=(
+                        quorum.match(acceptor.id.node) if acceptor.kind == "node" else quorum.commit
+                    ),
+                    voting=acceptor.weight > 0 or acceptor.kind != "node",
+                )
+                for acceptor in quorum.config.acceptors
+                if acceptor.id.node != leader.me
+            ),
+        )
+        if leader.presence.next_at >= 0:
+            leader.plan_by(max(leader.presence.next_at, now + 1))
+        return leader.presence.absent
 
     def _rekey(self, now: int, wall: int) -> None:
         leader, quorum = self._leader, self._quorum

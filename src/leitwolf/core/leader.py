@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from leitwolf.core.membership.presence import Presence
 from leitwolf.model.commands import Command
 from leitwolf.model.ids import GroupId, NodeId, ResourceId
 from leitwolf.model.observations import (
@@ -78,6 +79,8 @@ class Leader:
     handing: list[Pending] = field(default_factory=list)
     """Requests to hand over leadership, answered when that is done or failed."""
     serial: int = 0
+    presence: Presence = field(default_factory=Presence)
+    """Who is lost and who is back: what dynamic votes follow."""
     excluded: set[NodeId] = field(default_factory=set)
     """Nodes that leave: never opened again."""
     joint_since: int = -1

@@ -102,6 +102,13 @@ RULES: dict[str, str] = {
     "joint-and": "during a change of members one configuration decides without the other",
     "learner-no-vote": "a learner's copy or promise makes a quorum that others do not meet",
     "leader-durable-counts": "a leader counts its own entry before it is on its disk",
+    "votes-jointly": (
+        "a leader gives itself the only vote while the former voters elect another: both decide"
+    ),
+    "votes-within-reach": (
+        "L10: votes go where nobody is within reach: the leader ends its own office, and no other "
+        "can be elected"
+    ),
     "config-at-append": (
         "a configuration holds only when committed: two that are no neighbours decide at once"
     ),

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from leitwolf.core.lease.profile import MILLISECOND, PROFILES, ProfileError
+from leitwolf.core.membership import longest
+from leitwolf.core.membership.votes import wanted_acceptors
+from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
 from leitwolf.daemon.cluster import Cluster, state_folder
 from leitwolf.daemon.departure import write_durably
@@ -26,10 +29,11 @@ from leitwolf.model.events import (
     NetworkSet,
     NodeAdded,
     QuorumChanged,
+    QuorumWished,
 )
 from leitwolf.model.ids import GroupPhase, NodeId
 from leitwolf.model.log import CommitRecord, Entry, EntryRecord, PromisedRecord
-from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
+from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig, QuorumWish
 from leitwolf.peers.frames import Code, JoinGrant, JoinRequest
 from leitwolf.peers.identity import Identity, fingerprint_of_pem, save_identity
 from leitwolf.peers.token import JoinToken, digest
@@ -61,6 +65,8 @@ __all__ = [
 
 _STAY_NS = 1_500 * MILLISECOND
 """A group that has not begun to move by then has nowhere to go; it is stopped here."""
+_VOTE_NS = 1_000 * MILLISECOND
+"""A change of votes takes R and two commits; this is for the commits, and one change before it."""
 _JOINING = "joining.json"
 _LEAVING_S = 60.0
 """Evicting a node takes R and more, at the slowest profile ten seconds."""
@@ -104,6 +110,7 @@ def form(
     port: int,
     networks: list[NetworkSet],
     addresses: Mapping[str, str],
+    dynamic: bool,  # votes follow who is there
 ) -> Bootstrap:
     """Write the log of a cluster of one; see :func:`establish`."""
 
@@ -114,6 +121,7 @@ def form(
             ),
             *networks,
             me.added(node_name, addresses),
+            QuorumWished(wish=QuorumWish(dynamic=dynamic)),
             QuorumChanged(stage="final", text=f"{node_name} alone"),
         ]
         because = Cause(code="formed", text=f"{node_name} formed the cluster {name}")
@@ -383,7 +391,27 @@ async def drain(cluster: Cluster, timeout_s: float) -> None:
         if not own or (not moving and raw_ns() - still_since > _STAY_NS):
             break
         await cluster.timeline.wait_beyond(index, 0.2)
+    patience = 2 * longest(node.state, ALL_RULES).run + _VOTE_NS
+    await _give_vote_away(cluster, min(deadline, raw_ns() + patience))
     await hand_over(cluster, max(0.0, (deadline - raw_ns()) / 1e9))
+
+
+async def _give_vote_away(cluster: Cluster, deadline: int) -> None:
+    """Wait until the others need no vote of this node any more, where votes are dynamic; bounded.
+
+    Before leadership is handed over: two changes of the votes would take twice as long.
+    """
+    node = cluster.node
+    nodes = [a.id for a in node.quorum.config.acceptors if a.kind == "node"]
+    without = wanted_acceptors(node.state.wish, nodes, {node.me})
+    if not node.state.wish.dynamic or any(a.id.node == node.me and a.weight for a in without):
+        return
+    while raw_ns() < deadline:
+        config = node.quorum.config
+        acceptors = (*config.acceptors, *(config.former or ()))
+        if not any(a.id.node == node.me and a.weight for a in acceptors):
+            return
+        await asyncio.sleep(0.01)
 
 
 async def hand_over(cluster: Cluster, timeout_s: float) -> None:

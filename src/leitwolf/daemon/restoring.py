@@ -43,10 +43,12 @@ from leitwolf.model.events import (
     NetworkSet,
     NodePaused,
     QuorumChanged,
+    QuorumWished,
     ResourceAdded,
     ResourceWished,
 )
 from leitwolf.model.ids import NetworkRole, NodeId, ResourceId, Wish
+from leitwolf.model.quorum import QuorumWish
 from leitwolf.model.state import Group, State
 from leitwolf.state import Backup, decode_backup, encode_backup, take_backup
 from leitwolf.system.interfaces import interface_addresses
@@ -261,6 +263,7 @@ def _cluster(state: State, pending: Pending, me: forming.Founder) -> list[Event]
             for network in state.networks.values()
         ),
         me.added(pending.node, pending.addresses),
+        QuorumWished(wish=QuorumWish(dynamic=state.wish.dynamic)),
         QuorumChanged(stage="final", text=f"{pending.node} alone"),
         NodePaused(node=_ME, paused=True),
     ]

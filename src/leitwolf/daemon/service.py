@@ -472,6 +472,10 @@ class DaemonService:
             self._refuse_second()
             profile = request.profile or self._best_profile()
             self._check_profile(profile)
+            votes = request.votes or "dynamic"
+            if votes not in ("dynamic", "strict"):
+                text = f"votes = {votes!r}, allowed is 'dynamic' or 'strict'"
+                raise InvalidConfig(text, field="votes")
             addresses = interface_addresses()
             networks = choose_networks(addresses, request.interconnect, request.client)
             own = own_addresses(addresses, [(item.name, item.subnets) for item in networks])
@@ -484,6 +488,7 @@ class DaemonService:
                 port=request.port or DEFAULT_PORT,
                 networks=networks,
                 addresses=own,
+                dynamic=votes == "dynamic",
             )
             return await self._started(formed, profile, own)
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from leitwolf.core.lease.profile import MILLISECOND
-from leitwolf.core.membership import acting
+from leitwolf.core.lease.profile import MILLISECOND, awaited
+from leitwolf.core.membership import acting, patience
 from leitwolf.core.membership.roster import interconnects
+from leitwolf.core.membership.votes import configured_weight
 from leitwolf.core.node import Node
 from leitwolf.core.policy import group_status, survives, why
 from leitwolf.core.quorum.predicate import contenders, witnesses
@@ -25,6 +26,7 @@ from leitwolf.model.views import (
     GroupView,
     LinkView,
     LogLine,
+    LossView,
     NetworkView,
     NodeLine,
     ProofView,
@@ -33,6 +35,7 @@ from leitwolf.model.views import (
     ResourceView,
     StatusView,
     StoppedView,
+    SurvivalView,
     WitnessView,
 )
 from leitwolf.model.witness import WITNESS_ID_MIN, is_witness
@@ -91,17 +94,31 @@ def advice(state: State) -> str:
     """Return one sentence about what is missing for safety, '' when nothing is."""
     if state.quorum is None:
         return ""
-    voters = sum(1 for acceptor in state.quorum.acceptors if acceptor.weight)
+    voting = [acceptor for acceptor in state.quorum.acceptors if acceptor.weight]
+    voters = len(voting)
     if len(contenders(state.quorum)) > 1 and voters in (1, 3):
         return ""
+    nodes = [acceptor for acceptor in state.quorum.acceptors if acceptor.kind == "node"]
+    if voters == 1 and len(nodes) > 1:
+        return (
+            f"only {_node_name(state, voting[0].id.node)} votes: its death stops all; start the "
+            "other nodes, or give them a vote (leitwolf quorum weight)"
+        )
     if voters == 1:
         return "one node: nothing can take over; join two more (leitwolf token)"
+    if voters == 2 and state.wish.dynamic:
+        needed, other = sorted(voting, key=lambda acceptor: -acceptor.weight)
+        return (
+            f"two nodes vote, {_node_name(state, needed.id.node)} has the casting vote: its death "
+            f"stops all, that of {_node_name(state, other.id.node)} does not; join a third, or let "
+            "a witness vote (leitwolf quorum set)"
+        )
     if voters == 2:
         return (
             "two nodes vote: both are needed, either's death stops all; join a third, "
             "or let a witness vote (leitwolf quorum set)"
         )
-    if voters % 2 == 0:
+    if voters % 2 == 0 and not state.wish.dynamic:
         return f"{voters} nodes vote: an even split stops both halves; add one or evict one"
     return ""
 
@@ -121,8 +138,12 @@ def _links(
 def _node_line(node: Node, item: NodeState, links: Mapping[tuple[int, int], LinkState]) -> NodeLine:
     here = item.id == node.me
     connected = here or item.id in node.connected
-    if item.up:
-        reason = "" if connected else "holds a lease, its daemon is not connected"
+    votes = {a.id.node: a.weight for a in node.quorum.config.acceptors}
+    if item.up and not connected:
+        reason = "holds a lease, its daemon is not connected"
+    elif item.up:
+        lacks = configured_weight(node.state.wish, item.id) > 0 and votes.get(item.id, 1) == 0
+        reason = "has no vote now" if lacks else ""
     else:
         reason = "holds no lease: nothing runs there"
     return NodeLine(
@@ -215,6 +236,7 @@ def status_view(
         proof=proof,
         index=state.index,
         advice=advice(state),
+        survives=survives(state, _within(node)).text,
         nodes=tuple(
             _node_line(node, item, links)
             for item in sorted(state.nodes.values(), key=lambda item: item.id)
@@ -268,6 +290,34 @@ def _reached(node: Node) -> set[NodeId]:
     if node.in_charge or not node.leader:
         return {NodeId(one) for one in node.quorum.witnesses}
     return {acceptor.id.node for acceptor in witnesses(config)}
+
+
+def _within(node: Node) -> set[NodeId]:
+    """Return the nodes, disks and witnesses that can be reached from here, this node included."""
+    return {node.me, *node.connected, *_reached(node)}
+
+
+def _survival(node: Node, naming: Callable[[NodeId], str]) -> tuple[str, SurvivalView]:
+    """Return which further failures are survived, in one line and in parts."""
+    state = node.state
+    found = survives(state, _within(node))
+    profile = acting(state, ALL_RULES)
+    # A death is noticed by R at the latest, lasts until it counts, and the change waits by L10.
+    apart = profile.run + patience(profile.promise) + awaited(profile.run) + profile.heartbeat
+    return found.text, SurvivalView(
+        quorum=found.quorum,
+        at_once=found.failures,
+        in_turn=found.in_turn,
+        apart_ms=-(-apart // MILLISECOND) if state.wish.dynamic else 0,
+        losses=tuple(
+            LossView(
+                lost=tuple(naming(one) for one in loss.lost),
+                survived=loss.survived,
+                reason=loss.reason,
+            )
+            for loss in found.losses
+        ),
+    )
 
 
 def _remaining(instant: int, at: int) -> float:
@@ -326,16 +376,17 @@ def _members(
     naming: Callable[[NodeId], str],
 ) -> tuple[QuorumMember, ...]:
     """Return all acceptors, then all learners."""
-    quorum = node.quorum
+    quorum, wish = node.quorum, node.state.wish
     members = [(acceptor.id.node, acceptor.weight, True) for acceptor in quorum.config.acceptors]
     members.extend((learner.node, 0, False) for learner in quorum.config.learners)
-    within = {node.me, *node.connected, *_reached(node)}
+    within = _within(node)
     return tuple(
         QuorumMember(
             node=naming(identity),
             weight=weight,
+            configured=1 if is_witness(identity) else configured_weight(wish, identity),
             voting=voting,
-            match=quorum.match(identity) if node.in_charge else -1,
+            match=quorum.durable_at(identity) if node.in_charge else -1,
             connected=identity in within,
             fault=quorum.witness_faults.get(identity, "") or _without_place(node, identity),
             **_promise(node, identity, page, now, roster),
@@ -377,6 +428,7 @@ def quorum_view(
         f"{naming(other)} knows entries up to {index}, this node up to {quorum.last_key.index}"
         for other, index in node.behind.items()
     )
+    text, survival = _survival(node, naming)
     return QuorumView(
         node=naming(node.me),
         leader=naming(node.leader) if node.leader else "",
@@ -387,6 +439,8 @@ def quorum_view(
         last=quorum.last_key.index,
         votes=votes,
         needed=needed,
+        dynamic=state.wish.dynamic,
+        prefer=naming(state.wish.prefer) if state.wish.prefer else "",
         profile=profile.name,
         heartbeat_ms=profile.heartbeat_ms,
         promise_ms=profile.promise_ms,
@@ -401,7 +455,8 @@ def quorum_view(
         guard=page.progress > now - 1_000 * MILLISECOND,
         joint=config.former is not None,
         members=_members(node, page, now, roster, naming),
-        survives=survives(state, {node.me, *node.connected, *_reached(node)}).text,
+        survives=text,
+        survival=survival,
         lacking=lacking,
         findings=findings(node, naming, lasting=True),
         witness=_witness(state),

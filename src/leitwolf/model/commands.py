@@ -28,6 +28,8 @@ __all__ = [
     "RemoveGroup",
     "RemoveResource",
     "SetNetwork",
+    "SetQuorum",
+    "SetVotes",
     "StopNode",
     "TellAbility",
     "TellRecord",
@@ -251,6 +253,17 @@ class MakeBackup(_Command, frozen=True, kw_only=True):
     node: NodeId
 
 
+class SetVotes(_Command, frozen=True, kw_only=True):
+    """Change how votes are given; None: this stays as it is."""
+
+    dynamic: bool | None = None
+    """Votes follow who is there; False: everyone keeps his vote (strict)."""
+    prefer: NodeId | None = None
+    """Who has the casting vote while he votes; 0: whoever has it keeps it."""
+    weights: dict[NodeId, int] = {}
+    """0: the node never votes; 1: it does."""
+
+
 class Rekey(_Command, frozen=True, kw_only=True):
     """Replace the heartbeat key of all guards; 32 bytes each."""
 
@@ -290,6 +303,7 @@ Command = (
     | Rekey
     | RelocateWitness
     | SetQuorum
+    | SetVotes
     | TransferLeader
 )
 

@@ -60,12 +60,21 @@ def location_of(acceptor: Acceptor, relocations: tuple[Relocation, ...], node: i
 
 
 class QuorumWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which kind of quorum the operator wants; reconfiguration leads there."""
+    """Which kind of quorum the operator wants; reconfiguration leads there.
+
+    Who has how many votes at a time follows from it: :mod:`leitwolf.core.membership.votes`.
+    """
 
     witness: Acceptor | None = None
     """The disk or object that votes, None: nodes alone do."""
     node_weight: int = 1
     """Votes of each node: 1, or 0 where ``witness`` alone decides."""
+    dynamic: bool = False
+    """Votes follow who is there: the lost have none. False: everyone keeps his vote (strict)."""
+    prefer: NodeId = NO_NODE
+    """Dynamic: the node that has the casting vote while it votes; 0: whoever has it keeps it."""
+    voteless: tuple[NodeId, ...] = ()
+    """Nodes of weight 0, ascending: members that never vote, as those of a distant site."""
 
 
 class QuorumConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ __all__ = [
     "JoinRequestView",
     "LinkView",
     "LogLine",
+    "LossView",
     "NetworkView",
     "NodeLine",
     "PathView",
@@ -25,6 +26,7 @@ __all__ = [
     "StatusView",
     "StoppedView",
     "StrangerView",
+    "SurvivalView",
     "TimesView",
 ]
 
@@ -148,6 +150,8 @@ class StatusView(_View, frozen=True, kw_only=True):
     index: int
     advice: str
     """One sentence about what is missing for safety, '' when nothing is."""
+    survives: str = ""
+    """Which further failures the cluster survives now; '': not formed."""
     proof: ProofView | None = None
     fault: str = ""
     """Code of what keeps this node from taking part, '': nothing does."""
@@ -195,7 +199,11 @@ class QuorumMember(_View, frozen=True, kw_only=True):
 
     node: str
     weight: int
+    """Votes that it has now."""
+    configured: int
+    """Votes that it has while it is there and no dynamic rule says otherwise: 0 or 1."""
     voting: bool
+    """It is an acceptor, no learner."""
     match: int
     """Last index known to be durable there; -1: not known here."""
     connected: bool
@@ -239,6 +247,31 @@ class WitnessView(_View, frozen=True, kw_only=True):
     silence_ms: int
 
 
+class LossView(_View, frozen=True, kw_only=True):
+    """One failure, or two at once, and what becomes of the quorum."""
+
+    lost: tuple[str, ...]
+    survived: bool
+    reason: str
+    """Why it is not survived, '': it is."""
+
+
+class SurvivalView(_View, frozen=True, kw_only=True):
+    """Which further failures the cluster survives now."""
+
+    quorum: bool
+    """There is one now."""
+    at_once: int
+    """So many of those that vote may fail at the same time, whichever they are."""
+    in_turn: int
+    """So many of all may fail one after the other, whichever they are."""
+    apart_ms: int
+    """Failures closer than that count as at once: only after it the votes are adapted for
+    certain; 0: votes stay as they are (strict)."""
+    losses: tuple[LossView, ...]
+    """Of each one that is there; of each two that vote, where some are survived and some not."""
+
+
 class QuorumView(_View, frozen=True, kw_only=True):
     """Who promised what, as this node knows it."""
 
@@ -251,6 +284,10 @@ class QuorumView(_View, frozen=True, kw_only=True):
     last: int
     votes: int
     needed: int
+    dynamic: bool
+    """Votes follow who is there; False: everyone keeps his vote (strict)."""
+    prefer: str
+    """Node that is preferred for the casting vote, '': none."""
     profile: str
     heartbeat_ms: int
     promise_ms: int
@@ -267,6 +304,8 @@ class QuorumView(_View, frozen=True, kw_only=True):
     members: tuple[QuorumMember, ...]
     survives: str
     """Which further failures the cluster survives now."""
+    survival: SurvivalView
+    """The same in parts."""
     lacking: str
     """What a stale node lacks and who has it."""
     findings: tuple[FindingView, ...] = ()
@@ -304,6 +343,8 @@ class InitRequest(_View, frozen=True, kw_only=True):
     client: tuple[str, ...] = ()
     profile: str = ""
     port: int = 0
+    votes: str = ""
+    """``dynamic`` or ``strict``; '': dynamic."""
 
 
 class JoinRequestView(_View, frozen=True, kw_only=True):

@@ -103,6 +103,22 @@ MIXES: dict[str, dict[str, int]] = {
     },
     "shared": {**_ALL, **_SHARED},
     "quorums": {**_ALL, **_SHARED, "quorum": 20, "members": 6},
+    "votes": {
+        "power": 12,
+        "votes": 10,
+        "partition": 8,
+        "cut-one": 4,
+        "one-way": 4,
+        "kill-guard": 4,
+        "kill-daemon": 8,
+        "stall-daemon": 6,
+        "cut-streams": 4,
+        "slow-disk": 2,
+        "crashes": 4,
+        "members": 2,
+        "operator": 6,
+        **_SHARED,
+    },
     "none": {},
 }
 """Weights of the kinds of faults, by the name of the mix."""
@@ -147,6 +163,7 @@ class Faults:
             "members": self._operators.change_members,
             "profile": self._operators.change_profile,
             "quorum": self._operators.change_quorum,
+            "votes": self._operators.change_votes,
         }
         self._mix = MIXES[mix]
 
@@ -157,7 +174,7 @@ class Faults:
 
     def stop(self) -> None:
         """Stop injecting, mend everything that does not mend itself."""
-        self._on = False
+        self._on = self._operators.on = False
         world = self._world
         world.note(0, "faults", "over; everything heals")
         world.crash_per_million = 0

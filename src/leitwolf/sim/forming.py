@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from leitwolf.core.membership.votes import wanted_acceptors
 from leitwolf.model.events import (
     Cause,
     Change,
@@ -60,16 +61,21 @@ def _group(number: int) -> list[Event]:
 
 
 def formed_log(
-    *, nodes: int, groups: int, links: int, profile: str, quorum: str = "majority"
+    *,
+    nodes: int,
+    groups: int,
+    links: int,
+    profile: str,
+    quorum: str = "majority",
+    dynamic: bool = False,
 ) -> Loaded:
     """Return the log of a cluster of ``nodes`` members with ``groups`` groups, all committed."""
     ballot = Ballot(0, 1, 1)
     weight, witness = QUORUMS[quorum]
-    acceptors = tuple(
-        Acceptor(id=AcceptorId(NodeId(number), f"disk{number}"), weight=weight)
-        for number in range(1, nodes + 1)
+    wish = QuorumWish(witness=witness, node_weight=weight, dynamic=dynamic)
+    acceptors = wanted_acceptors(
+        wish, [AcceptorId(NodeId(number), f"disk{number}") for number in range(1, nodes + 1)]
     )
-    acceptors += (witness,) if witness is not None else ()
     events: list[Event] = [
         ClusterFormed(uuid="sim", name="sim", profile=profile, port=6474, authority=b"")
     ]
@@ -92,7 +98,7 @@ def formed_log(
         )
         if number > 1:
             events.append(NodePromoted(node=NodeId(number)))
-    events.append(QuorumWished(wish=QuorumWish(witness=witness, node_weight=weight)))
+    events.append(QuorumWished(wish=wish))
     events.append(QuorumChanged(stage="final", text="formed"))
     for number in range(1, groups + 1):
         events.extend(_group(number))

@@ -14,6 +14,7 @@ from leitwolf.model.commands import (
     PauseNode,
     RecoverGroup,
     SetQuorum,
+    SetVotes,
     TransferLeader,
     WishGroup,
     WishResource,
@@ -38,11 +39,15 @@ class Operators:
         """Draw from ``entropy``; ``spares``: how many machines may be let in, and put out."""
         self._world = world
         self._entropy = entropy
+        self.on = True
+        """Off: nothing is asked any more, also not the second half of a join."""
         self._joins = self._leaves = spares
         self._request = 0
         self._serial = 0
 
     def _send(self, node: SimNode, command: Command) -> None:
+        if not self.on:
+            return
         self._request += 1
         self._world.ask(node.id, self._request, command)
 
@@ -84,6 +89,17 @@ class Operators:
                 alone=weight == 0,
             ),
         )
+
+    def change_votes(self, node: SimNode) -> None:
+        """Have votes follow who is there, or not; prefer a node; give a node a vote or none."""
+        entropy = self._entropy
+        other = NodeId(entropy.choice(list(self._world.nodes)))
+        commands: tuple[Command, ...] = (
+            SetVotes(dynamic=entropy.chance(800)),
+            SetVotes(prefer=entropy.choice([other, NodeId(0)])),
+            SetVotes(weights={other: int(entropy.chance(700))}),
+        )
+        self._send(node, entropy.choice(commands))
 
     def change_members(self, node: SimNode) -> None:
         """Let a machine in, or put one out."""

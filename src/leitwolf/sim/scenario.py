@@ -41,6 +41,8 @@ class Setting:
     """Simulated seconds of faults."""
     quorum: str = "majority"
     """Kind of quorum, see :data:`leitwolf.sim.forming.QUORUMS`."""
+    dynamic: bool = False
+    """Votes follow who is there."""
     mix: str = "all"
     """Which faults, see :data:`leitwolf.sim.faults.MIXES`."""
     without: frozenset[str] = field(default_factory=frozenset)
@@ -79,6 +81,7 @@ def simulate(seed: int, setting: Setting | None = None) -> Outcome:
         links=setting.links,
         profile=setting.profile,
         quorum=setting.quorum,
+        dynamic=setting.dynamic,
         snapshot_entries=_SNAPSHOT_ENTRIES,
         rules=Rules(setting.without),
     )

@@ -47,6 +47,7 @@ class World:
         links: int = 2,
         profile: str = "default",
         quorum: str = "majority",
+        dynamic: bool = False,
         snapshot_entries: int = SNAPSHOT_ENTRIES,
         rules: Rules = ALL_RULES,
     ) -> None:
@@ -59,6 +60,7 @@ class World:
             links: interconnects.
             profile: timing profile.
             quorum: kind of quorum, see :data:`leitwolf.sim.forming.QUORUMS`.
+            dynamic: votes follow who is there.
             snapshot_entries: after how many entries a daemon takes a snapshot.
             rules: switched off in tests.
         """
@@ -84,7 +86,14 @@ class World:
         self.checker = Checker(lambda: self.now, self._bound_until, self._holds_at)
         self.network = Network(self.entropy.split(), links)
         self.nodes: dict[int, SimNode] = {}
-        loaded = formed_log(nodes=nodes, groups=groups, links=links, profile=profile, quorum=quorum)
+        loaded = formed_log(
+            nodes=nodes,
+            groups=groups,
+            links=links,
+            profile=profile,
+            quorum=quorum,
+            dynamic=dynamic,
+        )
         self.witnesses: dict[AcceptorId, SimWitness] = {}
         for acceptor in witnesses(loaded.entries[0].config or QuorumConfig(acceptors=())):
             self.witnesses[acceptor.id] = build_witness(self, acceptor)

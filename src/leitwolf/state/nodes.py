@@ -81,6 +81,8 @@ def apply_quorum_wished(draft: Draft, event: events.QuorumWished) -> None:
         check(is_witness(witness.id.node), f"a witness has the id of a node: {witness.id.node}")
         draft.witness_serial = max(draft.witness_serial, witness.id.node - WITNESS_ID_MIN + 1)
     check(witness is not None or event.wish.node_weight > 0, "nobody has a vote")
+    voteless = event.wish.voteless
+    check(voteless == tuple(sorted(set(voteless))), f"nodes without vote: {voteless}")
     draft.wish = event.wish
     used = {a.id.storage for a in draft.quorum.acceptors} if draft.quorum is not None else set()
     named = witness.id.storage if witness is not None else ""
@@ -209,6 +211,13 @@ def apply_node_removed(draft: Draft, event: events.NodeRemoved) -> None:
     draft.relocations = tuple(one for one in draft.relocations if one.node != node.id)
     if draft.leader == node.id:
         draft.leader = NO_NODE
+    wish = draft.wish
+    if node.id in (wish.prefer, *wish.voteless):
+        draft.wish = replace(
+            wish,
+            prefer=NO_NODE if wish.prefer == node.id else wish.prefer,
+            voteless=tuple(other for other in wish.voteless if other != node.id),
+        )
 
 
 def apply_node_up(draft: Draft, event: events.NodeUp) -> None:

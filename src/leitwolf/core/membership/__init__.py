@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from leitwolf.core.membership.presence import Presence, Sight, patience
 from leitwolf.core.membership.profiles import acting, longest
-from leitwolf.core.membership.reconfigure import Step, next_step
+from leitwolf.core.membership.reconfigure import Step, View, next_step, sought_witness
 from leitwolf.core.membership.rekey import SETTLE_NS, next_keys
 from leitwolf.core.membership.roster import guard_configuration
 
 __all__ = [
     "SETTLE_NS",
+    "Presence",
+    "Sight",
     "Step",
+    "View",
     "acting",
     "guard_configuration",
     "longest",
     "next_keys",
     "next_step",
+    "patience",
+    "sought_witness",
 ]

@@ -72,7 +72,7 @@ REFUSALS: dict[str, str] = {
     "network-in-use": "Nodes have addresses on this network that the change would exclude.",
     "network-overlap": "Another network has an overlapping subnet.",
     "no-candidate": "No node can take the group.",
-    "nobody-votes": "Nodes would have no vote, and nothing else has one.",
+    "nobody-votes": "Nobody would have a vote, or one without is preferred.",
     "node-down": "The node is down.",
     "no-disk-slot": "The quorum disk has no place for this node number: the node could never lead.",
     "node-exists": "There is a node of this name, uuid or address.",

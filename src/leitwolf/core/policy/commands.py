@@ -50,6 +50,7 @@ _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
     commands.Rekey: commands_cluster.rekey,
     commands.RelocateWitness: commands_storage.relocate_witness,
     commands.SetQuorum: commands_quorum.set_quorum,
+    commands.SetVotes: commands_quorum.set_votes,
     commands.TransferLeader: commands_cluster.transfer_leader,
 }
 

@@ -1,12 +1,15 @@
-"""What a command about the kind of quorum means."""
+"""What commands about the kind of quorum and its votes mean."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from leitwolf.core.lease.profile import ELECTION_MS_MIN, MILLISECOND, PROFILES, Profile, awaited
-from leitwolf.core.policy.checks import Judged, Refused, check_range, judged
+from leitwolf.core.membership.votes import configured_weight, wanted_acceptors
+from leitwolf.core.policy.checks import Judged, Refused, check_range, find_node, judged
 from leitwolf.core.policy.health import is_quorum
 from leitwolf.model import commands, events
 from leitwolf.model.ids import NodeId
@@ -16,7 +19,7 @@ from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumWish
 from leitwolf.model.state import State
 from leitwolf.model.witness import WITNESS_ID_MIN
 
-__all__ = ["check_silence", "check_slots", "longest_silence", "set_quorum"]
+__all__ = ["check_silence", "check_slots", "longest_silence", "set_quorum", "set_votes"]
 
 _STORAGE = re.compile(r"[0-9a-f-]{8,64}")
 _WITNESSES_MAX = 65_535 - WITNESS_ID_MIN
@@ -32,11 +35,48 @@ def set_quorum(state: State, command: commands.SetQuorum, seen: Observations) ->
             hint="wait until leitwolf quorum status shows one configuration",
             retryable=True,
         )
-    wish = QuorumWish(witness=_witness(state, command), node_weight=0 if command.alone else 1)
+    wish = replace(
+        state.wish, witness=_witness(state, command), node_weight=0 if command.alone else 1
+    )
     text = _text(command)
     if wish == state.wish:
         return judged([], text)
-    _check_survives(state, wish, seen)
+    reachable = _reachable(seen)
+    if wish.witness is not None:
+        reachable |= {wish.witness.id.node}  # whoever asked has just formatted or opened it
+    _check_somebody_votes(state, wish)
+    _check_survives(state, wish, reachable)
+    return judged([events.QuorumWished(wish=wish)], text)
+
+
+def set_votes(state: State, command: commands.SetVotes, seen: Observations) -> Judged:
+    """Change how votes are given, if those that can be reached go on being a quorum."""
+    wish, said = state.wish, []
+    if command.dynamic is not None:
+        wish = replace(wish, dynamic=command.dynamic)
+        said.append("let votes follow who is there" if command.dynamic else "keep everyone's vote")
+    if command.prefer is not None:
+        name = find_node(state, command.prefer, "prefer").name if command.prefer else "nobody"
+        wish = replace(wish, prefer=command.prefer)
+        said.append(f"prefer {name} for the casting vote")
+    for number, weight in sorted(command.weights.items()):
+        node = find_node(state, number)
+        check_range(weight, "weight", 0, 1, "0: it never votes; 1: it votes like any other")
+        others = set(wish.voteless) - {number}
+        wish = replace(wish, voteless=tuple(sorted(others if weight else {*others, number})))
+        said.append(f"let {node.name} have {'a vote' if weight else 'no vote'}")
+    text = ", ".join(said) or "leave the votes as they are"
+    if wish == state.wish:
+        return judged([], text)
+    _check_somebody_votes(state, wish)
+    if wish.prefer in wish.voteless:
+        raise Refused(
+            "nobody-votes",
+            f"{state.nodes[wish.prefer].name} has weight 0: it cannot have the casting vote",
+            hint="prefer a node that votes, or give it weight 1",
+            field="prefer",
+        )
+    _check_survives(state, wish, _reachable(seen))
     return judged([events.QuorumWished(wish=wish)], text)
 
 
@@ -124,19 +164,37 @@ def longest_silence(state: State) -> int:
     return max((acceptor.silence_ms for acceptor in acceptors), default=0)
 
 
-def _check_survives(state: State, wish: QuorumWish, seen: Observations) -> None:
+def _reachable(seen: Observations) -> frozenset[int]:
+    return frozenset(node for node, view in seen.nodes.items() if view.connected) | seen.witnesses
+
+
+def _check_somebody_votes(state: State, wish: QuorumWish) -> None:
+    """Refuse weights of 0 for all."""
+    nodes = _nodes(state)
+    if nodes and wish.node_weight and not any(configured_weight(wish, node) for node in nodes):
+        raise Refused(
+            "nobody-votes",
+            "every node would have weight 0",
+            hint="let one node at least have a vote, or a disk or engine alone",
+            field="weight",
+        )
+
+
+def _nodes(state: State) -> list[NodeId]:
+    """Return the nodes that are acceptors."""
+    acceptors = state.quorum.acceptors if state.quorum is not None else ()
+    return [acceptor.id.node for acceptor in acceptors if acceptor.kind == "node"]
+
+
+def _check_survives(state: State, wish: QuorumWish, reachable: frozenset[int]) -> None:
     """Refuse what could not go on with the nodes that can be reached now."""
     if state.quorum is None:
         return
-    reachable = {node for node, view in seen.nodes.items() if view.connected}
-    acceptors = [
-        Acceptor(id=acceptor.id, weight=wish.node_weight)
-        for acceptor in state.quorum.acceptors
-        if acceptor.kind == "node"
-    ]
+    nodes = [acceptor.id for acceptor in state.quorum.acceptors if acceptor.kind == "node"]
+    everyone = {identity.node for identity in nodes}
     if wish.witness is not None:
-        acceptors.append(wish.witness)
-        reachable.add(wish.witness.id.node)  # whoever asked has just formatted or opened it
+        everyone.add(wish.witness.id.node)
+    acceptors = wanted_acceptors(wish, nodes, everyone - reachable)
     if is_quorum(acceptors, reachable):
         return
     missing = sorted(

@@ -1,16 +1,35 @@
-"""Which further failures the quorum survives."""
+"""Which further failures the quorum survives: at once, and one after the other.
+
+*At once* means before the votes are adapted: what counts are the votes of this moment. *One after
+the other* means that dynamic votes follow each loss before the next one; in strict mode, where
+nobody's vote is taken, both are the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import combinations
 
 import msgspec
 
+from leitwolf.core.membership.votes import casting_holder, wanted_acceptors
 from leitwolf.model.ids import NodeId
 from leitwolf.model.quorum import Acceptor
 from leitwolf.model.state import State
 
-__all__ = ["Survival", "is_quorum", "survives"]
+__all__ = ["Loss", "Survival", "is_quorum", "survives"]
+
+_PAIRS_OF_MAX = 9
+"""Pairs of so many are told at most: eight nodes and a witness."""
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """One failure, or two at once, and what becomes of the quorum."""
+
+    lost: tuple[NodeId, ...]
+    survived: bool
+    reason: str
+    """Why it is not survived, '': it is."""
 
 
 class Survival(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,10 +38,17 @@ class Survival(msgspec.Struct, frozen=True, kw_only=True):
     quorum: bool
     """There is one now."""
     failures: int
-    """So many nodes may fail one after the other, whichever they are."""
-    nodes: tuple[NodeId, ...]
-    """Nodes whose failure alone is survived."""
+    """So many of those that vote may fail at once, whichever they are."""
+    in_turn: int
+    """So many of all may fail one after the other, whichever they are."""
+    losses: tuple[Loss, ...]
+    """Of each one that is there; of each two that vote, where some are survived and some not."""
     text: str
+
+    @property
+    def nodes(self) -> tuple[NodeId, ...]:
+        """Those whose failure alone is survived."""
+        return tuple(loss.lost[0] for loss in self.losses if loss.survived and len(loss.lost) == 1)
 
 
 def is_quorum(acceptors: Iterable[Acceptor], alive: Collection[int]) -> bool:
@@ -35,52 +61,128 @@ def is_quorum(acceptors: Iterable[Acceptor], alive: Collection[int]) -> bool:
     return 2 * present > total
 
 
+class _Votes:
+    """The votes of every configuration in force."""
+
+    def __init__(self, configurations: Iterable[tuple[Acceptor, ...]]) -> None:
+        self.configurations = tuple(configurations)
+
+    def weight(self, one: int) -> int:
+        """Return the votes of an acceptor, in the configuration in which it has more."""
+        return max(
+            (a.weight for acceptors in self.configurations for a in acceptors if a.id.node == one),
+            default=0,
+        )
+
+    def holds(self, alive: Collection[int]) -> bool:
+        """Return whether those alive are a quorum, with a node among them that can lead."""
+        nodes = (a for acceptors in self.configurations for a in acceptors if a.kind == "node")
+        return any(a.id.node in alive for a in nodes) and all(
+            is_quorum(acceptors, alive) for acceptors in self.configurations
+        )
+
+    def reason(self, lost: Collection[int], alive: Collection[int]) -> str:
+        """Return why a quorum is lost with these; '': it is not."""
+        left = frozenset(alive) - frozenset(lost)
+        if self.holds(left):
+            return ""
+        for acceptors in self.configurations:
+            if is_quorum(acceptors, left):
+                continue
+            total = sum(acceptor.weight for acceptor in acceptors)
+            have = sum(acceptor.weight for acceptor in acceptors if acceptor.id.node in left)
+            share = f"{have} of {total} votes would be left"
+            alone = [a for a in acceptors if a.id.node in lost] if len(lost) == 1 else []
+            if any(one.weight == total for one in alone):
+                return "it holds the only vote" if total == 1 else "it holds all votes"
+            casting = any(one.weight > 1 for one in alone)
+            return f"it has the casting vote: {share}" if casting else share
+        return "no node would be left that can lead"
+
+
 def survives(state: State, alive: Collection[int] | None = None) -> Survival:
     """Return which further failures the cluster survives.
 
     Args:
-        state: quorum configuration and nodes.
-        alive: nodes that can be reached; None: those that are up.
+        state: quorum configuration, wish and nodes.
+        alive: nodes, disks and witnesses that can be reached; None: nodes that are up, and all
+            disks and witnesses.
     """
+    config = state.quorum
     if alive is None:
         alive = {node.id for node in state.nodes.values() if node.up}
-        if state.quorum is not None:
-            alive |= {a.id.node for a in state.quorum.acceptors if a.kind != "node"}
-    configurations = []
-    if state.quorum is not None:
-        configurations.append(state.quorum.acceptors)
-        if state.quorum.former is not None:
-            configurations.append(state.quorum.former)
-
-    def holds(present: Collection[int]) -> bool:
-        return bool(configurations) and all(
-            is_quorum(acceptors, present) for acceptors in configurations
-        )
-
-    if not holds(alive):
-        return Survival(quorum=False, failures=0, nodes=(), text="there is no quorum now")
-    weights: dict[int, int] = dict.fromkeys(alive, 0)
-    for acceptors in configurations:
-        for acceptor in acceptors:
-            if acceptor.id.node in weights:
-                weights[acceptor.id.node] = max(weights[acceptor.id.node], acceptor.weight)
-    voting = sorted(
-        (node for node in weights if weights[node]), key=lambda node: (-weights[node], node)
+        if config is not None:
+            alive |= {a.id.node for a in config.acceptors if a.kind != "node"}
+    votes = _Votes(
+        acceptors
+        for acceptors in ((config.acceptors, config.former) if config is not None else ())
+        if acceptors is not None
     )
-    single = tuple(NodeId(node) for node in sorted(voting) if holds(set(alive) - {node}))
+    known = {a.id.node for acceptors in votes.configurations for a in acceptors}
+    alive = frozenset(alive) & known
+    if not votes.holds(alive):
+        text = "there is no quorum now"
+        return Survival(quorum=False, failures=0, in_turn=0, losses=(), text=text)
+    voting = sorted(
+        (one for one in alive if votes.weight(one)), key=lambda one: (-votes.weight(one), one)
+    )
+    losses = [_loss(votes, (one,), alive) for one in sorted(alive)]
     failures = 0
-    while failures < len(voting) and holds(set(alive) - set(voting[: failures + 1])):
+    while failures < len(voting) and votes.holds(alive - set(voting[: failures + 1])):
         failures += 1
-    if failures:
-        text = f"any {failures} of {len(voting)} that vote may fail" + (
-            "" if failures == 1 else ", one after the other"
-        )
-    elif single:
-        names = ", ".join(
-            state.nodes[node].name if node in state.nodes else "the disk or witness"
-            for node in single
-        )
-        text = f"only one of these may fail: {names}"
-    else:
-        text = "none that votes may fail"
-    return Survival(quorum=True, failures=failures, nodes=single, text=text)
+    if failures == 1 and len(voting) <= _PAIRS_OF_MAX:
+        pairs = [_loss(votes, pair, alive) for pair in combinations(sorted(voting), 2)]
+        losses += pairs if any(pair.survived for pair in pairs) else []
+    in_turn = _in_turn(state, votes, alive) if state.wish.dynamic else failures
+    found = Survival(quorum=True, failures=failures, in_turn=in_turn, losses=tuple(losses), text="")
+    return msgspec.structs.replace(found, text=_text(state, found, voting))
+
+
+def _loss(votes: _Votes, lost: tuple[int, ...], alive: frozenset[int]) -> Loss:
+    reason = votes.reason(lost, alive)
+    return Loss(lost=tuple(NodeId(one) for one in lost), survived=not reason, reason=reason)
+
+
+def _in_turn(state: State, votes: _Votes, alive: frozenset[int]) -> int:
+    """Count losses one after the other, each time of the one that is missed most."""
+    nodes = [a.id for a in votes.configurations[0] if a.kind == "node"]
+    everyone = {identity.node for identity in nodes}
+    if state.wish.witness is not None:
+        everyone.add(state.wish.witness.id.node)
+    holder = casting_holder(votes.configurations[0]) or state.leader
+    count = 0
+    while all(votes.holds(alive - {one}) for one in alive):
+        alive -= {max(alive, key=lambda one: (votes.weight(one), -one))}
+        count += 1
+        wanted = wanted_acceptors(state.wish, nodes, everyone - alive, holder)
+        adapted = _Votes([wanted])
+        if adapted.holds(alive):
+            votes, holder = adapted, casting_holder(wanted)
+    return count
+
+
+def _text(state: State, found: Survival, voting: list[int]) -> str:
+    """Return the whole in one line."""
+    if found.failures:
+        some = "one" if found.failures == 1 else f"{found.failures} at once"
+        text = f"any {some} of {len(voting)} that vote may fail"
+        if found.in_turn > found.failures:
+            text += f", any {found.in_turn} one after the other"
+        return text
+    singles = [loss for loss in found.losses if loss.lost[0] in voting]
+    may = " or ".join(_name(state, loss.lost[0]) for loss in singles if loss.survived)
+    not_ = [
+        f"{_name(state, loss.lost[0])} ({loss.reason})" for loss in singles if not loss.survived
+    ]
+    if not may:
+        return f"none that votes may fail: {'; '.join(not_)}"
+    return f"{may} may fail, not {' nor '.join(not_)}"
+
+
+def _name(state: State, one: int) -> str:
+    if one in state.nodes:
+        return state.nodes[one].name
+    config = state.quorum
+    acceptors = (*config.acceptors, *(config.former or ())) if config is not None else ()
+    disks = {acceptor.id.node for acceptor in acceptors if acceptor.kind == "disk"}
+    return "the disk" if one in disks else "the witness"

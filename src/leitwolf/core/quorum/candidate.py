@@ -129,7 +129,7 @@ class Candidate:
             begin = max(begin, standing.promised_at + promise // 2)
         begin = max(begin, page.fence_from)
         if standing.passives and not standing.nodes_suffice(connected=True):
-            voting = [one for one in standing.passives.values() if not one.entering]
+            voting = [one for one in standing.passives.values() if one.acceptor.weight]
             begin = max([begin, *(one.free_at() for one in voting)])
         return max(begin + self.rank() * standing.rank_delay_ns, self._retry_at)
 

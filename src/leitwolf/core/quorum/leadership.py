@@ -72,7 +72,7 @@ class Leadership:
                 raise Conflict("the first entry of the term is not committed yet")
             if not self.config_committed:
                 raise Conflict("another change of the configuration is under way")
-            verify_change(self._standing.log.config, config)
+            verify_change(self._standing.log.config, config, self._standing.rules)
         return self._append(payload, config)
 
     @property

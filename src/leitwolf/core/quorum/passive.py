@@ -124,14 +124,13 @@ class Passive(ABC):
 
     @property
     def essential(self) -> bool:
-        """Whether nodes alone are never a quorum, so that the stamp is always armed."""
-        sought = self._standing.sought == self.node
-        return self.entering or sought or not self._standing.nodes_suffice(connected=False)
+        """Whether the stamp is always armed: nodes alone are never a quorum, or it is sought."""
+        return self.sought or not self._standing.nodes_suffice(connected=False)
 
     @property
-    def entering(self) -> bool:
-        """Without a vote: it is being brought in, and must hold and renew all before it votes."""
-        return self.acceptor.weight == 0
+    def sought(self) -> bool:
+        """It is to get a vote, or to be needed: it must hold and renew all before that."""
+        return self._standing.sought == self.node
 
     @property
     def ready(self) -> bool:
@@ -350,7 +349,7 @@ class Passive(ABC):
         standing = self._standing
         wanted = self._wanted
         renew = wanted and standing.now >= self._renew_at
-        eager = self.entering or not standing.nodes_suffice(connected=True)
+        eager = self.sought or not standing.nodes_suffice(connected=True)
         entries = self.match < standing.log.last.index and (eager or standing.now >= self._feed_at)
         if wanted:
             self._dropping = self._dropped = False

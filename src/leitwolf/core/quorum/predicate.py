@@ -72,8 +72,11 @@ def member_nodes(config: QuorumConfig) -> tuple[int, ...]:
 
 
 def witnesses(config: QuorumConfig) -> tuple[Acceptor, ...]:
-    """Return the acceptors that are no nodes, of every active configuration, ordered by id."""
-    acceptors = (*config.acceptors, *(config.former or ()))
+    """Return the acceptors that are no nodes, of every active configuration, ordered by id.
+
+    One whose weight changes is told with the larger one.
+    """
+    acceptors = sorted((*config.acceptors, *(config.former or ())), key=lambda one: one.weight)
     found = {acceptor.id: acceptor for acceptor in acceptors if acceptor.kind != "node"}
     return tuple(found[identity] for identity in sorted(found))
 
@@ -81,9 +84,13 @@ def witnesses(config: QuorumConfig) -> tuple[Acceptor, ...]:
 def contenders(config: QuorumConfig) -> tuple[AcceptorId, ...]:
     """Return the nodes that may lead, ordered: those with a vote.
 
-    A node without a vote may lead only for acceptors that are no nodes (disks, witnesses).
+    Where no node has one (a disk or witness decides alone) all may. Where nodes have, every quorum
+    holds one of them, so a node without, as of a distant site, need not lead.
     """
-    acceptors = (*config.acceptors, *(config.former or ()))
-    passive = any(acceptor.kind != "node" and acceptor.weight > 0 for acceptor in acceptors)
-    able = {a.id for a in acceptors if a.kind == "node" and (passive or a.weight > 0)}
+    able: set[AcceptorId] = set()
+    for acceptors in (config.acceptors, config.former or ()):
+        nodes = [acceptor for acceptor in acceptors if acceptor.kind == "node"]
+        voting = [acceptor for acceptor in nodes if acceptor.weight > 0]
+        passive = any(acceptor.kind != "node" and acceptor.weight > 0 for acceptor in acceptors)
+        able.update(acceptor.id for acceptor in (nodes if passive and not voting else voting))
     return tuple(sorted(able))

@@ -108,6 +108,11 @@ class QuorumView:
         return tuple(self._standing.passives.values())
 
     @property
+    def sought(self) -> int:
+        """Passive acceptor that is to be armed, for a change of the quorum waits for it; 0."""
+        return self._standing.sought
+
+    @property
     def witness_faults(self) -> dict[int, str]:
         """Why disks and witnesses did not do what this node asked of them last."""
         passives = self._standing.passives
