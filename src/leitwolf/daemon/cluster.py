@@ -39,6 +39,7 @@ from leitwolf.core.effects import (
     Write,
 )
 from leitwolf.core.executor import Batch, Executor
+from leitwolf.core.intake import Intake
 from leitwolf.core.membership import guard_configuration
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.messages import Appended, Promised
@@ -102,6 +103,8 @@ class Cluster:
 
     _parting = _REMOVED
     """Why this node is out, should it be."""
+    _busy = False
+    """A step is under way."""
 
     def __init__(
         self,
@@ -157,9 +160,9 @@ class Cluster:
         self.timeline.restored(self.node.state.index)
         self.executor = Executor(Outlets(self))
         self.writer = LogWriter(store, self._durable)
+        self._intake = Intake()
         self._events: deque[Event] = deque()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._busy = False
         self._pulse = Pulse(show=self._show_progress, wake=self._tick)
         # Far from those of earlier lives: the leader may still answer one of their requests.
         self._serial = int.from_bytes(os.urandom(5)) << 20
@@ -306,6 +309,16 @@ class Cluster:
         self.executor.synced(batch.position)
         self._write_next()
         self.feed(Durable(position=batch.position))
+        self._take_requests()
+
+    def _take_requests(self) -> None:
+        """Let the core decide what waits for the disk to rest; it may keep it busy again."""
+        while True:
+            leads = self.node.governor is not None
+            event = self._intake.take(writing=leads and self.executor.writing)
+            if event is None:
+                return
+            self.feed(event)
 
     # --- guard and host --------------------------------------------------------------------------
 
@@ -529,7 +542,8 @@ class Cluster:
         number = self._serial
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[number] = answered
-        self.feed(Request(id=number, command=command, by=by, wall=time.time_ns()))
+        self._intake.put(Request(id=number, command=command, by=by, wall=time.time_ns()))
+        self._take_requests()
         try:
             async with asyncio.timeout(timeout_s):
                 return await answered

@@ -17,6 +17,7 @@ from leitwolf.core.effects import (
     Tick,
 )
 from leitwolf.core.executor import Batch, Executor
+from leitwolf.core.intake import Intake
 from leitwolf.core.lease import Commanded
 from leitwolf.core.node import Node
 from leitwolf.core.quorum.predicate import witnesses
@@ -55,6 +56,7 @@ class SimDaemon(Process):
         self.held_at = 0
         """RAW at which it stood still last."""
         self._executor: Executor | None = None
+        self._intake = Intake()
         self._unsynced_since = 0
         self._alarm = -1
         self._alarm_for = 0
@@ -79,6 +81,7 @@ class SimDaemon(Process):
             boot=self._entropy.bits(),
         )
         self._executor = Executor(self)
+        self._intake = Intake()
         world.note(node.id, "daemon", f"started at entry {self.core.state.index}")
         node.guard.greet()
         node.host.greet()
@@ -211,6 +214,7 @@ class SimDaemon(Process):
         self._unsynced_since = 0
         executor.synced(batch.position)
         self._step(Durable(position=batch.position))
+        self._take_requests()
 
     # --- peers, operators ------------------------------------------------------------------------
 
@@ -232,7 +236,21 @@ class SimDaemon(Process):
 
     def request(self, number: int, command: Command) -> None:
         """An operator asks this node for something."""
-        self.take(Request(id=number, command=command, by="operator", wall=self._world.wall()))
+        request = Request(id=number, command=command, by="operator", wall=self._world.wall())
+        self.deliver(self.life, self._accept, request)
+
+    def _accept(self, request: Request) -> None:
+        self._intake.put(request)
+        self._take_requests()
+
+    def _take_requests(self) -> None:
+        """Decide what waits for the disk to rest, unless a step before it was the last one."""
+        while (core := self.core) is not None and (executor := self._executor) is not None:
+            leads = core.governor is not None
+            event = self._intake.take(writing=leads and executor.writing)
+            if event is None:
+                return
+            self._step(event)
 
     # --- what the executor lets go ---------------------------------------------------------------
 
