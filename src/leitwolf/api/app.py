@@ -239,14 +239,14 @@ def application(service: Service, caller: Callable[[Request], Caller]) -> Starle
         return Route(path, guarded(handler, changes=True), methods=["POST"])
 
     return Starlette(
-        routes=[
+        routes=[  # tried in this order: what many ask at once comes first
+            change("/v1/command", api.command),
             read("/v1/status", api.status),
             read("/v1/quorum", api.quorum),
             read("/v1/why/{group}", api.why),
             read("/v1/types", api.types),
             read("/v1/log", api.log),
             read("/v1/wait", api.wait),
-            change("/v1/command", api.command),
             change("/v1/init", api.form),
             change("/v1/join", api.join),
             change("/v1/token", api.token),
