@@ -20,6 +20,7 @@ from leitwolf.model.ids import (
 from leitwolf.model.quorum import QuorumWish
 
 __all__ = [
+    "SETTINGS",
     "Cause",
     "Change",
     "ClusterChanged",
@@ -444,6 +445,10 @@ Event = (
     | ResourceWished
     | ResourceMoved
 )
+
+
+SETTINGS = frozenset({GroupChanged, LocalRecord})
+"""Nobody but the leader acts on these, so other nodes may apply them some milliseconds later."""
 
 
 class Change(_Data, frozen=True, kw_only=True):

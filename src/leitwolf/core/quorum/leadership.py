@@ -10,13 +10,15 @@ Rules:
 
 Theory of operation: entries gather in the log during a step; :meth:`flush`, called when the step's
 effects are taken, sends each node what it lacks, so that a step costs one message per node however
-many entries it proposed. The commit index travels with entries, and alone when there are none.
+many entries it proposed. The commit index travels with entries, and alone when there are none: at
+once if somebody is to act on what committed, else some milliseconds later.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.messages import (
     Append,
     Appended,
@@ -37,6 +39,10 @@ from leitwolf.wire.ballot import Ballot
 
 __all__ = ["Leadership"]
 
+_NOTICE_NS = 5 * MILLISECOND
+"""A commit on which nobody acts waits so long for entries to travel with: it saves every follower
+one wakeup of two where changes follow each other, and nobody sees the difference where not."""
+
 
 class Leadership:
     """One term of office in ``ballot``."""
@@ -47,6 +53,8 @@ class Leadership:
         self.first = 0
         """Index of the first entry of this term, 0: not appended yet."""
         self.progress: dict[int, Progress] = {}
+        self._urgent = 0
+        """Index of the last entry on which somebody acts when it is committed."""
         self._follow_config()
 
     # --- proposals -------------------------------------------------------------------------------
@@ -54,11 +62,11 @@ class Leadership:
     def begin(self, payload: bytes, config: QuorumConfig | None) -> int:
         """Append the first entry of the term and return its index."""
         check(self.first == 0, f"the term of {self.ballot} began already")
-        self.first = self._append(payload, config)
+        self.first = self._urgent = self._append(payload, config)
         return self.first
 
-    def propose(self, payload: bytes, config: QuorumConfig | None) -> int:
-        """Append an entry and return its index.
+    def propose(self, payload: bytes, config: QuorumConfig | None, *, urgent: bool) -> int:
+        """Append an entry and return its index; ``urgent``: other nodes act on its commit.
 
         Raises:
             NotLeader: the first entry of the term is not appended yet.
@@ -73,7 +81,10 @@ class Leadership:
             if not self.config_committed:
                 raise Conflict("another change of the configuration is under way")
             verify_change(self._standing.log.config, config)
-        return self._append(payload, config)
+        index = self._append(payload, config)
+        if urgent or config is not None:
+            self._urgent = index
+        return index
 
     @property
     def config_committed(self) -> bool:
@@ -191,13 +202,14 @@ class Leadership:
                 progress.probe(progress.match or progress.next - 1)
 
     def deadline(self) -> int:
-        """Return when the next unanswered message is overdue."""
-        instants = [
-            progress.overdue_at(self._standing.promise_ns)
-            for node, progress in self.progress.items()
-            if node in self._standing.connected
-        ]
-        return min((instant for instant in instants if instant >= 0), default=NEVER)
+        """Return when an unanswered message is overdue, or a notice due."""
+        at = NEVER
+        for node, progress in self.progress.items():
+            if node in self._standing.connected:
+                overdue = progress.overdue_at(self._standing.promise_ns)
+                at = min(at, overdue) if overdue >= 0 else at
+                at = min(at, progress.notice_at) if progress.notice_at >= 0 else at
+        return at
 
     def flush(self) -> None:
         """Send every connected node what it lacks, as far as it may be sent now."""
@@ -216,15 +228,24 @@ class Leadership:
             if progress.stage == Stage.SNAPSHOT or progress.next <= log.base.index:
                 self._feed_snapshot(node, progress)
                 return
-            entries = log.batch(progress.next, APPEND_BYTES_MAX)
+            lacks = progress.next <= log.last.index
+            entries = log.batch(progress.next, APPEND_BYTES_MAX) if lacks else ()
             known = progress.stage == Stage.STREAM and progress.commit_sent >= min(
                 standing.commit, progress.next - 1
             )
-            if not entries and known and not prompt:
+            if not entries and not prompt and (known or self._may_wait(progress)):
                 return
             quiet = progress.stage == Stage.STREAM and not entries and not prompt
             self._send_append(node, progress, entries, quiet=quiet)
             prompt = False
+
+    def _may_wait(self, progress: Progress) -> bool:
+        """Return whether a notice of commits may wait for entries to travel with."""
+        if progress.stage != Stage.STREAM or self._urgent > progress.commit_sent:
+            return False
+        if progress.notice_at < 0:
+            progress.notice_at = self._standing.now + _NOTICE_NS
+        return self._standing.now < progress.notice_at
 
     def _send_append(
         self, node: int, progress: Progress, entries: tuple[Entry, ...], *, quiet: bool

@@ -49,6 +49,8 @@ class Progress:
     in_flight: deque[int] = field(default_factory=deque)
     """Stream: last index of each unanswered append that carries entries."""
     commit_sent: int = 0
+    notice_at: int = -1
+    """When it is told of commits at the latest, -1: nothing is to be told, or at once."""
     snapshot: Key = NO_KEY
     chunks: bytes = b""
     """The encoded snapshot under way."""
@@ -71,6 +73,7 @@ class Progress:
         else:
             self.waiting = True
         self.commit_sent = max(self.commit_sent, min(commit, last))
+        self.notice_at = -1
 
     def matched(self, match: int, storage: str, now: int) -> None:
         """Note that ``storage`` of the node confirmed everything up to ``match``."""
