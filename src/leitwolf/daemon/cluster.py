@@ -64,6 +64,7 @@ from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostReport, ResourceReport
 from leitwolf.model.quorum import AcceptorId, location_of
+from leitwolf.model.state import Node as MemberNode
 from leitwolf.peers.admission import OnJoin
 from leitwolf.peers.frames import Code, Hello, Rejection
 from leitwolf.peers.identity import load_contexts
@@ -105,6 +106,8 @@ class Cluster:
     """Why this node is out, should it be."""
     _busy = False
     """A step is under way."""
+    _members: dict[int, MemberNode] | None = None
+    """Nodes of the state that was applied last; a table is copied when it changes."""
 
     def __init__(
         self,
@@ -564,6 +567,9 @@ class Cluster:
     def applied(self, entries: tuple[Entry, ...]) -> None:
         """Entries were committed."""
         self.timeline.add(entries)
+        former, self._members = self._members, self.node.state.nodes
+        if former is self._members:
+            return
         for entry in entries:
             change = self.timeline.lookup(entry.index)
             removed = change is not None and any(
