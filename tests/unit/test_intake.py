@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 from leitwolf.core.effects import Request
 from leitwolf.core.intake import Intake
+from leitwolf.core.node import Node
 from leitwolf.model.commands import PauseNode
 from leitwolf.model.ids import NodeId
 from leitwolf.model.limits import REQUESTS_TOGETHER_MAX
+from leitwolf.wire.ballot import Ballot, Key
 
 
 def request(number: int) -> Request:
@@ -14,8 +19,14 @@ def request(number: int) -> Request:
     return Request(id=number, command=command, by="test", wall=0)
 
 
-def numbers(intake: Intake, *, writing: bool = False) -> list[int]:
-    event = intake.take(writing=writing)
+def core(*, leads: bool = True, commit: int = 6) -> Node:
+    """As much of a node as counts here; its last entry is 7."""
+    quorum = SimpleNamespace(commit=commit, last_key=Key(Ballot(0, 1, 1), 7))
+    return cast("Node", SimpleNamespace(governor=object() if leads else None, quorum=quorum))
+
+
+def numbers(intake: Intake, node: Node | None = None, *, writing: bool = False) -> list[int]:
+    event = intake.take(node or core(), writing=writing)
     return [one.id for one in event.requests] if event is not None else []
 
 
@@ -35,6 +46,14 @@ def test_requests_wait_for_the_disk_and_come_together_in_order() -> None:
         intake.put(request(number))
         assert not numbers(intake, writing=True)
     assert numbers(intake) == [3, 1, 2]
+
+
+def test_a_disk_that_nobody_waits_for_holds_up_nothing() -> None:
+    """What is committed without the own disk, and what another node decides, does not wait."""
+    intake = Intake()
+    for node in (core(commit=7), core(leads=False)):
+        intake.put(request(1))
+        assert numbers(intake, node, writing=True) == [1]
 
 
 def test_a_step_takes_a_bounded_number() -> None:

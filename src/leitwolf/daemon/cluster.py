@@ -259,12 +259,16 @@ class Cluster:
     def feed(self, event: Event) -> None:
         """Let the core take an event; one that comes from within waits its turn."""
         self._events.append(event)
+        self._work()
+
+    def _work(self) -> None:
+        """Let the core take all events, then the requests that are due, until nothing is left."""
         if self._busy:
             return
         self._busy = True
         try:
-            while self._events:
-                self._step(self._events.popleft())
+            while (event := self._next()) is not None:
+                self._step(event)
         except ProtocolError:  # of a peer: its stream ends by it, nothing else does
             raise
         except BaseException as error:
@@ -274,6 +278,11 @@ class Cluster:
         finally:
             self._busy = False
         self._pulse.want(self.node.deadline())
+
+    def _next(self) -> Event | None:
+        if self._events:
+            return self._events.popleft()
+        return self._intake.take(self.node, writing=self.executor.writing)
 
     def _page_seen(self) -> LeasePage | None:
         """Return the guard's page, the same one throughout a step: it costs as much as a send."""
@@ -312,16 +321,6 @@ class Cluster:
         self.executor.synced(batch.position)
         self._write_next()
         self.feed(Durable(position=batch.position))
-        self._take_requests()
-
-    def _take_requests(self) -> None:
-        """Let the core decide what waits for the disk to rest; it may keep it busy again."""
-        while True:
-            leads = self.node.governor is not None
-            event = self._intake.take(writing=leads and self.executor.writing)
-            if event is None:
-                return
-            self.feed(event)
 
     # --- guard and host --------------------------------------------------------------------------
 
@@ -546,7 +545,7 @@ class Cluster:
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[number] = answered
         self._intake.put(Request(id=number, command=command, by=by, wall=time.time_ns()))
-        self._take_requests()
+        self._work()
         try:
             async with asyncio.timeout(timeout_s):
                 return await answered

@@ -130,7 +130,16 @@ class SimDaemon(Process):
         at = self._node.in_order(type(event).__name__, delay)
         self._world.at(at, self.deliver, life, self._step, event)
 
-    def _step(self, event: Event) -> None:
+    def _step(self, event: Event | None) -> None:
+        """Let the core take an event, then the requests that are due."""
+        while event is not None:
+            self._take(event)
+            core, executor = self.core, self._executor
+            event = None
+            if core is not None and executor is not None:
+                event = self._intake.take(core, writing=executor.writing)
+
+    def _take(self, event: Event) -> None:
         core, executor = self.core, self._executor
         if core is None or executor is None:
             return
@@ -214,7 +223,6 @@ class SimDaemon(Process):
         self._unsynced_since = 0
         executor.synced(batch.position)
         self._step(Durable(position=batch.position))
-        self._take_requests()
 
     # --- peers, operators ------------------------------------------------------------------------
 
@@ -240,17 +248,10 @@ class SimDaemon(Process):
         self.deliver(self.life, self._accept, request)
 
     def _accept(self, request: Request) -> None:
-        self._intake.put(request)
-        self._take_requests()
-
-    def _take_requests(self) -> None:
-        """Decide what waits for the disk to rest, unless a step before it was the last one."""
-        while (core := self.core) is not None and (executor := self._executor) is not None:
-            leads = core.governor is not None
-            event = self._intake.take(writing=leads and executor.writing)
-            if event is None:
-                return
-            self._step(event)
+        core, executor = self.core, self._executor
+        if core is not None and executor is not None:
+            self._intake.put(request)
+            self._step(self._intake.take(core, writing=executor.writing))
 
     # --- what the executor lets go ---------------------------------------------------------------
 
