@@ -39,7 +39,7 @@ from leitwolf.wire.ballot import Ballot
 
 __all__ = ["Leadership"]
 
-_NOTICE_NS = 5 * MILLISECOND
+_NOTICE_NS = 10 * MILLISECOND
 """A commit on which nobody acts waits so long for entries to travel with: it saves every follower
 one wakeup of two where changes follow each other, and nobody sees the difference where not."""
 
