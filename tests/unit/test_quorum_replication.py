@@ -120,6 +120,22 @@ def test_entries_take_waiting_commits_with_them() -> None:
     assert {core.commit for core in world.cores.values()} == {urgent}
 
 
+def test_settings_reach_a_node_without_a_vote_some_milliseconds_later() -> None:
+    """Nothing commits by it; what is urgent takes along what waits."""
+    world = led(World(configuration(1, 2, learners=(3,)), (1, 2, 3)))
+    index = settings(world, 2)
+    last = {node: world.cores[node].last_key.index for node in (1, 2, 3)}
+    assert last == {1: index, 2: index, 3: index - 2}
+    world.now = world.cores[1].deadline()
+    world.tick(1)
+    world.quiet()
+    assert world.cores[3].commit == index
+    settings(world, 1)
+    urgent = fill(world, 1)
+    world.quiet()
+    assert world.cores[3].commit == urgent
+
+
 def test_a_setting_behind_something_urgent_does_not_delay_it() -> None:
     """What commits together is told at once if somebody acts on any of it."""
     world = led()

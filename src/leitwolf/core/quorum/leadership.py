@@ -26,7 +26,7 @@ from leitwolf.core.messages import (
     InstallSnapshot,
     SnapshotInstalled,
 )
-from leitwolf.core.quorum.predicate import agreed, contenders, member_nodes
+from leitwolf.core.quorum.predicate import agreed, contenders, member_nodes, voters
 from leitwolf.core.quorum.progress import Progress, Stage
 from leitwolf.core.quorum.reconfigure import verify_change
 from leitwolf.core.quorum.standing import NEVER, Standing
@@ -55,6 +55,8 @@ class Leadership:
         self.progress: dict[int, Progress] = {}
         self._urgent = 0
         """Index of the last entry on which somebody acts when it is committed."""
+        self._votes_of: QuorumConfig | None = None
+        self._votes: frozenset[int] = frozenset()
         self._follow_config()
 
     # --- proposals -------------------------------------------------------------------------------
@@ -110,6 +112,14 @@ class Leadership:
         if self.config_committed:
             for node in self.progress.keys() - nodes:
                 del self.progress[node]
+
+    def _voting(self) -> frozenset[int]:
+        """Return the nodes with a vote by any configuration in force."""
+        config = self._standing.config
+        if config is not self._votes_of:
+            self._votes_of = config
+            self._votes = frozenset(identity.node for identity in voters(config))
+        return self._votes
 
     # --- what others say -------------------------------------------------------------------------
 
@@ -233,15 +243,20 @@ class Leadership:
             known = progress.stage == Stage.STREAM and progress.commit_sent >= min(
                 standing.commit, progress.next - 1
             )
-            if not entries and not prompt and (known or self._may_wait(progress)):
+            if not prompt and ((not entries and known) or self._may_wait(node, progress, entries)):
                 return
             quiet = progress.stage == Stage.STREAM and not entries and not prompt
             self._send_append(node, progress, entries, quiet=quiet)
             prompt = False
 
-    def _may_wait(self, progress: Progress) -> bool:
-        """Return whether a notice of commits may wait for entries to travel with."""
+    def _may_wait(self, node: int, progress: Progress, entries: tuple[Entry, ...]) -> bool:
+        """Return whether what is to be told may wait for something urgent to travel with.
+
+        Notices of commits may, and entries where the node has no vote, if nobody acts on them.
+        """
         if progress.stage != Stage.STREAM or self._urgent > progress.commit_sent:
+            return False
+        if entries and node in self._voting():
             return False
         if progress.notice_at < 0:
             progress.notice_at = self._standing.now + _NOTICE_NS
