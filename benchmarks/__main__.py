@@ -24,7 +24,7 @@ Part = tuple[str, Callable[[Stage], list[Row]]]
 
 def _unwatched_parts(*, quick: bool) -> list[Part]:
     """Return what is measured before probers and observer begin to take their third of a core."""
-    crowds = (1, 4) if quick else (5, 10)
+    crowds = (1, 4) if quick else (4, 6)
     return [
         ("status", lambda stage: cost.status_command(stage, 5 if quick else 20)),
         ("idle", lambda stage: cost.idle(stage, 20)),
@@ -142,7 +142,7 @@ def _long_log(only: Sequence[str], *, quick: bool) -> list[Row]:
     if only and "log" not in only:
         return []
     begun = time.monotonic()
-    rows = longlog.long_log(1_000_000, 3 if quick else 5)
+    rows = longlog.long_log(500_000, 2) if quick else longlog.long_log(1_000_000, 5)
     say(f"log: {time.monotonic() - begun:.0f} s")
     return rows
 

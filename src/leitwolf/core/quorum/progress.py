@@ -94,12 +94,14 @@ class Progress:
         self.in_flight.clear()
         self.next = after + 1
         self.commit_sent = 0
+        self.notice_at = -1
 
     def begin_snapshot(self, last: Key, chunks: bytes) -> None:
         """Begin to send a snapshot, from its first byte."""
         self.stage, self.waiting, self.offset = Stage.SNAPSHOT, False, 0
         self.snapshot, self.chunks = last, chunks
         self.in_flight.clear()
+        self.notice_at = -1
 
     def overdue_at(self, silence: int) -> int:
         """Return when an unanswered message counts as lost; -1: nothing is unanswered."""
