@@ -16,6 +16,8 @@ once if somebody is to act on what committed, else some milliseconds later.
 
 from __future__ import annotations
 
+from operator import is_
+
 import msgspec
 
 from leitwolf.core.lease.profile import MILLISECOND
@@ -55,6 +57,8 @@ class Leadership:
         self.progress: dict[int, Progress] = {}
         self._urgent = 0
         """Index of the last entry on which somebody acts when it is committed."""
+        self._followed: tuple[object, ...] = (None, None, None)
+        """What :meth:`_follow_config` saw last; all of it is replaced when it changes."""
         self._votes_of: QuorumConfig | None = None
         self._votes: frozenset[int] = frozenset()
         self._follow_config()
@@ -105,6 +109,10 @@ class Leadership:
     def _follow_config(self) -> None:
         """Feed exactly those nodes that the configuration names, except this one."""
         standing = self._standing
+        basis = (standing.log.config, self.config_committed, standing.passives)
+        if all(map(is_, basis, self._followed)):
+            return
+        self._followed = basis
         nodes = set(member_nodes(standing.log.config)) - {standing.me.node}
         nodes |= standing.passives.keys()
         for node in nodes - self.progress.keys():
