@@ -64,7 +64,7 @@ def _inject(stage: Stage, fault: Callable[[], object], *, lasts_s: float = 0.0) 
 
 
 def power_losses(
-    stage: Stage, rounds: int, *, leader: bool, title: str = "", extra_ms: float = 0
+    stage: Stage, rounds: int, *, leader: bool, title: str = "", goal_ms: float = 0
 ) -> list[Row]:
     """Cut the power of an owner that leads, or does not.
 
@@ -73,11 +73,10 @@ def power_losses(
         rounds: how often.
         leader: it leads.
         title: what the rows are called, '' for this: power loss of such an owner.
-        extra_ms: allowed beyond P (of a leader) or R, 0 for 40 and 30.
+        goal_ms: 0 for P + 40 (of a leader) or R + 30.
     """
     profile = PROFILES[stage.cluster.profile]
-    lease_ms, usual_ms = (profile.promise_ms, 40) if leader else (profile.run_ms, 30)
-    goal = lease_ms + (extra_ms or usual_ms)
+    goal = goal_ms or (profile.promise_ms + 40 if leader else profile.run_ms + 30)
     who = "leader" if leader else "non-leader"
     title = title or f"power loss of a {who} owner"
     outages, others, doubles = [], [], []

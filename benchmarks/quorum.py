@@ -20,6 +20,7 @@ from benchmarks.commit import timed_changes
 from benchmarks.failover import power_losses
 from benchmarks.rows import Row, median, percentile
 from benchmarks.stage import GROUP, OTHER, Stage, say
+from leitwolf.core.lease.profile import PROFILES
 from leitwolf.model.commands import TransferLeader
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.ids import NodeId
@@ -123,9 +124,13 @@ def disk_commits(stage: Stage, device: Path, count: int) -> list[Row]:
 
 
 def owner_losses(stage: Stage, rounds: int) -> list[Row]:
-    """Cut the power of the node that owns the disk and the group; T_d is P here."""
-    title = "disk alone: power loss of its owner"
-    return power_losses(stage, rounds, leader=True, title=title, extra_ms=_EXTRA_MS)
+    """Cut the power of the node that owns the disk and the group."""
+    stage.calm()
+    members = stage.client(stage.leader()).quorum().members
+    silence_ms = max(member.silence_ms for member in members if member.kind == "disk")
+    say(f"  T_d is {silence_ms:.0f} ms")
+    title = f"disk alone, T_d {silence_ms:.0f} ms: power loss of its owner"
+    return power_losses(stage, rounds, leader=True, title=title, goal_ms=silence_ms + _EXTRA_MS)
 
 
 def quorum_moves(stage: Stage, rounds: int) -> list[Row]:
@@ -223,4 +228,5 @@ def _again(action: Callable[[], object]) -> None:
 def witnessed(stage: Stage, rounds: int) -> list[Row]:
     """Cut the power of the leader of two nodes, which owns the group."""
     title = "two nodes and a witness: power loss of the leader"
-    return power_losses(stage, rounds, leader=True, title=title, extra_ms=_EXTRA_MS)
+    goal_ms = PROFILES[stage.cluster.profile].promise_ms + _EXTRA_MS
+    return power_losses(stage, rounds, leader=True, title=title, goal_ms=goal_ms)
