@@ -122,7 +122,9 @@ def test_entries_take_waiting_commits_with_them() -> None:
 
 def test_settings_reach_a_node_without_a_vote_some_milliseconds_later() -> None:
     """Nothing commits by it; what is urgent takes along what waits."""
-    world = led(World(configuration(1, 2, learners=(3,)), (1, 2, 3)))
+    three = tuple(msgspec.structs.replace(one, weight=0) for one in acceptors(3))
+    config = QuorumConfig(acceptors=(*acceptors(1, 2), *three))
+    world = led(World(config, (1, 2, 3)))
     index = settings(world, 2)
     last = {node: world.cores[node].last_key.index for node in (1, 2, 3)}
     assert last == {1: index, 2: index, 3: index - 2}
@@ -134,6 +136,13 @@ def test_settings_reach_a_node_without_a_vote_some_milliseconds_later() -> None:
     urgent = fill(world, 1)
     world.quiet()
     assert world.cores[3].commit == urgent
+
+
+def test_settings_reach_a_learner_at_once() -> None:
+    """It gets its vote when it has caught up, which it never would behind a stream of changes."""
+    world = led(World(configuration(1, 2, learners=(3,)), (1, 2, 3)))
+    index = settings(world, 2)
+    assert world.cores[3].last_key.index == index
 
 
 def test_a_setting_behind_something_urgent_does_not_delay_it() -> None:

@@ -60,7 +60,7 @@ class Leadership:
         self._followed: tuple[object, ...] = (None, None, None)
         """What :meth:`_follow_config` saw last; all of it is replaced when it changes."""
         self._votes_of: QuorumConfig | None = None
-        self._votes: frozenset[int] = frozenset()
+        self._without: frozenset[int] = frozenset()
         self._follow_config()
 
     # --- proposals -------------------------------------------------------------------------------
@@ -121,13 +121,14 @@ class Leadership:
             for node in self.progress.keys() - nodes:
                 del self.progress[node]
 
-    def _voting(self) -> frozenset[int]:
-        """Return the nodes with a vote by any configuration in force."""
+    def _voteless(self) -> frozenset[int]:
+        """Return the acceptors without a vote; a learner is to get one, and must catch up."""
         config = self._standing.config
         if config is not self._votes_of:
             self._votes_of = config
-            self._votes = frozenset(identity.node for identity in voters(config))
-        return self._votes
+            able = {acceptor.id.node for acceptor in (*config.acceptors, *(config.former or ()))}
+            self._without = frozenset(able - {identity.node for identity in voters(config)})
+        return self._without
 
     # --- what others say -------------------------------------------------------------------------
 
@@ -260,11 +261,11 @@ class Leadership:
     def _may_wait(self, node: int, progress: Progress, entries: tuple[Entry, ...]) -> bool:
         """Return whether what is to be told may wait for something urgent to travel with.
 
-        Notices of commits may, and entries where the node has no vote, if nobody acts on them.
+        Notices of commits may, and entries for a node that never votes, if nobody acts on them.
         """
         if progress.stage != Stage.STREAM or self._urgent > progress.commit_sent:
             return False
-        if entries and node in self._voting():
+        if entries and node not in self._voteless():
             return False
         if progress.notice_at < 0:
             progress.notice_at = self._standing.now + _NOTICE_NS
