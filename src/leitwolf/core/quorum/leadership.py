@@ -239,24 +239,29 @@ class Leadership:
 
     def feed(self, node: int, *, prompt: bool = False) -> None:
         """Send ``node`` what it lacks; ``prompt``: an empty append at least."""
-        standing, log = self._standing, self._standing.log
+        log = self._standing.log
         progress = self.progress.get(node)
         if progress is None or self.first == 0:
             return
-        while progress.ready():
+        while progress.ready() and (prompt or not self._told(progress)):
             if progress.stage == Stage.SNAPSHOT or progress.next <= log.base.index:
                 self._feed_snapshot(node, progress)
                 return
-            lacks = progress.next <= log.last.index
-            entries = log.batch(progress.next, APPEND_BYTES_MAX) if lacks else ()
-            known = progress.stage == Stage.STREAM and progress.commit_sent >= min(
-                standing.commit, progress.next - 1
-            )
-            if not prompt and ((not entries and known) or self._may_wait(node, progress, entries)):
+            entries = log.batch(progress.next, APPEND_BYTES_MAX)
+            if not prompt and self._may_wait(node, progress, entries):
                 return
             quiet = progress.stage == Stage.STREAM and not entries and not prompt
             self._send_append(node, progress, entries, quiet=quiet)
             prompt = False
+
+    def _told(self, progress: Progress) -> bool:
+        """Return whether a node has been sent all entries, and the commit of them all."""
+        standing = self._standing
+        return (
+            progress.stage is Stage.STREAM
+            and progress.next > standing.log.last.index
+            and progress.commit_sent >= min(standing.commit, progress.next - 1)
+        )
 
     def _may_wait(self, node: int, progress: Progress, entries: tuple[Entry, ...]) -> bool:
         """Return whether what is to be told may wait for something urgent to travel with.
