@@ -13,7 +13,7 @@ from benchmarks.stage import GROUP, OTHER, Stage, say
 from leitwolf.sim.scenario import Setting, simulate
 from leitwolf.system.progress import Role
 
-__all__ = ["idle", "load", "simulator", "status_command"]
+__all__ = ["idle", "load", "simulator", "stable", "status_command"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _RSS_GOALS_MIB = {Role.GUARD: 24, Role.DAEMON: 60, Role.HOST: 48}
@@ -31,15 +31,21 @@ def _rss_mib(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def idle(stage: Stage, seconds: float) -> list[Row]:
-    """Measure the four processes of every node while nothing happens."""
-    stage.calm()
+def _shares(stage: Stage, seconds: float) -> dict[tuple[str, Role], float]:
+    """Return the share of a core that each of the four processes of every node takes."""
     pids = {(node, role): stage.pid(node, role) for node in stage.world.nodes for role in Role}
     before = {key: _ticks(pid) for key, pid in pids.items()}
     begun = time.monotonic()
     time.sleep(seconds)
     elapsed = time.monotonic() - begun
-    share = {key: (_ticks(pid) - before[key]) / _TICKS / elapsed for key, pid in pids.items()}
+    return {key: (_ticks(pid) - before[key]) / _TICKS / elapsed for key, pid in pids.items()}
+
+
+def idle(stage: Stage, seconds: float) -> list[Row]:
+    """Measure the four processes of every node while nothing happens."""
+    stage.calm()
+    share = _shares(stage, seconds)
+    pids = {(node, role): stage.pid(node, role) for node, role in share}
     memory = {key: _rss_mib(pid) for key, pid in pids.items()}
     by_role = {role: max(share[node, role] for node in stage.world.nodes) * 100 for role in Role}
     note = ", ".join(f"{role.name.lower()} {value:.2f}" for role, value in by_role.items())
@@ -51,6 +57,30 @@ def idle(stage: Stage, seconds: float) -> list[Row]:
         goal = _RSS_GOALS_MIB.get(role)
         rows.append(Row(f"memory (RSS) of the {role.name.lower()}", most, "MiB", goal))
     return rows
+
+
+def stable(stage: Stage, seconds: float) -> list[Row]:
+    """Leave many nodes alone: nothing may fail over, nobody may be elected."""
+    stage.calm()
+    first = stage.world.nodes[0]
+    before = stage.status(first)
+    ballot = stage.client(first).quorum().ballot
+    share = _shares(stage, seconds)
+    stage.calm()
+    after = stage.status(first)
+    former = {group.id: group.generation for group in before.groups}
+    failovers = sum(group.generation - former[group.id] for group in after.groups)
+    elections = int(stage.client(first).quorum().ballot != ballot)
+    by_node = {node: sum(share[node, role] for role in Role) * 100 for node in stage.world.nodes}
+    others = median([value for node, value in by_node.items() if node != after.leader])
+    count, note = len(by_node), f"{seconds:g} s"
+    say(f"  {count} nodes: {failovers} failovers, {elections} elections")
+    return [
+        Row(f"{count} nodes, idle: false failovers", failovers, "", 0, note=note),
+        Row(f"{count} nodes, idle: elections", elections, "", 0, note=note),
+        Row(f"{count} nodes, idle CPU of the leader", by_node[after.leader], "% of a core"),
+        Row(f"{count} nodes, idle CPU of another node, median", others, "% of a core"),
+    ]
 
 
 def status_command(stage: Stage, rounds: int) -> list[Row]:

@@ -63,22 +63,33 @@ def _inject(stage: Stage, fault: Callable[[], object], *, lasts_s: float = 0.0) 
     return _Round(stage)
 
 
-def power_losses(stage: Stage, rounds: int, *, leader: bool) -> list[Row]:
-    """Cut the power of an owner that leads, or does not."""
+def power_losses(
+    stage: Stage, rounds: int, *, leader: bool, title: str = "", goal_ms: float = 0
+) -> list[Row]:
+    """Cut the power of an owner that leads, or does not.
+
+    Args:
+        stage: where.
+        rounds: how often.
+        leader: it leads.
+        title: what the rows are called, '' for this: power loss of such an owner.
+        goal_ms: 0 for P + 40 (of a leader) or R + 30.
+    """
     profile = PROFILES[stage.cluster.profile]
-    goal = profile.promise_ms + 40 if leader else profile.run_ms + 30
+    goal = goal_ms or (profile.promise_ms + 40 if leader else profile.run_ms + 30)
     who = "leader" if leader else "non-leader"
+    title = title or f"power loss of a {who} owner"
     outages, others, doubles = [], [], []
     for number in range(rounds):
         owner = stage.place(on_leader=leader)
         done = _inject(stage, lambda owner=owner: stage.world.power_off(owner))  # type: ignore[misc]
-        say(f"  power loss of a {who} owner {number + 1}/{rounds}: {done.outage_ms:.0f} ms")
+        say(f"  {title} {number + 1}/{rounds}: {done.outage_ms:.0f} ms")
         outages.append(done.outage_ms)
         others.append(done.other_ms)
         doubles.append(done.two_owners_ms)
         stage.boot(owner)
         stage.calm()
-    name = f"power loss of a {who} owner, {profile.name}"
+    name = f"{title}, {profile.name}"
     worst = f"worst {max(outages):.0f}"
     return [
         Row(f"{name}: outage", median(outages), "ms", goal, note=worst),

@@ -1,4 +1,4 @@
-"""Where the cluster is measured: a world of three nodes, two groups, a prober for each."""
+"""Where the cluster is measured: a world of nodes, two groups, a prober for each."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ def say(text: str) -> None:
 
 
 class Stage:
-    """A formed cluster with the groups ``one`` (under test) and ``two`` (a bystander)."""
+    """A formed cluster with the groups ``one`` (under test) and ``two`` (a bystander).
 
-    def __init__(self, profile: str = "", *, probed: bool = True) -> None:
+    Nobody watches it at first: probers and observer take a third of a core.
+    """
+
+    def __init__(self, profile: str = "", nodes: int = 3) -> None:
         self._stack = ExitStack()
-        self._probed = probed
-        self.world = World(3)
+        self.world = World(nodes)
         self.cluster = LabCluster(self.world, profile)
         self.probers: dict[str, Prober] = {}
         self._observer: Observer | None = None
@@ -58,16 +60,19 @@ class Stage:
             for group, address in ADDRESSES.items():
                 self.add_group(group, address)
             self.calm()
-            if self._probed:
-                for group, address in ADDRESSES.items():
-                    prober = Prober(self.world, address, PORT)
-                    self.probers[group] = self._stack.enter_context(prober)
-                observer = Observer(self.world, list(ADDRESSES.values()))
-                self._observer = self._stack.enter_context(observer)
         except BaseException:
             self._stack.close()
             raise
         return self
+
+    def watch(self) -> None:
+        """Let clients ask both addresses from now on, and an observer see who owns them."""
+        if self._observer is None:
+            for group, address in ADDRESSES.items():
+                prober = Prober(self.world, address, PORT)
+                self.probers[group] = self._stack.enter_context(prober)
+            observer = Observer(self.world, list(ADDRESSES.values()))
+            self._observer = self._stack.enter_context(observer)
 
     def __exit__(
         self,
@@ -95,7 +100,7 @@ class Stage:
     def observer(self) -> Observer:
         """The observer outside the nodes."""
         if self._observer is None:
-            raise RuntimeError("this stage is not observed")
+            raise RuntimeError("this stage is not watched")
         return self._observer
 
     def leader(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
+from benchmarks.crowd import Answers
 from benchmarks.rows import Row, median, percentile, table
 
 
@@ -67,3 +69,27 @@ def test_the_table_shouts_what_is_missed() -> None:
     assert "NO" in lines[2]
     assert "yes" not in lines[3]
     assert "NO" not in lines[3]
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def test_answers_are_counted_when_they_are_whole() -> None:
+    """However the bytes come in, an answer counts once, and not before its last byte."""
+    answers = Answers()
+    assert [len(answers.push(bytes([byte]))) for byte in ANSWER] == [0] * (len(ANSWER) - 1) + [1]
+    assert answers.push(ANSWER + ANSWER + ANSWER[:-1]) == [ANSWER, ANSWER]
+    assert answers.push(b"}") == [ANSWER]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+    ],
+)
+def test_refusals_are_never_counted(wrong: bytes) -> None:
+    """A server that refuses quickly is not a quick one."""
+    with pytest.raises(RuntimeError):
+        Answers().push(wrong)

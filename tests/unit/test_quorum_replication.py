@@ -83,6 +83,76 @@ def test_followers_learn_of_the_commit_at_once() -> None:
     assert {core.commit for core in world.cores.values()} == {index}
 
 
+def settings(world: World, count: int) -> int:
+    index = 0
+    for _ in range(count):
+        index = world.cores[1].propose(world.now, b"x", urgent=False)
+    world.settle(1)
+    world.quiet()
+    return index
+
+
+def test_the_commit_of_a_setting_is_told_some_milliseconds_later() -> None:
+    """Nobody acts on it: at first only the leader knows, and it wants to be woken for the rest."""
+    world = led()
+    before = world.cores[2].commit
+    index = settings(world, 2)
+    assert world.cores[1].commit == index
+    assert {world.cores[node].commit for node in (2, 3)} == {before}
+    due = world.cores[1].deadline()
+    assert world.now < due <= world.now + 10 * MS
+    world.now = due
+    world.tick(1)
+    world.quiet()
+    assert {core.commit for core in world.cores.values()} == {index}
+    assert world.cores[1].deadline() > world.now + 10 * MS, "it is told once"
+
+
+def test_entries_take_waiting_commits_with_them() -> None:
+    """Whatever is appended meanwhile tells of earlier commits, and waits for nothing itself."""
+    world = led()
+    index = settings(world, 1)
+    later = settings(world, 1)
+    assert {world.cores[node].commit for node in (2, 3)} == {index}
+    urgent = fill(world, 1)
+    world.quiet()
+    assert urgent == later + 1
+    assert {core.commit for core in world.cores.values()} == {urgent}
+
+
+def test_settings_reach_a_node_without_a_vote_some_milliseconds_later() -> None:
+    """Nothing commits by it; what is urgent takes along what waits."""
+    three = tuple(msgspec.structs.replace(one, weight=0) for one in acceptors(3))
+    config = QuorumConfig(acceptors=(*acceptors(1, 2), *three))
+    world = led(World(config, (1, 2, 3)))
+    index = settings(world, 2)
+    last = {node: world.cores[node].last_key.index for node in (1, 2, 3)}
+    assert last == {1: index, 2: index, 3: index - 2}
+    world.now = world.cores[1].deadline()
+    world.tick(1)
+    world.quiet()
+    assert world.cores[3].commit == index
+    settings(world, 1)
+    urgent = fill(world, 1)
+    world.quiet()
+    assert world.cores[3].commit == urgent
+
+
+def test_settings_reach_a_learner_at_once() -> None:
+    """It gets its vote when it has caught up, which it never would behind a stream of changes."""
+    world = led(World(configuration(1, 2, learners=(3,)), (1, 2, 3)))
+    index = settings(world, 2)
+    assert world.cores[3].last_key.index == index
+
+
+def test_a_setting_behind_something_urgent_does_not_delay_it() -> None:
+    """What commits together is told at once if somebody acts on any of it."""
+    world = led()
+    world.cores[1].propose(world.now, b"move")
+    index = settings(world, 1)
+    assert {core.commit for core in world.cores.values()} == {index}
+
+
 def test_proposing_needs_office_and_a_begun_term() -> None:
     """Followers refuse, and so does a leader whose first entry is not appended."""
     world = World(configuration(1, 2, 3), (1, 2, 3), prompt_begin=False)

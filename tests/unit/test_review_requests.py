@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leitwolf.core.effects import FromPeer, PeerLost, PeerUp, Reply, Request
+from leitwolf.core.effects import FromPeer, PeerLost, PeerUp, Reply, Request, Requests
 from leitwolf.core.messages import Append
 from leitwolf.core.node import Node
 from leitwolf.model.commands import Answer, IssueToken
@@ -45,7 +45,8 @@ def _led_by(node: Node, leader: int, last: Entry) -> None:
 
 def _ask(node: Node, number: int) -> list[Reply]:
     command = IssueToken(digest=f"{number:064x}", lifetime_s=60)
-    effects = node.step(4_000_000, Request(id=number, command=command, by="test", wall=0))
+    request = Request(id=number, command=command, by="test", wall=0)
+    effects = node.step(4_000_000, Requests(requests=(request,)))
     return [effect for effect in effects if isinstance(effect, Reply)]
 
 

@@ -20,12 +20,44 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from leitwolf.api.app import Caller, application
 from leitwolf.ports.service import Service
 
-__all__ = ["serve_unix"]
+__all__ = ["WholeAnswers", "serve_unix"]
 
 _READERS_GROUP = "leitwolf"
 _CREDENTIALS = struct.Struct("3i")
 _OVERHEAD_BYTES_MAX = 64 << 10
 """The parser itself takes headers without end."""
+
+
+class WholeAnswers:
+    """A transport that sends the head of an answer together with its body.
+
+    The server writes them one after the other; each would be a system call, and wake the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write, or hold the head of an answer whose length is known: the body follows at once."""
+        if not self._head and data.startswith(b"HTTP/1.1 ") and b"\r\ncontent-length: " in data:
+            self._head = data
+        else:
+            self.flush(data)
+
+    def flush(self, data: bytes = b"") -> None:
+        """Write what is held, and ``data`` behind it."""
+        head, self._head = self._head, b""
+        if head or data:
+            self._transport.write(head + data)
+
+    def close(self) -> None:
+        """Write what is held and close."""
+        self.flush()
+        self._transport.close()
 
 
 class _CredentialProtocol(HttpToolsProtocol):
@@ -38,7 +70,7 @@ class _CredentialProtocol(HttpToolsProtocol):
     """Bytes of the request under way that are not its body."""
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(WholeAnswers(transport))  # type: ignore[arg-type]  # acts as one
         connection: socket.socket = transport.get_extra_info("socket")
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, user, group = _CREDENTIALS.unpack(raw)
@@ -53,6 +85,10 @@ class _CredentialProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._overhead -= len(body)
         super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]  # the answer to HEAD has no body
+        super().on_response_complete()
 
     def on_message_complete(self) -> None:
         self._overhead = 0

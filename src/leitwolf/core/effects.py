@@ -37,6 +37,7 @@ __all__ = [
     "PeerUp",
     "Reply",
     "Request",
+    "Requests",
     "SaveSnapshot",
     "Send",
     "Tick",
@@ -126,6 +127,15 @@ class Request(_Item, frozen=True, kw_only=True):
     wall: int
 
 
+class Requests(_Item, frozen=True, kw_only=True):
+    """One request, or all that came in while the disk was busy, in their order (group commit).
+
+    They are decided in one step, so they are one write here and one message to each node.
+    """
+
+    requests: tuple[Request, ...]
+
+
 Event = (
     Tick
     | FromPeer
@@ -137,7 +147,7 @@ Event = (
     | HostLost
     | Durable
     | FromWitness
-    | Request
+    | Requests
 )
 
 

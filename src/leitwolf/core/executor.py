@@ -100,6 +100,11 @@ class Executor:
         """Whether nothing is queued, under way or waiting."""
         return not (self._queue or self._under_way or self._waiting)
 
+    @property
+    def writing(self) -> bool:
+        """Whether a batch is under way."""
+        return self._under_way != 0
+
     def submit(self, effects: Iterable[Effect]) -> None:
         """Take the effects of one step: queue its writes, do what may be done now, in order.
 

@@ -42,6 +42,7 @@ from leitwolf.core.quorum.predicate import contenders
 from leitwolf.core.rules import Rules
 from leitwolf.model.commands import Answer, Refusal, TransferLeader
 from leitwolf.model.events import (
+    SETTINGS,
     Cause,
     Change,
     Event,
@@ -289,7 +290,7 @@ class Governor:
             self._answer_when_committed(leader.ahead.index, pending, judged.data)
             return
         planned = Planned(events=judged.events, because=judged.because)
-        index = self._append(now, wall, planned, by=request.by)
+        index = self._append(now, wall, planned, by=request.by, remote=origin != leader.me)
         self._answer_when_committed(index, pending, judged.data)
 
     def _answer_when_committed(self, index: int, pending: Pending, data: dict[str, str]) -> None:
@@ -327,10 +328,13 @@ class Governor:
         *,
         by: str = "policy",
         config: QuorumConfig | None = None,
+        remote: bool = False,
     ) -> int:
+        """Append a change and return its index; ``remote``: another node asked and waits."""
         leader = self._leader
         change = self._change(now, wall, planned.events, planned.because, by=by)
-        index = self._quorum.propose(now, encode_change(change), config)
+        urgent = remote or any(type(event) not in SETTINGS for event in planned.events)
+        index = self._quorum.propose(now, encode_change(change), config, urgent=urgent)
         leader.ahead = fold_change(leader.ahead, index, change, config)
         return index
 

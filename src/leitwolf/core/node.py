@@ -40,6 +40,7 @@ from leitwolf.core.effects import (
     PeerUp,
     Reply,
     Request,
+    Requests,
     Send,
     Tick,
     only_replicated,
@@ -206,9 +207,9 @@ class Node:
                 self.connected.discard(NodeId(event.node))
                 self.quorum.peer_lost(now, event.node)
                 self._fail_forwarded(NodeId(event.node))
-            case Request():
-                self._wall_base = event.wall - now
-                self._request(now, event)
+            case Requests():
+                for request in event.requests:
+                    self._request(now, request)
         self._settle(now, replicated=only_replicated(event))
         effects, self._effects = self._effects, []
         return effects
@@ -310,6 +311,7 @@ class Node:
     # --- requests --------------------------------------------------------------------------------
 
     def _request(self, now: int, request: Request) -> None:
+        self._wall_base = request.wall - now
         if len(self._requests) >= REQUESTS_PENDING_MAX:
             text = f"{REQUESTS_PENDING_MAX} requests wait already"
             self._refuse(request.id, Refusal(code="overload", text=text, retryable=True))

@@ -40,6 +40,7 @@ from leitwolf.core.effects import (
     Write,
 )
 from leitwolf.core.executor import Batch, Executor
+from leitwolf.core.intake import Intake
 from leitwolf.core.membership import guard_configuration
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.messages import Appended, Promised
@@ -64,6 +65,7 @@ from leitwolf.model.ids import GroupId, NodeId, NodeStatus
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostReport, ResourceReport
 from leitwolf.model.quorum import AcceptorId, location_of
+from leitwolf.model.state import Node as MemberNode
 from leitwolf.peers.admission import OnJoin
 from leitwolf.peers.frames import Code, Hello, Rejection
 from leitwolf.peers.identity import load_contexts
@@ -103,6 +105,10 @@ class Cluster:
 
     _parting = _REMOVED
     """Why this node is out, should it be."""
+    _busy = False
+    """A step is under way."""
+    _members: dict[int, MemberNode] | None = None
+    """Nodes of the state that was applied last; a table is copied when it changes."""
 
     def __init__(
         self,
@@ -158,9 +164,9 @@ class Cluster:
         self.timeline.restored(self.node.state.index)
         self.executor = Executor(Outlets(self))
         self.writer = LogWriter(store, self._durable)
+        self._intake = Intake()
         self._events: deque[Event] = deque()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._busy = False
         self._pulse = Pulse(show=self._show_progress, wake=self._tick)
         # Far from those of earlier lives: the leader may still answer one of their requests.
         self._serial = int.from_bytes(os.urandom(5)) << 20
@@ -256,12 +262,16 @@ class Cluster:
     def feed(self, event: Event) -> None:
         """Let the core take an event; one that comes from within waits its turn."""
         self._events.append(event)
+        self._work()
+
+    def _work(self) -> None:
+        """Let the core take all events, then the requests that are due, until nothing is left."""
         if self._busy:
             return
         self._busy = True
         try:
-            while self._events:
-                self._step(self._events.popleft())
+            while (event := self._next()) is not None:
+                self._step(event)
         except ProtocolError:  # of a peer: its stream ends by it, nothing else does
             raise
         except BaseException as error:
@@ -271,6 +281,11 @@ class Cluster:
         finally:
             self._busy = False
         self._pulse.want(self.node.deadline())
+
+    def _next(self) -> Event | None:
+        if self._events:
+            return self._events.popleft()
+        return self._intake.take(self.node, writing=self.executor.writing)
 
     def _page_seen(self) -> LeasePage | None:
         """Return the guard's page, the same one throughout a step: it costs as much as a send."""
@@ -536,7 +551,8 @@ class Cluster:
         number = self._serial
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[number] = answered
-        self.feed(Request(id=number, command=command, by=by, wall=time.time_ns()))
+        self._intake.put(Request(id=number, command=command, by=by, wall=time.time_ns()))
+        self._work()
         try:
             async with asyncio.timeout(timeout_s):
                 return await answered
@@ -557,6 +573,9 @@ class Cluster:
     def applied(self, entries: tuple[Entry, ...]) -> None:
         """Entries were committed."""
         self.timeline.add(entries)
+        former, self._members = self._members, self.node.state.nodes
+        if former is self._members:
+            return
         for entry in entries:
             change = self.timeline.lookup(entry.index)
             removed = change is not None and any(

@@ -13,16 +13,19 @@ from leitwolf.state import decode_change
 __all__ = ["Timeline"]
 
 _RECENT_MAX = 4_096
-"""Changes kept decoded; older ones are read from the history of the log."""
+"""Changes kept in memory; older ones are read from the history of the log."""
 
 
 class Timeline:
-    """What was committed, newest in memory, the rest read when asked for."""
+    """What was committed, newest in memory, the rest read when asked for.
+
+    Changes are decoded when somebody asks for them, which is seldom.
+    """
 
     def __init__(self, history: Callable[[int, int], Iterator[Entry]]) -> None:
         """Use ``history(after, limit)`` of the store for what is not in memory."""
         self._history = history
-        self._recent: OrderedDict[int, Change] = OrderedDict()
+        self._recent: OrderedDict[int, Entry] = OrderedDict()
         self._applied = 0
         self._news = asyncio.Event()
 
@@ -34,7 +37,7 @@ class Timeline:
     def add(self, entries: tuple[Entry, ...]) -> None:
         """Take in committed entries, in order, and wake those who wait."""
         for entry in entries:
-            self._recent[entry.index] = decode_change(entry.payload)
+            self._recent[entry.index] = entry
             self._applied = max(self._applied, entry.index)
         while len(self._recent) > _RECENT_MAX:
             self._recent.popitem(last=False)
@@ -64,12 +67,12 @@ class Timeline:
 
     def lookup(self, index: int) -> Change | None:
         """Return the change at ``index``, None when the history does not reach back so far."""
-        change = self._recent.get(index)
-        if change is None and 0 < index <= self._applied:
-            for entry in self._history(index - 1, 1):
-                if entry.index == index:
-                    change = decode_change(entry.payload)
-        return change
+        found = self._recent.get(index)
+        if found is None and 0 < index <= self._applied:
+            found = next(iter(self._history(index - 1, 1)), None)
+        if found is None or found.index != index:
+            return None
+        return decode_change(found.payload)
 
     def lines(self, after: int, limit: int) -> list[tuple[int, Change]]:
         """Return changes with an index above ``after``, oldest first, at most ``limit``."""
@@ -80,9 +83,9 @@ class Timeline:
                 if entry.index >= oldest:
                     break
                 found.append((entry.index, decode_change(entry.payload)))
-        for index, change in self._recent.items():
+        for index, entry in self._recent.items():
             if len(found) >= limit:
                 break
             if index > after:
-                found.append((index, change))
+                found.append((index, decode_change(entry.payload)))
         return found[:limit]

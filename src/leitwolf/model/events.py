@@ -20,6 +20,7 @@ from leitwolf.model.ids import (
 from leitwolf.model.quorum import QuorumWish
 
 __all__ = [
+    "SETTINGS",
     "BackupMade",
     "Cause",
     "Change",
@@ -454,6 +455,10 @@ Event = (
     | ResourceWished
     | ResourceMoved
 )
+
+
+SETTINGS = frozenset({GroupChanged, LocalRecord})
+"""Nobody but the leader acts on these, so other nodes may apply them some milliseconds later."""
 
 
 class Change(_Data, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ from leitwolf.peers.frames import (
     protocol_of,
 )
 from leitwolf.peers.identity import fingerprint
+from leitwolf.system.clock import next_multiple
 
 __all__ = ["BACKLOG_BYTES_MAX", "Counters", "Ending", "PeerStream", "StreamOwner", "Timing"]
 
@@ -332,7 +333,7 @@ class PeerStream(asyncio.Protocol):
         self._framer.limit = PEER_FRAME_BYTES_MAX
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(self._owner.timing.ping, self._tick)
+        self._await_tick()
         self._settle()
         self._owner.stream_established(self)
 
@@ -348,7 +349,11 @@ class PeerStream(asyncio.Protocol):
             return
         if now - self._sent_at >= timing.ping * 0.9:
             self._write(PING)
-        self._timer = self._loop.call_later(timing.ping, self._tick)
+        self._await_tick()
+
+    def _await_tick(self) -> None:
+        at = next_multiple(self._loop.time(), self._owner.timing.ping)
+        self._timer = self._loop.call_at(at, self._tick)
 
     def _write(self, data: bytes) -> None:
         self._sent_at = self._loop.time()

@@ -17,6 +17,7 @@ from leitwolf.core.effects import (
     Tick,
 )
 from leitwolf.core.executor import Batch, Executor
+from leitwolf.core.intake import Intake
 from leitwolf.core.lease import Commanded
 from leitwolf.core.node import Node
 from leitwolf.core.quorum.predicate import witnesses
@@ -55,6 +56,7 @@ class SimDaemon(Process):
         self.held_at = 0
         """RAW at which it stood still last."""
         self._executor: Executor | None = None
+        self._intake = Intake()
         self._unsynced_since = 0
         self._alarm = -1
         self._alarm_for = 0
@@ -79,6 +81,7 @@ class SimDaemon(Process):
             boot=self._entropy.bits(),
         )
         self._executor = Executor(self)
+        self._intake = Intake()
         world.note(node.id, "daemon", f"started at entry {self.core.state.index}")
         node.guard.greet()
         node.host.greet()
@@ -127,7 +130,16 @@ class SimDaemon(Process):
         at = self._node.in_order(type(event).__name__, delay)
         self._world.at(at, self.deliver, life, self._step, event)
 
-    def _step(self, event: Event) -> None:
+    def _step(self, event: Event | None) -> None:
+        """Let the core take an event, then the requests that are due."""
+        while event is not None:
+            self._take(event)
+            core, executor = self.core, self._executor
+            event = None
+            if core is not None and executor is not None:
+                event = self._intake.take(core, writing=executor.writing)
+
+    def _take(self, event: Event) -> None:
         core, executor = self.core, self._executor
         if core is None or executor is None:
             return
@@ -232,7 +244,14 @@ class SimDaemon(Process):
 
     def request(self, number: int, command: Command) -> None:
         """An operator asks this node for something."""
-        self.take(Request(id=number, command=command, by="operator", wall=self._world.wall()))
+        request = Request(id=number, command=command, by="operator", wall=self._world.wall())
+        self.deliver(self.life, self._accept, request)
+
+    def _accept(self, request: Request) -> None:
+        core, executor = self.core, self._executor
+        if core is not None and executor is not None:
+            self._intake.put(request)
+            self._step(self._intake.take(core, writing=executor.writing))
 
     # --- what the executor lets go ---------------------------------------------------------------
 

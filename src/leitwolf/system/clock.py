@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leitwolf.wire.ballot import Now
 
-__all__ = ["boot_id", "now", "raw_ns"]
+__all__ = ["boot_id", "next_multiple", "now", "raw_ns"]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _APART_NS = 500_000
@@ -42,3 +42,12 @@ def boot_id() -> bytes:
         OSError: /proc is not mounted.
     """
     return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
+
+
+def next_multiple(now: float, period: float) -> float:
+    """Return the first multiple of ``period`` after ``now``, both in seconds.
+
+    For what is done periodically: so a process wakes once for all of it, and to wake costs more
+    than what is done then.
+    """
+    return (now // period + 1) * period

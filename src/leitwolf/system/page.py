@@ -144,6 +144,8 @@ class PageReader:
         self._boot_id = clock.boot_id() if boot_id is None else boot_id
         self._map: mmap.mmap | None = None
         self._identity: tuple[int, int] = (0, 0)
+        self._known: tuple[int, LeasePage] | None = None
+        """Sequence and page of the last reading: of the same sequence there is only one page."""
 
     def read(self) -> LeasePage | None:
         """Return the page, None when there is none of this boot.
@@ -159,6 +161,8 @@ class PageReader:
         try:
             for _ in range(_READS_MAX):
                 before = sequences[0]
+                if self._known is not None and self._known[0] == before:
+                    return self._known[1]
                 at = _COPY_AT[before >> 1 & 1]
                 body = bytes(view[at : at + _COPY_BYTES])
                 # The valid copy is written again only by the write after the next.
@@ -166,6 +170,7 @@ class PageReader:
                     continue
                 found = unpack_page(body, self._boot_id)
                 if found is not None:
+                    self._known = (before, found)
                     return found
             return None
         finally:
@@ -185,7 +190,7 @@ class PageReader:
         """Unmap."""
         if self._map is not None:
             self._map.close()
-            self._map = None
+            self._map = self._known = None
 
     def _current(self) -> mmap.mmap | None:
         """Return the mapping of the file that has this name now."""

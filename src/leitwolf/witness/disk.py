@@ -129,6 +129,8 @@ class BlockingDisk:
         self._tail: Tail | None = None
         self._tail_region = 0
         self._settled = False
+        self._known: dict[tuple[int, int], tuple[bytes, DiskBlock | None]] = {}
+        """Units as they were read last, with what they hold, by slot and copy."""
         self.durations = Durations()
         self._refuse_evicted()  # before a registration gives the right to write
         offset = self._geometry.block_offset(self._slot, 0)
@@ -275,13 +277,18 @@ class BlockingDisk:
 
     def _blocks(self, table: bytes, copy: int) -> list[DiskBlock | None]:
         return [
-            decode_block(
-                table[UNIT_BYTES * (1 + slot) : UNIT_BYTES * (2 + slot)],
-                self._header.disk,
-                self._geometry.block_offset(slot, copy),
-            )
+            self._block(table[UNIT_BYTES * (1 + slot) : UNIT_BYTES * (2 + slot)], slot, copy)
             for slot in range(self._geometry.nodes_max)
         ]
+
+    def _block(self, unit: bytes, slot: int, copy: int) -> DiskBlock | None:
+        """Return the block in a unit; most are the same bytes as at the last reading."""
+        known = self._known.get((slot, copy))
+        if known is not None and known[0] == unit:
+            return known[1]
+        block = decode_block(unit, self._header.disk, self._geometry.block_offset(slot, copy))
+        self._known[slot, copy] = (unit, block)
+        return block
 
     def _refuse_foreign(self, image: bytes) -> None:
         header = decode_header(image)

@@ -10,13 +10,17 @@ Rules:
 
 Theory of operation: entries gather in the log during a step; :meth:`flush`, called when the step's
 effects are taken, sends each node what it lacks, so that a step costs one message per node however
-many entries it proposed. The commit index travels with entries, and alone when there are none.
+many entries it proposed. The commit index travels with entries, and alone when there are none: at
+once if somebody is to act on what committed, else some milliseconds later.
 """
 
 from __future__ import annotations
 
+from operator import is_
+
 import msgspec
 
+from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.messages import (
     Append,
     Appended,
@@ -24,7 +28,7 @@ from leitwolf.core.messages import (
     InstallSnapshot,
     SnapshotInstalled,
 )
-from leitwolf.core.quorum.predicate import agreed, contenders, member_nodes
+from leitwolf.core.quorum.predicate import agreed, contenders, member_nodes, voters
 from leitwolf.core.quorum.progress import Progress, Stage
 from leitwolf.core.quorum.reconfigure import verify_change
 from leitwolf.core.quorum.standing import NEVER, Standing
@@ -37,6 +41,10 @@ from leitwolf.wire.ballot import Ballot
 
 __all__ = ["Leadership"]
 
+_NOTICE_NS = 10 * MILLISECOND
+"""A commit on which nobody acts waits so long for entries to travel with: it saves every follower
+one wakeup of two where changes follow each other, and nobody sees the difference where not."""
+
 
 class Leadership:
     """One term of office in ``ballot``."""
@@ -47,6 +55,12 @@ class Leadership:
         self.first = 0
         """Index of the first entry of this term, 0: not appended yet."""
         self.progress: dict[int, Progress] = {}
+        self._urgent = 0
+        """Index of the last entry on which somebody acts when it is committed."""
+        self._followed: tuple[object, ...] = (None, None, None)
+        """What :meth:`_follow_config` saw last; all of it is replaced when it changes."""
+        self._votes_of: QuorumConfig | None = None
+        self._without: frozenset[int] = frozenset()
         self._follow_config()
 
     # --- proposals -------------------------------------------------------------------------------
@@ -54,11 +68,11 @@ class Leadership:
     def begin(self, payload: bytes, config: QuorumConfig | None) -> int:
         """Append the first entry of the term and return its index."""
         check(self.first == 0, f"the term of {self.ballot} began already")
-        self.first = self._append(payload, config)
+        self.first = self._urgent = self._append(payload, config)
         return self.first
 
-    def propose(self, payload: bytes, config: QuorumConfig | None) -> int:
-        """Append an entry and return its index.
+    def propose(self, payload: bytes, config: QuorumConfig | None, *, urgent: bool) -> int:
+        """Append an entry and return its index; ``urgent``: other nodes act on its commit.
 
         Raises:
             NotLeader: the first entry of the term is not appended yet.
@@ -73,7 +87,10 @@ class Leadership:
             if not self.config_committed:
                 raise Conflict("another change of the configuration is under way")
             verify_change(self._standing.log.config, config, self._standing.rules)
-        return self._append(payload, config)
+        index = self._append(payload, config)
+        if urgent or config is not None:
+            self._urgent = index
+        return index
 
     @property
     def config_committed(self) -> bool:
@@ -92,6 +109,10 @@ class Leadership:
     def _follow_config(self) -> None:
         """Feed exactly those nodes that the configuration names, except this one."""
         standing = self._standing
+        basis = (standing.log.config, self.config_committed, standing.passives)
+        if all(map(is_, basis, self._followed)):
+            return
+        self._followed = basis
         nodes = set(member_nodes(standing.log.config)) - {standing.me.node}
         nodes |= standing.passives.keys()
         for node in nodes - self.progress.keys():
@@ -99,6 +120,15 @@ class Leadership:
         if self.config_committed:
             for node in self.progress.keys() - nodes:
                 del self.progress[node]
+
+    def _voteless(self) -> frozenset[int]:
+        """Return the acceptors without a vote; a learner is to get one, and must catch up."""
+        config = self._standing.config
+        if config is not self._votes_of:
+            self._votes_of = config
+            able = {acceptor.id.node for acceptor in (*config.acceptors, *(config.former or ()))}
+            self._without = frozenset(able - {identity.node for identity in voters(config)})
+        return self._without
 
     # --- what others say -------------------------------------------------------------------------
 
@@ -191,13 +221,14 @@ class Leadership:
                 progress.probe(progress.match or progress.next - 1)
 
     def deadline(self) -> int:
-        """Return when the next unanswered message is overdue."""
-        instants = [
-            progress.overdue_at(self._standing.promise_ns)
-            for node, progress in self.progress.items()
-            if node in self._standing.connected
-        ]
-        return min((instant for instant in instants if instant >= 0), default=NEVER)
+        """Return when an unanswered message is overdue, or a notice due."""
+        at = NEVER
+        for node, progress in self.progress.items():
+            if node in self._standing.connected:
+                overdue = progress.overdue_at(self._standing.promise_ns)
+                at = min(at, overdue) if overdue >= 0 else at
+                at = min(at, progress.notice_at) if progress.notice_at >= 0 else at
+        return at
 
     def flush(self) -> None:
         """Send every connected node what it lacks, as far as it may be sent now."""
@@ -208,23 +239,42 @@ class Leadership:
 
     def feed(self, node: int, *, prompt: bool = False) -> None:
         """Send ``node`` what it lacks; ``prompt``: an empty append at least."""
-        standing, log = self._standing, self._standing.log
+        log = self._standing.log
         progress = self.progress.get(node)
         if progress is None or self.first == 0:
             return
-        while progress.ready():
+        while progress.ready() and (prompt or not self._told(progress)):
             if progress.stage == Stage.SNAPSHOT or progress.next <= log.base.index:
                 self._feed_snapshot(node, progress)
                 return
             entries = log.batch(progress.next, APPEND_BYTES_MAX)
-            known = progress.stage == Stage.STREAM and progress.commit_sent >= min(
-                standing.commit, progress.next - 1
-            )
-            if not entries and known and not prompt:
+            if not prompt and self._may_wait(node, progress, entries):
                 return
             quiet = progress.stage == Stage.STREAM and not entries and not prompt
             self._send_append(node, progress, entries, quiet=quiet)
             prompt = False
+
+    def _told(self, progress: Progress) -> bool:
+        """Return whether a node has been sent all entries, and the commit of them all."""
+        standing = self._standing
+        return (
+            progress.stage is Stage.STREAM
+            and progress.next > standing.log.last.index
+            and progress.commit_sent >= min(standing.commit, progress.next - 1)
+        )
+
+    def _may_wait(self, node: int, progress: Progress, entries: tuple[Entry, ...]) -> bool:
+        """Return whether what is to be told may wait for something urgent to travel with.
+
+        Notices of commits may, and entries for a node that never votes, if nobody acts on them.
+        """
+        if progress.stage != Stage.STREAM or self._urgent > progress.commit_sent:
+            return False
+        if entries and node not in self._voteless():
+            return False
+        if progress.notice_at < 0:
+            progress.notice_at = self._standing.now + _NOTICE_NS
+        return self._standing.now < progress.notice_at
 
     def _send_append(
         self, node: int, progress: Progress, entries: tuple[Entry, ...], *, quiet: bool

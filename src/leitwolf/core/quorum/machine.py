@@ -448,8 +448,12 @@ class QuorumCore(QuorumView):
         self._standing.now = now
         self._in_office().begin(payload, config)
 
-    def propose(self, now: int, payload: bytes, config: QuorumConfig | None = None) -> int:
+    def propose(
+        self, now: int, payload: bytes, config: QuorumConfig | None = None, *, urgent: bool = True
+    ) -> int:
         """Append an entry and return its index; ``Committed`` tells when it is safe.
+
+        Not ``urgent``: other nodes may learn a little later that it is committed.
 
         Raises:
             NotLeader: this node is not in office, or its term did not begin.
@@ -457,7 +461,7 @@ class QuorumCore(QuorumView):
             InvalidConfig: ``config`` may not follow the one in force.
         """
         self._standing.now = now
-        return self._in_office().propose(payload, config)
+        return self._in_office().propose(payload, config, urgent=urgent)
 
     def transfer(self, now: int, node: int) -> None:
         """Hand leadership over to ``node`` (0: the most up-to-date voter within reach).
@@ -499,10 +503,11 @@ class QuorumCore(QuorumView):
     def take_effects(self) -> list[Effect]:
         """Return the effects since the last call, in order; replication is sent here."""
         self._follow_witnesses()
-        if self._leadership is not None:
-            self._leadership.flush()
+        # A disk or witness that is called at all is waited for; to send to nodes takes a while.
         for passive in self._standing.passives.values():
             passive.work()
+        if self._leadership is not None:
+            self._leadership.flush()
         return self._standing.take_effects()
 
     def take_signals(self) -> list[Signal]:

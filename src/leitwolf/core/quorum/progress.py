@@ -49,6 +49,8 @@ class Progress:
     in_flight: deque[int] = field(default_factory=deque)
     """Stream: last index of each unanswered append that carries entries."""
     commit_sent: int = 0
+    notice_at: int = -1
+    """When it is told of commits at the latest, -1: nothing is to be told, or at once."""
     snapshot: Key = NO_KEY
     chunks: bytes = b""
     """The encoded snapshot under way."""
@@ -71,6 +73,7 @@ class Progress:
         else:
             self.waiting = True
         self.commit_sent = max(self.commit_sent, min(commit, last))
+        self.notice_at = -1
 
     def matched(self, match: int, storage: str, now: int) -> None:
         """Note that ``storage`` of the node confirmed everything up to ``match``."""
@@ -91,12 +94,14 @@ class Progress:
         self.in_flight.clear()
         self.next = after + 1
         self.commit_sent = 0
+        self.notice_at = -1
 
     def begin_snapshot(self, last: Key, chunks: bytes) -> None:
         """Begin to send a snapshot, from its first byte."""
         self.stage, self.waiting, self.offset = Stage.SNAPSHOT, False, 0
         self.snapshot, self.chunks = last, chunks
         self.in_flight.clear()
+        self.notice_at = -1
 
     def overdue_at(self, silence: int) -> int:
         """Return when an unanswered message counts as lost; -1: nothing is unanswered."""
