@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 from tests.sim.test_quorum_kinds import MUTANTS as PASSIVE
 from tests.sim_elections import ELECTIONS
+from tests.sim_forced import FORCED
 from tests.sim_scenes import SCENES
 
 from leitwolf.core.rules import RULES, Rules
@@ -20,7 +21,7 @@ from leitwolf.model.errors import LeitwolfError
 from leitwolf.sim.scenario import Setting, simulate
 
 SEEDS_MAX = 200
-DIRECTED = SCENES | ELECTIONS
+DIRECTED = SCENES | ELECTIONS | FORCED
 
 
 # --- random runs ---------------------------------------------------------------------------------

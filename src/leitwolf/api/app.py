@@ -22,7 +22,7 @@ from leitwolf.model.errors import (
     UnavailableError,
 )
 from leitwolf.model.types import TYPES
-from leitwolf.model.views import InitRequest, JoinRequestView
+from leitwolf.model.views import InitRequest, JoinRequestView, PreventRequest
 from leitwolf.ports.service import Service
 
 __all__ = ["Caller", "application"]
@@ -200,6 +200,15 @@ class _Api:
         lifetime_s = int(_number(request, "lifetime_s", 3_600, float(1 << 31)))
         return _json({"token": await self._service.token(lifetime_s, request.state.caller.name)})
 
+    async def give_up(self, request: Request) -> Response:
+        await self._service.give_up(request.state.caller.name)
+        return _json({"given_up": True})
+
+    async def prevent(self, request: Request) -> Response:
+        wanted = await _body(request, PreventRequest)
+        await self._service.prevent(request.state.caller.name, on=wanted.prevent)
+        return _json({"prevented": wanted.prevent})
+
     async def destroy(self, _: Request) -> Response:
         await self._service.destroy()
         return _json({"destroyed": True})
@@ -247,6 +256,8 @@ def application(service: Service, caller: Callable[[Request], Caller]) -> Starle
             change("/v1/join", api.join),
             change("/v1/token", api.token),
             change("/v1/rekey", api.rekey),
+            change("/v1/give-up", api.give_up),
+            change("/v1/prevent", api.prevent),
             change("/v1/destroy", api.destroy),
         ],
         exception_handlers={HTTPException: _no_route},

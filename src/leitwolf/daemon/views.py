@@ -11,16 +11,18 @@ from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.membership import acting
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.node import Node
-from leitwolf.core.policy import group_status, survives
+from leitwolf.core.policy import group_status, survives, why
 from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.storage_views import details, findings
+from leitwolf.model.errors import NotFound
 from leitwolf.model.events import Cause, Change, Event
-from leitwolf.model.ids import NO_NODE, NetworkRole, NodeId
+from leitwolf.model.ids import NO_NODE, GroupId, NetworkRole, NodeId
 from leitwolf.model.quorum import location_of
 from leitwolf.model.state import Group, Resource, State
 from leitwolf.model.state import Node as NodeState
 from leitwolf.model.views import (
+    ExplanationView,
     GroupView,
     LinkView,
     LogLine,
@@ -38,7 +40,7 @@ from leitwolf.wire.ballot import NO_BALLOT
 from leitwolf.wire.guard import LinkState, RosterReport
 from leitwolf.wire.page import LeasePage
 
-__all__ = ["advice", "describe", "log_line", "quorum_view", "status_view"]
+__all__ = ["advice", "describe", "explanation", "log_line", "quorum_view", "status_view"]
 
 _ROSTER_NS = 2_000 * MILLISECOND
 """The guard in office reports once a second; what is older is of a former office."""
@@ -82,6 +84,32 @@ def log_line(state: State, index: int, change: Change) -> LogLine:
         because=change.because.text,
         cause=change.because.index,
         events=tuple(describe(state, event) for event in change.events),
+    )
+
+
+def explanation(
+    state: State, lookup: Callable[[int], Change | None], group: str
+) -> ExplanationView:
+    """Explain where a group is and why.
+
+    Raises:
+        NotFound: there is no such group.
+    """
+    explained = why(state, lookup, GroupId(group))
+    if explained is None:
+        names = ", ".join(state.groups) or "none"
+        raise NotFound(f"there is no group {group!r}; groups are: {names}")
+    causes = []
+    for reason in explained.reasons:
+        change = lookup(reason.index)
+        if change is not None:
+            causes.append(log_line(state, reason.index, change))
+    return ExplanationView(
+        group=group,
+        summary=explained.summary,
+        lines=explained.lines[1:],
+        waits_for=explained.waits_for,
+        causes=tuple(causes),
     )
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "ChangeResource",
     "Command",
     "EvictNode",
+    "ForceQuorum",
     "IssueToken",
     "MoveGroup",
     "NewResource",
@@ -26,6 +27,7 @@ __all__ = [
     "RelocateWitness",
     "RemoveGroup",
     "RemoveResource",
+    "ReplaceStorage",
     "SetNetwork",
     "StopNode",
     "TellAbility",
@@ -242,6 +244,27 @@ class RelocateWitness(_Command, frozen=True, kw_only=True):
     """Only from this node; 0: from all that have no way of their own."""
 
 
+class ForceQuorum(_Command, frozen=True, kw_only=True):
+    """Go on without a quorum, with ``nodes`` alone; done by the node that is asked.
+
+    Without ``others_down`` nothing is done: the answer tells what would be, as ``plan`` (JSON of
+    :class:`leitwolf.model.views.ForceView`).
+    """
+
+    nodes: tuple[NodeId, ...] = ()
+    """(): this node and all that it reaches."""
+    others_down: bool = False
+    """The operator confirms that no other node runs, nor comes back by itself unnoticed."""
+
+
+class ReplaceStorage(_Command, frozen=True, kw_only=True):
+    """From a node that set its log aside for a later history: it goes on with an empty one."""
+
+    node: NodeId
+    former: str
+    storage: str
+
+
 class Rekey(_Command, frozen=True, kw_only=True):
     """Replace the heartbeat key of all guards; 32 bytes each."""
 
@@ -274,6 +297,8 @@ Command = (
     | TellRecord
     | AddNode
     | EvictNode
+    | ForceQuorum
+    | ReplaceStorage
     | IssueToken
     | SetNetwork
     | ChangeCluster

@@ -6,11 +6,13 @@ import msgspec
 
 from leitwolf.model.quorum import QuorumConfig
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
+from leitwolf.wire.lineage import Lineage
 
 __all__ = [
     "CommitRecord",
     "Entry",
     "EntryRecord",
+    "ForcedRecord",
     "Loaded",
     "PromisedRecord",
     "Record",
@@ -60,7 +62,18 @@ class CommitRecord(_Record, frozen=True, kw_only=True):
     index: int
 
 
-Record = PromisedRecord | EntryRecord | TruncateRecord | CommitRecord
+class ForcedRecord(_Record, frozen=True, kw_only=True):
+    """This storage is in the history ``lineage`` from here on: the operator forced it.
+
+    The entry that begins the history may come later, from the node that was forced first. Nothing
+    below ``ballot``, the first of its epoch, is helped any more.
+    """
+
+    ballot: Ballot
+    lineage: Lineage
+
+
+Record = PromisedRecord | EntryRecord | TruncateRecord | CommitRecord | ForcedRecord
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,3 +97,5 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Entries behind the snapshot, without gaps."""
     commit: int = 0
     """Commit hint."""
+    lineage: Lineage = ()
+    """History that this storage was forced into; its entry may be missing still."""

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Protocol, cast
 
 from leitwolf.model.errors import ProtocolError
+from leitwolf.model.history import HistoryStanding
 from leitwolf.model.limits import PEER_FRAME_BYTES_MAX
 from leitwolf.peers.frames import (
     CONTROL_BYTES_MAX,
@@ -161,6 +162,8 @@ class PeerStream(asyncio.Protocol):
         self.link = link
         self.node = expected or 0
         self.fingerprint = ""
+        self.history = HistoryStanding()
+        """Of the peer, as its hello said."""
         self.settled: asyncio.Future[None] = loop.create_future()
         """Done when the stream is established or ended."""
         self.ended: asyncio.Future[Ending] = loop.create_future()
@@ -315,6 +318,7 @@ class PeerStream(asyncio.Protocol):
         if reason is not None:
             self._reject(reason)
             return
+        self.history = hello.history
         self._phase = _Phase.WELCOME
         self._write(frame(encode_control(Welcome())))
 

@@ -52,5 +52,11 @@ class Service(Protocol):
     async def rekey(self, by: str) -> Answer:
         """Replace the heartbeat key of all guards; returns after the first of three steps."""
 
+    async def give_up(self, by: str) -> None:
+        """Give up the history of this node for another one that it hears. Raises Conflict."""
+
+    async def prevent(self, by: str, *, on: bool) -> None:
+        """Let this node join only, until it has joined; or not. Raises Conflict."""
+
     async def destroy(self) -> None:
         """Set the state of this node aside; it is in no cluster then. Raises Conflict."""

@@ -10,6 +10,7 @@ from leitwolf.model.log import (
     CommitRecord,
     Entry,
     EntryRecord,
+    ForcedRecord,
     Loaded,
     PromisedRecord,
     Record,
@@ -18,6 +19,7 @@ from leitwolf.model.log import (
 )
 from leitwolf.sim.entropy import Entropy
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
+from leitwolf.wire.lineage import Lineage
 
 __all__ = ["Storage"]
 
@@ -32,6 +34,7 @@ class Storage:
         self._snapshot: Snapshot | None = None
         self._entries: dict[int, Entry] = {}
         self._commit = 0
+        self._lineage: Lineage = ()
         self._unsynced: list[Record] = []
         if loaded is not None:
             self._promised, self._snapshot = loaded.promised, loaded.snapshot
@@ -90,6 +93,7 @@ class Storage:
             snapshot=self._snapshot,
             entries=tuple(entries),
             commit=min(self._commit, index - 1),
+            lineage=self._lineage,
         )
 
     def _apply(self, record: Record) -> None:
@@ -103,3 +107,5 @@ class Storage:
                     del self._entries[index]
             case CommitRecord():
                 self._commit = max(self._commit, record.index)
+            case ForcedRecord():
+                self._promised, self._lineage = record.ballot, record.lineage

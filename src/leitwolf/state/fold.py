@@ -45,6 +45,7 @@ _HANDLERS: dict[type, Callable[[Draft, Any], None]] = {
     events.KeysSet: nodes.apply_keys_set,
     events.ProfileSettled: nodes.apply_profile_settled,
     events.QuorumChanged: nodes.apply_nothing,
+    events.QuorumForced: nodes.apply_quorum_forced,
     events.QuorumWished: nodes.apply_quorum_wished,
     events.WitnessRelocated: nodes.apply_witness_relocated,
     events.NetworkSet: nodes.apply_network_set,

@@ -14,6 +14,7 @@ from leitwolf.model.errors import StorageError
 from leitwolf.store.record import NO_CHAIN, Kind
 from leitwolf.store.segment import SegmentHeader, SnapshotReference
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
+from leitwolf.wire.lineage import Lineage
 
 __all__ = ["Contradiction", "Head"]
 
@@ -34,6 +35,7 @@ class Head:
     commit: int = 0
     last_index: int = 0
     snapshots: tuple[SnapshotReference, ...] = ()
+    lineage: Lineage = ()
 
     @classmethod
     def at(cls, header: SegmentHeader) -> Head:
@@ -45,6 +47,7 @@ class Head:
             commit=header.commit,
             last_index=header.last_index,
             snapshots=header.snapshots,
+            lineage=header.lineage,
         )
 
     def copy(self) -> Head:
@@ -56,6 +59,7 @@ class Head:
             commit=self.commit,
             last_index=self.last_index,
             snapshots=self.snapshots,
+            lineage=self.lineage,
         )
 
     def take(self, kind: Kind, ballot: Ballot, index: int, payload: bytes) -> None:
@@ -77,8 +81,19 @@ class Head:
         elif kind is Kind.COMMIT:
             _demand(index <= self.last_index, f"commit {index}, last entry is {self.last_index}")
             self.commit = max(self.commit, index)
+        elif kind is Kind.FORCED:
+            self._take_lineage(ballot, payload)
         else:
             self._take_snapshot(payload)
+
+    def _take_lineage(self, ballot: Ballot, payload: bytes) -> None:
+        try:
+            lineage = msgspec.msgpack.decode(payload, type=Lineage)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise Contradiction(f"lineage of a history: {error}") from error
+        _demand(len(lineage) == ballot.epoch, f"history of {len(lineage)} forces at {ballot}")
+        _demand(ballot >= self.promised, f"forced at {ballot}, promised is {self.promised}")
+        self.promised, self.lineage = ballot, lineage
 
     def _take_snapshot(self, payload: bytes) -> None:
         try:

@@ -222,6 +222,7 @@ class QuorumLog:
             snapshot=recovery.snapshot,
             entries=recovery.entries,
             commit=self._head.commit,
+            lineage=self._head.lineage,
         )
 
     def _tidy(self) -> None:
@@ -467,6 +468,7 @@ class QuorumLog:
             last_index=self._head.last_index,
             snapshots=self._head.snapshots,
             replay_from=self._replay_from(sequence),
+            lineage=self._head.lineage,
         )
         file = self._files.open(self._directory / SPARE_NAME)
         path = self._directory / segment_name(sequence)

@@ -32,7 +32,14 @@ from google_crc32c import extend as crc32c_extend
 
 from leitwolf.model.errors import check
 from leitwolf.model.limits import ENTRY_BYTES_MAX
-from leitwolf.model.log import CommitRecord, Entry, EntryRecord, PromisedRecord, Record
+from leitwolf.model.log import (
+    CommitRecord,
+    Entry,
+    EntryRecord,
+    ForcedRecord,
+    PromisedRecord,
+    Record,
+)
 from leitwolf.ports.files import SECTOR_BYTES
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
 
@@ -75,6 +82,7 @@ class Kind(IntEnum):
     TRUNCATE = 3
     SNAPSHOT = 4
     COMMIT = 5
+    FORCED = 6
 
 
 _KINDS = {int(kind): kind for kind in Kind}
@@ -111,6 +119,8 @@ def fields_of(record: Record) -> tuple[Kind, Ballot, int, bytes]:
         return Kind.ENTRY, entry.ballot, entry.index, _encoder.encode(entry)
     if isinstance(record, PromisedRecord):
         return Kind.PROMISED, record.ballot, 0, b""
+    if isinstance(record, ForcedRecord):
+        return Kind.FORCED, record.ballot, 0, _encoder.encode(record.lineage)
     if isinstance(record, CommitRecord):
         return Kind.COMMIT, NO_BALLOT, record.index, b""
     return Kind.TRUNCATE, NO_BALLOT, record.index, b""

@@ -104,7 +104,7 @@ def next_step(
         if voting and not stale:
             continue
         if identity not in config.learners and not voting:
-            learners = (*config.learners, identity)
+            learners = (*(one for one in config.learners if one.node != node.id), identity)
             learning = msgspec.structs.replace(config, learners=learners)
             return Step(kind="learn", node=node.id, config=learning, text=f"{node.name} learns")
         if node.id in caught_up:
