@@ -372,7 +372,7 @@ class Governor:
             caught_up=frozenset(
                 node.id
                 for node in leader.ahead.nodes.values()
-                if quorum.match(node.id) >= quorum.commit
+                if quorum.match(node.id, node.storage) >= quorum.commit
                 # A vote that no guard renews would end the leader's own lease.
                 and leader.standing(node.id).leased
             )

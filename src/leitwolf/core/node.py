@@ -86,7 +86,7 @@ from leitwolf.model.observations import (
 from leitwolf.model.quorum import AcceptorId
 from leitwolf.model.state import Node as MemberNode
 from leitwolf.model.state import State
-from leitwolf.state import decode, digest, encode, fold, fold_all
+from leitwolf.state import decode, digest, encode, fold, fold_all, fold_loaded
 from leitwolf.wire.guard import (
     Configure,
     DaemonHello,
@@ -140,9 +140,7 @@ class Node(Requests):
         self._snapshot_entries = snapshot_entries
         self._page = page
         self._rules = rules
-        begun = decode(loaded.snapshot.state) if loaded.snapshot is not None else State()
-        self.state = fold_all(begun, loaded.entries, loaded.commit)
-        self._foreseen = fold_all(self.state, loaded.entries)
+        self.state, self._foreseen = fold_loaded(loaded)
         self.quorum = QuorumCore(
             me=me,
             loaded=loaded,
@@ -177,11 +175,10 @@ class Node(Requests):
         self._inventory: dict[ResourceId, ResourceReport] | None = None
         self._attested: dict[GroupId, int] = {}
         self._requests: dict[int, NodeId] = {}
-        self._tell_at = self._now = now
+        self._tell_at = self._now = self._applied_at = now
         self._told_to = NodeId(0)
         self._wall_base = -now
         self._snapshot_index = loaded.snapshot.last.index if loaded.snapshot else 0
-        self._applied_at = now
         self._caught_up = False
 
     # --- the way in ------------------------------------------------------------------------------

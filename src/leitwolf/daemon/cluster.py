@@ -169,7 +169,6 @@ class Cluster:
         """The guard that is connected was sent the hello."""
         self._notes = Notes()
         self.house = House(self.node, self.recorder, progress, self.tell)
-        self._prevented = self.node.quorum.join_only
         self._shown = self._writing = Shown.of(self.node, store)
         self._arranged: tuple[object, ...] = ()
         self._configured: tuple[tuple[str, ...], dict[int, tuple[str, ...]]] | None = None
@@ -191,14 +190,6 @@ class Cluster:
         self, on_join: OnJoin, on_superseded: Callable[[HistoryStanding, str], None]
     ) -> None:
         """Make the connections to guard, host and peers; they begin to work in :meth:`run`."""
-        self.histories = Histories(
-            self.node,
-            shown=lambda: self._shown.history,
-            feed=self.feed,
-            tell=self.tell,
-            record=self.record,
-            give_way=on_superseded,
-        )
         settings, bootstrap = self.settings, self.bootstrap
         self.guard = PacketLink(
             settings.runtime / "guard.sock",
@@ -236,6 +227,16 @@ class Cluster:
                 examine=self._examine,
                 hello=self._hello,
             ),
+        )
+        self.histories = Histories(
+            self.node,
+            shown=lambda: self._shown.history,
+            feed=self.feed,
+            tell=self.tell,
+            record=self.record,
+            give_way=on_superseded,
+            examine_again=self.peers.examine_again,
+            joined=lambda: prevent(self.settings.state, on=False),
         )
 
     # --- running ---------------------------------------------------------------------------------
@@ -311,8 +312,7 @@ class Cluster:
             self.timeline.restored(self.node.state.index)
         self._configure_peers()
         self._follow_keys()
-        if self._prevented and not self.node.quorum.join_only:
-            self._prevented = prevent(self.settings.state, on=False)
+        self.histories.follow()
 
     def _write_next(self) -> None:
         batch = self.executor.next_batch()

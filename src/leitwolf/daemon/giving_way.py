@@ -156,8 +156,8 @@ def set_aside(state: Path) -> FindingView | None:
     )
 
 
-def prevent(state: Path, *, on: bool) -> bool:
-    """Let this node join only, from its next start until it has joined; or not. Return ``on``.
+def prevent(state: Path, *, on: bool) -> None:
+    """Let this node join only, from its next start until it has joined; or not.
 
     Raises:
         OSError: the state directory cannot be written.
@@ -168,7 +168,6 @@ def prevent(state: Path, *, on: bool) -> bool:
         write_durably(path, b"")
     else:
         path.unlink(missing_ok=True)
-    return on
 
 
 def is_prevented(state: Path) -> bool:

@@ -51,6 +51,8 @@ class Histories:
         tell: Callable[[Command], Coroutine[Any, Any, object]],
         record: Callable[[str], None],
         give_way: Callable[[HistoryStanding, str], None],
+        examine_again: Callable[[], None],
+        joined: Callable[[], object],
     ) -> None:
         """Know of no other history yet.
 
@@ -61,6 +63,8 @@ class Histories:
             tell: has the leader do something (coroutine function).
             record: writes a line for people.
             give_way: ends the life of this daemon in its history, for another one.
+            examine_again: judges the hellos of all present peers again.
+            joined: told once that this node, which was to join only, has joined.
         """
         self._node = node
         self._shown = shown
@@ -68,9 +72,23 @@ class Histories:
         self._tell = tell
         self._record = record
         self._give_way = give_way
+        self._examine_again = examine_again
+        self._joined = joined
+        self._prevented = node.quorum.join_only
+        self._informed = False
         self._foreign: dict[int, tuple[float, Verdict, HistoryStanding]] = {}
         self._asked: dict[str, float] = {}
         self._tasks: set[asyncio.Task[object]] = set()
+
+    def follow(self) -> None:
+        """See what a step of the core changed."""
+        if self._prevented and not self._node.quorum.join_only:
+            self._prevented = False
+            self._joined()
+        if self._node.in_charge != self._informed:
+            self._informed = not self._informed
+            if self._informed:  # whom it let in before, it could not judge
+                self._examine_again()
 
     # --- hellos ----------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from enum import Enum, auto
 from typing import Protocol, cast
 
 from leitwolf.model.errors import ProtocolError
-from leitwolf.model.history import HistoryStanding
 from leitwolf.model.limits import PEER_FRAME_BYTES_MAX
 from leitwolf.peers.frames import (
     CONTROL_BYTES_MAX,
@@ -162,8 +161,8 @@ class PeerStream(asyncio.Protocol):
         self.link = link
         self.node = expected or 0
         self.fingerprint = ""
-        self.history = HistoryStanding()
-        """Of the peer, as its hello said."""
+        self.hello: Hello | None = None
+        """Of the peer, once it was accepted."""
         self.settled: asyncio.Future[None] = loop.create_future()
         """Done when the stream is established or ended."""
         self.ended: asyncio.Future[Ending] = loop.create_future()
@@ -318,7 +317,7 @@ class PeerStream(asyncio.Protocol):
         if reason is not None:
             self._reject(reason)
             return
-        self.history = hello.history
+        self.hello = hello
         self._phase = _Phase.WELCOME
         self._write(frame(encode_control(Welcome())))
 

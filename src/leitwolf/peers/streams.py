@@ -188,7 +188,15 @@ class PeerNetwork:
     def history(self, node: int) -> HistoryStanding:
         """Return in which history a node is, as it said when its stream in use was made."""
         stream = self._active.get(node)
-        return stream.history if stream is not None else HistoryStanding()
+        hello = stream.hello if stream is not None else None
+        return hello.history if hello is not None else HistoryStanding()
+
+    def examine_again(self) -> None:
+        """End the streams of nodes that would not be let in any more."""
+        for streams in list(self._streams.values()):
+            for stream in list(streams.values()):
+                if stream.hello is not None and self.judge(stream.hello) is not None:
+                    stream.abort()
 
     def renew(self) -> None:
         """Make all streams anew: what this node says in its hello has changed."""

@@ -166,6 +166,7 @@ class SimDaemon(Process):
             self._led = leads
             world.checker.elected(node.id, core.quorum)
             world.note(node.id, "daemon", f"in charge by {leads}")
+            world.later(0, world.refresh_streams)
         elif leads == NO_BALLOT and self._led != NO_BALLOT:
             self._led = NO_BALLOT
             world.note(node.id, "daemon", "out of office")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leitwolf.state.codec import decode, decode_change, digest, encode, encode_change
-from leitwolf.state.fold import fold, fold_all, fold_change
+from leitwolf.state.fold import fold, fold_all, fold_change, fold_loaded
 from leitwolf.state.groups import SECOND, recent
 from leitwolf.state.transitions import (
     GROUP_TRANSITIONS,
@@ -27,6 +27,7 @@ __all__ = [
     "fold",
     "fold_all",
     "fold_change",
+    "fold_loaded",
     "recent",
     "resource_path",
 ]

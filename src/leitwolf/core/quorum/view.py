@@ -183,11 +183,18 @@ class QuorumView:
             for node, progress in self._leadership.progress.items()
         }
 
-    def match(self, node: int) -> int:
-        """Return up to where ``node`` is durable, while this one leads; 0: not known."""
-        if self._leadership is None or node not in self._leadership.progress:
+    def match(self, node: int, storage: str = "") -> int:
+        """Return up to where ``node`` is durable, while this one leads; 0: not known.
+
+        Args:
+            node: the node.
+            storage: what another storage of the node confirmed does not count; '': whichever.
+        """
+        leadership = self._leadership
+        progress = leadership.progress.get(node) if leadership is not None else None
+        if progress is None or storage not in ("", progress.storage):
             return 0
-        return self._leadership.progress[node].match
+        return progress.match
 
     @property
     def durable_index(self) -> int:
