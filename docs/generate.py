@@ -277,6 +277,14 @@ ROUTES: dict[str, tuple[str, str]] = {
         "Makes a cluster of one. Body: a backup file; `node_name`, `replace` (yes or no).",
         "ClusterSetup",
     ),
+    "/v1/give-up": (
+        "Gives up the history of this node for another one that it hears.",
+        '{"given_up": true}',
+    ),
+    "/v1/prevent": (
+        "Lets this node join only, or not. Body: PreventRequest.",
+        '{"prevented": bool}',
+    ),
     "/v1/destroy": ("Sets the state of this node aside.", '{"destroyed": true}'),
 }
 """Path -> what it does, what it answers. A path without a line here stands in the page anyway."""

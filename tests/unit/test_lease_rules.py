@@ -395,6 +395,56 @@ def _(rules: Rules) -> bool:
     return bool(watch.harm)
 
 
+def forced(bench: Bench, number: int, lineage: tuple[int, ...]) -> Ballot:
+    """A node alone is forced into a history: its daemon configures the guard, it takes office."""
+    node = bench[number]
+    alone = (Votes((number,), (1,)),)
+    configured = replace(bench.configure(node), lineage=lineage, configurations=alone)
+    bench.order(node, configured)
+    ballot = Ballot(1 + len(lineage), 1, number)
+    bench.fence((number,), ballot)
+    bench.order(node, TakeOffice(ballot, ()))
+    return ballot
+
+
+@scenario("lineage")
+def _(rules: Rules) -> bool:
+    """Two parts are forced; the guard of one is not to hear the leader of the other for its own."""
+    bench = Bench(rules=rules)
+    for number in (1, 2, 3):
+        bench.isolate(number)
+    bench.run(3 * bench.profile.promise_ms)
+    forced(bench, 1, (77,))
+    forced(bench, 2, (88,))
+    bench.run(50)
+    assert bench.leading(1)
+    assert bench.leading(2)
+    bench.heal()
+    bench.run(100)
+    return not (bench.leading(1) and bench.leading(2))
+
+
+@scenario("close-before-answer")
+def _(rules: Rules) -> bool:
+    """A node under a lease hears the leader of a history that was forced out of its own."""
+    bench = Bench(rules=rules)
+    bench.cluster()
+    bench.isolate(3)
+    bench.run(2 * bench.profile.promise_ms)
+    ballot = forced(bench, 3, (77,))
+    answered: list[bool] = []
+
+    def look(effect: object) -> bool:
+        if isinstance(effect, SendPeer) and isinstance(effect.message, Ack):
+            answered.append(effect.message.ballot == ballot and bench.holds_lease(2))
+        return False
+
+    bench[2].crash_at = look
+    bench.heal()
+    bench.run(100)
+    return any(answered)
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_rule_prevents_the_harm(name: str) -> None:
     """With all rules nothing happens that must not."""

@@ -22,7 +22,7 @@ from leitwolf.model.errors import (
     UnavailableError,
 )
 from leitwolf.model.types import TYPES
-from leitwolf.model.views import InitRequest, JoinRequestView
+from leitwolf.model.views import InitRequest, JoinRequestView, PreventRequest
 from leitwolf.ports.service import Service
 from leitwolf.state import BACKUP_BYTES_MAX
 
@@ -220,6 +220,15 @@ class _Api:
         replace = request.query_params.get("replace", "") == "yes"
         return _json(await self._service.restore(data, node, replace=replace))
 
+    async def give_up(self, request: Request) -> Response:
+        await self._service.give_up(request.state.caller.name)
+        return _json({"given_up": True})
+
+    async def prevent(self, request: Request) -> Response:
+        wanted = await _body(request, PreventRequest)
+        await self._service.prevent(request.state.caller.name, on=wanted.prevent)
+        return _json({"prevented": wanted.prevent})
+
     async def destroy(self, _: Request) -> Response:
         await self._service.destroy()
         return _json({"destroyed": True})
@@ -269,6 +278,8 @@ def application(service: Service, caller: Callable[[Request], Caller]) -> Starle
             change("/v1/rekey", api.rekey),
             change("/v1/backup", api.backup),
             change("/v1/restore", api.restore),
+            change("/v1/give-up", api.give_up),
+            change("/v1/prevent", api.prevent),
             change("/v1/destroy", api.destroy),
         ],
         exception_handlers={HTTPException: _no_route},

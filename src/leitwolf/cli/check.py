@@ -235,6 +235,19 @@ def _strangers(status: StatusView | None) -> Finding:
     )
 
 
+def _histories(status: StatusView | None) -> Finding:
+    """Report two forced halves and forces that are stuck."""
+    told = status.findings if status is not None else ()
+    bad = [one for one in told if one.code in ("two-forced-halves", "force-unfinished")]
+    return Finding(
+        name="histories",
+        ok=not bad,
+        found=bad[0].text if bad else "one history",
+        lost="both halves may run the same groups, and what one of them decides will be given up",
+        fix=bad[0].fix if bad else "",
+    )
+
+
 def _interconnects(status: StatusView | None) -> Finding:
     if status is None or not status.formed:
         return Finding(name="interconnect", ok=True, found="chosen by leitwolf init")
@@ -286,6 +299,7 @@ def findings(runtime: Path | None) -> list[Finding]:
         lambda: _port(status),
         lambda: _interconnects(status),
         lambda: _strangers(status),
+        lambda: _histories(status),
         lambda: _cluster(status),
     )
     return [*(look() for look in looks), *_quorum(client, status)]

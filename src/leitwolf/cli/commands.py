@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from leitwolf import __version__
-from leitwolf.cli import backup, cluster, groups, inspect, nodes, resources, witness
+from leitwolf.cli import backup, cluster, force, groups, inspect, nodes, resources, witness
 from leitwolf.cli.common import Context
 from leitwolf.cli.run import run
 
@@ -27,7 +27,7 @@ def cli(context: click.Context, runtime: str) -> None:
     context.obj = Context(runtime)
 
 
-for module in (inspect, cluster, groups, resources, nodes, witness, backup):
+for module in (inspect, cluster, groups, resources, nodes, witness, backup, force):
     for command in module.COMMANDS:
         cli.add_command(command)
 

@@ -58,6 +58,20 @@ def resume(context: Context, name: str) -> None:
     send(context, PauseNode(node=number, paused=False, drain=False), f"node {name} resumed")
 
 
+@node.command("prevent")
+@click.option("--end", is_flag=True, help="Let it make a leader again.")
+@with_json
+def prevent(context: Context, end: bool) -> None:
+    """Let this node join only: it makes no leader and helps none, until it has met one.
+
+    For a node that comes back after a quorum was forced elsewhere. It holds through restarts and
+    ends by itself.
+    """
+    context.client.prevent(on=not end)
+    text = "this node may make a leader again" if end else "this node joins only"
+    context.show({"prevented": not end}, text)
+
+
 @node.command("evict")
 @click.argument("name")
 @wait_option

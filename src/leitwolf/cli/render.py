@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
+
+from leitwolf.model.commands import Answer
 from leitwolf.model.views import (
     ExplanationView,
     FindingView,
+    ForceNode,
+    ForceView,
     GroupView,
     LogLine,
     NodeLine,
@@ -17,7 +22,7 @@ from leitwolf.model.views import (
     SurvivalView,
 )
 
-__all__ = ["explanation", "line", "quorum", "status"]
+__all__ = ["explanation", "force", "line", "plan_of", "quorum", "status"]
 
 _GLYPHS = {
     "online": "●",
@@ -225,6 +230,39 @@ def quorum(view: QuorumView) -> str:
     if view.lacking:
         lines.append(f"! {view.lacking}")
     lines.extend(map(_finding, view.findings))
+    return "\n".join(lines)
+
+
+def plan_of(answer: Answer) -> ForceView:
+    """Return what a force would mean, as the node answered."""
+    return msgspec.json.decode(answer.data["plan"], type=ForceView)
+
+
+def _forced(node: ForceNode) -> str:
+    """Say what one node has to do with a force."""
+    if node.here:
+        heard = "this node"
+    elif node.answers:
+        heard = "answers"
+    elif node.heard_ms < 0:
+        heard = "not heard since this daemon started"
+    else:
+        heard = f"last heard {node.heard_ms / 1000:.1f} s ago"
+    holds = f"holds entry {node.index}" if node.index >= 0 else "its log is not known here"
+    fate = "goes on" if node.named else "is given up: must be switched off"
+    against = f"  {node.text} [{node.code}]" if node.code else ""
+    return f"  {'●' if node.named else '○'} {node.node}  {fate}  {heard}, {holds}{against}"
+
+
+def force(view: ForceView) -> str:
+    """Return what forcing a quorum would mean."""
+    placed = ", ".join(f"{item.group} on {item.node}" for item in view.groups)
+    lines = ["forcing a quorum would mean", *(_forced(node) for node in view.nodes)]
+    lines.append(f"may be lost: {view.loss}")
+    lines.append(f"would be started, after {view.wait_ms / 1000:.1f} s: {placed or 'nothing'}")
+    lines.append("the nodes that are given up set their logs aside when they come back, and rejoin")
+    if view.code:
+        lines.append(f"! refused: {view.text} [{view.code}]")
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from leitwolf.model.views import (
     InitRequest,
     JoinRequestView,
     LogLine,
+    PreventRequest,
     QuorumView,
     StatusView,
 )
@@ -165,6 +166,14 @@ class Client:
         path = f"/v1/restore?node_name={quote(node_name)}&replace={'yes' if replace else 'no'}"
         setup: ClusterSetup = msgspec.json.decode(self._raw("POST", path, data), type=ClusterSetup)
         return setup
+
+    def give_up(self) -> None:
+        """Give up the history of this node for the other one that it hears."""
+        self._call("POST", "/v1/give-up", dict[str, bool], {})
+
+    def prevent(self, *, on: bool) -> None:
+        """Let this node join only, or not."""
+        self._call("POST", "/v1/prevent", dict[str, bool], PreventRequest(prevent=on))
 
     def destroy(self) -> None:
         """Set the state of this node aside."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import msgspec
 
-from leitwolf.core.messages import Appended, QuorumMessage
+from leitwolf.core.messages import Appended, ForceMessage, QuorumMessage
 from leitwolf.model.commands import Answer, Command
+from leitwolf.model.history import HistoryStanding
 from leitwolf.model.log import Entry, Record, Snapshot
 from leitwolf.model.observations import HostOrder, HostReport, NodeReport
 from leitwolf.model.quorum import AcceptorId
@@ -34,6 +35,7 @@ __all__ = [
     "OrderHost",
     "PeerLost",
     "PeerMessage",
+    "PeerSeen",
     "PeerUp",
     "Reply",
     "Request",
@@ -45,7 +47,7 @@ __all__ = [
     "only_replicated",
 ]
 
-PeerMessage = QuorumMessage | NodeReport
+PeerMessage = QuorumMessage | NodeReport | ForceMessage
 
 
 class _Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,10 +74,18 @@ class PeerUp(_Item, frozen=True, kw_only=True):
     """A stream to ``node`` is up (after the handshake checked cluster, version and storage)."""
 
     node: int
+    history: HistoryStanding = HistoryStanding()
+    """In which history it is, as its handshake said."""
 
 
 class PeerLost(_Item, frozen=True, kw_only=True):
     """The stream to ``node`` is gone; what was under way may be lost."""
+
+    node: int
+
+
+class PeerSeen(_Item, frozen=True, kw_only=True):
+    """``node`` called, or answered a call, but no stream came of it."""
 
     node: int
 
@@ -141,6 +151,7 @@ Event = (
     | FromPeer
     | PeerUp
     | PeerLost
+    | PeerSeen
     | FromGuard
     | GuardLost
     | FromHost

@@ -400,7 +400,7 @@ class Governor:
             node.id
             for node in leader.ahead.nodes.values()
             # A vote that no guard renews would end the leader's own lease.
-            if quorum.match(node.id) >= quorum.commit and node.id in leased
+            if quorum.match(node.id, node.storage) >= quorum.commit and node.id in leased
         }
         ready = {one for one in quorum.ready_witnesses if quorum.match(one) >= quorum.commit}
         absent: frozenset[int] = frozenset()

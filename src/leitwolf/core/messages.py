@@ -12,10 +12,16 @@ import msgspec
 from leitwolf.model.errors import ProtocolError
 from leitwolf.model.log import Entry
 from leitwolf.wire.ballot import Ballot, Key
+from leitwolf.wire.lineage import Lineage
 
 __all__ = [
     "Append",
     "Appended",
+    "ForceAnswer",
+    "ForceMessage",
+    "ForceOrder",
+    "ForceProbe",
+    "ForceReport",
     "Gap",
     "InstallSnapshot",
     "PreProbe",
@@ -142,6 +148,45 @@ class TransferOffice(_Message, frozen=True, kw_only=True):
 
     ballot: Ballot
 
+
+class ForceProbe(_Message, frozen=True, kw_only=True):
+    """Could you go on with these nodes alone? Commits nobody to anything."""
+
+    serial: int
+    nodes: tuple[int, ...]
+
+
+class ForceReport(_Message, frozen=True, kw_only=True):
+    """What this node holds, and why it would not go on without the rest; ``code`` '': it would."""
+
+    serial: int
+    key: Key
+    storage: str
+    code: str = ""
+    text: str = ""
+
+
+class ForceOrder(_Message, frozen=True, kw_only=True):
+    """The operator forced a quorum of ``nodes``: be in this history from now on.
+
+    Its first entry follows ``key``; who holds more refuses. Sent by the node on which he did it.
+    """
+
+    lineage: Lineage
+    key: Key
+    nodes: tuple[int, ...]
+
+
+class ForceAnswer(_Message, frozen=True, kw_only=True):
+    """Why the order is refused here; who obeys shows it in the next handshake."""
+
+    lineage: Lineage
+    code: str
+    text: str
+
+
+ForceMessage = ForceProbe | ForceReport | ForceOrder | ForceAnswer
+"""Between two nodes of which one forces a quorum; only orders pass between two histories."""
 
 QuorumMessage = (
     PreProbe

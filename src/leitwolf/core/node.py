@@ -37,19 +37,22 @@ from leitwolf.core.effects import (
     HostLost,
     OrderHost,
     PeerLost,
+    PeerSeen,
     PeerUp,
     Reply,
-    Request,
     Requests,
     Send,
     Tick,
     only_replicated,
 )
+from leitwolf.core.force import Force
 from leitwolf.core.governor import Governor
+from leitwolf.core.histories import Verdict, judge
 from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.membership import acting, guard_configuration
 from leitwolf.core.membership.paths import Paths
 from leitwolf.core.membership.roster import newest_config, with_timing_of
+from leitwolf.core.messages import ForceMessage
 from leitwolf.core.policy import Runner
 from leitwolf.core.quorum import (
     Behind,
@@ -62,11 +65,12 @@ from leitwolf.core.quorum import (
     SteppedDown,
     TransferFailed,
 )
+from leitwolf.core.requests import RequestRouter
 from leitwolf.core.rules import ALL_RULES, Rules
-from leitwolf.model.commands import Answer, Refusal
 from leitwolf.model.errors import check
+from leitwolf.model.history import HistoryStanding
 from leitwolf.model.ids import GroupId, GroupPhase, NodeId, ResourceId, ResourceState
-from leitwolf.model.limits import NODES_MAX, REQUESTS_PENDING_MAX, SNAPSHOT_ENTRIES
+from leitwolf.model.limits import NODES_MAX, SNAPSHOT_ENTRIES
 from leitwolf.model.log import Entry, Loaded, Snapshot
 from leitwolf.model.observations import (
     Forward,
@@ -82,15 +86,17 @@ from leitwolf.model.observations import (
 from leitwolf.model.quorum import AcceptorId
 from leitwolf.model.state import Node as MemberNode
 from leitwolf.model.state import State
-from leitwolf.state import decode, digest, encode, fold, fold_all
+from leitwolf.state import decode, digest, encode, fold, fold_all, fold_loaded
 from leitwolf.wire.guard import (
     Configure,
     DaemonHello,
     GuardHello,
     LeaseClosed,
     LeaseOpened,
+    LinkReport,
     Streams,
 )
+from leitwolf.wire.lineage import Lineage
 from leitwolf.wire.page import LeasePage
 
 __all__ = ["Node"]
@@ -101,7 +107,7 @@ _GATHER_NS = 20 * MILLISECOND
 """A state that passes is told after this time, or with what follows it."""
 
 
-class Node:
+class Node(RequestRouter):
     """One node of the cluster, without clock, disk and network."""
 
     def __init__(
@@ -114,6 +120,8 @@ class Node:
         snapshot_entries: int = SNAPSHOT_ENTRIES,
         rules: Rules = ALL_RULES,
         boot: int = 0,
+        lineage: Lineage = (),
+        join_only: bool = False,
     ) -> None:
         """Continue from what the log holds.
 
@@ -125,14 +133,14 @@ class Node:
             snapshot_entries: take a snapshot after so many entries.
             rules: switched off one by one in tests.
             boot: random number of this process (64 bits).
+            lineage: of the history that this node is in, where the log does not say more.
+            join_only: neither lead nor help to until a leader is heard (prevented quorum).
         """
         self.me = me.node
         self._snapshot_entries = snapshot_entries
         self._page = page
         self._rules = rules
-        begun = decode(loaded.snapshot.state) if loaded.snapshot is not None else State()
-        self.state = fold_all(begun, loaded.entries, loaded.commit)
-        self._foreseen = fold_all(self.state, loaded.entries)
+        self.state, self._foreseen = fold_loaded(loaded)
         self.quorum = QuorumCore(
             me=me,
             loaded=loaded,
@@ -144,6 +152,8 @@ class Node:
             boot=boot,
             snapshot=self._snapshot,
             evicted=self._evicted,
+            lineage=max(lineage, loaded.lineage, self._foreseen.lineage, key=len),
+            join_only=join_only,
         )
         self._newest: Snapshot | None = None
         self.governor: Governor | None = None
@@ -152,6 +162,7 @@ class Node:
         self.behind: dict[NodeId, int] = {}
         """Nodes that refused this one as behind, with the index that they know (R2)."""
         self._effects: list[Effect] = []
+        self.force = Force(self.quorum, page=page, behind=self.behind, ahead=self._ahead)
         self._configured: Configure | None = None
         self._configured_by: tuple[object, ...] = ()
         """What the guard was configured from: tables are copied when they change."""
@@ -164,22 +175,23 @@ class Node:
         self._inventory: dict[ResourceId, ResourceReport] | None = None
         self._attested: dict[GroupId, int] = {}
         self._requests: dict[int, NodeId] = {}
-        """Requests of this node that wait for an answer, with the node that decides them."""
-        self._tell_at = now
+        self._tell_at = self._now = self._applied_at = now
         self._told_to = NodeId(0)
         self._wall_base = -now
         self._snapshot_index = loaded.snapshot.last.index if loaded.snapshot else 0
-        self._applied_at = now
         self._caught_up = False
 
     # --- the way in ------------------------------------------------------------------------------
 
     def step(self, now: int, event: Event) -> list[Effect]:
         """Take in one event and return what is to be done about it, in order."""
+        self._now = now
         match event:
             case Tick():
                 self._wall_base = event.wall - now
                 self.quorum.tick(now)
+                if self.force.tick(now, event.wall):
+                    self._begin_history(now)
             case FromPeer():
                 self._from_peer(now, event)
             case FromGuard():
@@ -198,15 +210,12 @@ class Node:
                 self.quorum.witness(now, event.node, event.serial, event.started, event.result)
                 self._tell_paths()
             case PeerUp():
-                self.connected.add(NodeId(event.node))
-                self.quorum.peer_up(now, event.node)
-                self._told_to = NodeId(0)
-                self._send(NodeId(event.node), PathReport(paths=self.paths.own))
+                self._peer_up(now, event)
             case PeerLost():
-                self.paths.lost(NodeId(event.node))
-                self.connected.discard(NodeId(event.node))
-                self.quorum.peer_lost(now, event.node)
-                self._fail_forwarded(NodeId(event.node))
+                self.force.peer_lost(now, NodeId(event.node))
+                self._peer_lost(now, NodeId(event.node))
+            case PeerSeen():
+                self.force.ears.note(now, event.node)
             case Requests():
                 for request in event.requests:
                     self._request(now, request)
@@ -216,7 +225,7 @@ class Node:
 
     def deadline(self) -> int:
         """Return the instant at which the next Tick is needed at the latest."""
-        instants = [self.quorum.deadline(), self._tell_at]
+        instants = [self.quorum.deadline(), self._tell_at, self.force.deadline(self._now)]
         if self.governor is not None and self.in_charge and self.governor.plan_at >= 0:
             instants.append(self.governor.plan_at)
         return min(instants)
@@ -247,14 +256,58 @@ class Node:
         return {**self.state.nodes, **self.foreseen.nodes}
 
     @property
+    def history(self) -> HistoryStanding:
+        """In which history this node is, as it tells others."""
+        lineage, state = self.quorum.lineage, self.state
+        if state.lineage == lineage or not self.quorum.last_key.index:
+            return HistoryStanding(lineage=lineage, forced=state.forced)
+        begun = self._foreseen.lineage == lineage
+        voting = self.quorum.config.acceptors if begun else ()
+        named = tuple(acceptor.id.node for acceptor in voting)
+        return HistoryStanding(lineage=lineage, established=False, named=named)
+
+    @property
     def in_charge(self) -> bool:
         """This node leads and has applied its own first entry."""
         return self.governor is not None and self.governor.in_charge
 
     # --- events ----------------------------------------------------------------------------------
 
+    def _peer_up(self, now: int, event: PeerUp) -> None:
+        """A stream is up: talk to who is in the same history (others only get orders)."""
+        node = NodeId(event.node)
+        self.force.peer_up(now, node, event.history)
+        verdict = judge(self.me, self.history, node, event.history, self._rules)
+        if verdict is Verdict.SAME:
+            self.connected.add(node)
+            self.quorum.peer_up(now, node)
+            self._told_to = NodeId(0)
+            self._send(node, PathReport(paths=self.paths.own))
+        elif verdict is Verdict.ORDERED:
+            self.force.begun(self.quorum.entries_after(self.state.index), self.quorum.key_at)
+            self.force.reached(now)
+
+    def _peer_lost(self, now: int, node: NodeId) -> None:
+        if node in self.connected:
+            self.paths.lost(node)
+            self.connected.discard(node)
+            self.quorum.peer_lost(now, node)
+            self._fail_forwarded(node)
+
+    def _part(self, now: int) -> None:
+        """This node is in another history now: who is not is no peer any more."""
+        for node in sorted(self.connected):
+            self._peer_lost(now, node)
+
     def _from_peer(self, now: int, event: FromPeer) -> None:
         node = NodeId(event.node)
+        self.force.ears.note(now, node)
+        if isinstance(event.message, ForceMessage):
+            if self.force.receive(now, node, event.message):
+                self._part(now)
+            return
+        if node in self.force.peers and node not in self.connected:
+            return  # of another history
         match event.message:
             case PathReport() as paths:
                 self.paths.heard(node, paths)
@@ -272,6 +325,9 @@ class Node:
 
     def _from_guard(self, now: int, event: FromGuard) -> None:
         report = event.report
+        if isinstance(report, LinkReport):
+            self.force.ears.links(now, report)
+            return
         if isinstance(report, GuardHello):
             self._ask(DaemonHello(self.quorum.written))
             self._configured = self._streams_told = None
@@ -308,71 +364,6 @@ class Node:
         closing = group is not None and group.phase is GroupPhase.CLOSING
         return closing and report.state is ResourceState.OFFLINE
 
-    # --- requests --------------------------------------------------------------------------------
-
-    def _request(self, now: int, request: Request) -> None:
-        self._wall_base = request.wall - now
-        if len(self._requests) >= REQUESTS_PENDING_MAX:
-            text = f"{REQUESTS_PENDING_MAX} requests wait already"
-            self._refuse(request.id, Refusal(code="overload", text=text, retryable=True))
-        elif self.governor is not None:
-            self._requests[request.id] = self.me
-            self._decide(now, request.id, self.me, request)
-        elif self.leader and self.leader in self.connected:
-            self._requests[request.id] = self.leader
-            forward = Forward(
-                id=request.id, command=request.command, by=request.by, wall=request.wall
-            )
-            self._send(self.leader, forward)
-        else:
-            self._refuse(request.id, self._no_quorum())
-
-    def _no_quorum(self) -> Refusal:
-        lacking = sorted(
-            node.name
-            for node in self.state.nodes.values()
-            if node.id != self.me and node.id not in self.connected
-        )
-        missing = f"; not reachable from here: {', '.join(lacking)}" if lacking else ""
-        return Refusal(
-            code="no-quorum",
-            text=f"this part of the cluster has no leader{missing}",
-            hint="start the missing nodes or mend the interconnect; reads still answer",
-            retryable=True,
-        )
-
-    def _refuse(self, request: int, refusal: Refusal) -> None:
-        self._effects.append(Reply(id=request, answer=Answer(refusal=refusal)))
-
-    def _forwarded(self, now: int, origin: NodeId, forward: Forward) -> None:
-        if self.governor is None:
-            refusal = Refusal(
-                code="not-leader", text="the leader changed meanwhile", retryable=True
-            )
-            answer = ForwardAnswer(id=forward.id, answer=Answer(refusal=refusal))
-            self._send(origin, answer)
-            return
-        request = Request(id=forward.id, command=forward.command, by=forward.by, wall=forward.wall)
-        self._decide(now, forward.id, origin, request)
-
-    def _decide(self, now: int, request_id: int, origin: NodeId, request: Request) -> None:
-        check(self.governor is not None, "a request is decided by the leader only")
-        if self.governor is not None:
-            self.governor.request(now, self._wall(now), request_id, origin, request)
-
-    def _fail_forwarded(self, node: NodeId) -> None:
-        for request in [one for one, decides in self._requests.items() if decides == node]:
-            del self._requests[request]
-            self._refuse(
-                request,
-                Refusal(
-                    code="outcome-unknown",
-                    text="the connection to the leader broke; the request may have been done",
-                    hint="look at the state before asking again",
-                    retryable=True,
-                ),
-            )
-
     # --- consequences ----------------------------------------------------------------------------
 
     def _settle(self, now: int, *, replicated: bool) -> None:
@@ -384,6 +375,7 @@ class Node:
             return
         if self.governor is not None and now >= self._tell_at:
             self._observe_self()
+        self._collect(self.force.take_effects())
         while True:
             for signal in signals:
                 self._signal(now, signal)
@@ -400,6 +392,15 @@ class Node:
         self._run_local(now)
         self._collect(self.quorum.take_effects())
         self._compact(now)
+
+    def _begin_history(self, now: int) -> None:
+        """A quorum was forced here just now: the log ends with the first entry of a new history."""
+        self._part(now)
+        self._foreseen = self._ahead()
+
+    def _ahead(self) -> State:
+        """Return the fold of the whole log."""
+        return fold_all(self.state, self.quorum.entries_after(self.state.index))
 
     def _govern(self, now: int) -> bool:
         """Let the leader do what is to be done; return whether that was anything."""
@@ -450,6 +451,7 @@ class Node:
                     self.governor.transfer_failed(signal)
                     self._collect(self.governor.take_effects())
             case LeaderSeen():
+                self.quorum.joined()
                 self.behind.clear()
                 self._tell_at = 0
             case Behind():
@@ -463,6 +465,8 @@ class Node:
         if self.governor is not None:
             self.governor.committed(now, entries)
             self._collect(self.governor.take_effects())
+        self.force.committed(entries)
+        self._collect(self.force.take_effects())
 
     def _configure_guard(self) -> None:
         """Tell the guard who votes from the moment that a configuration is appended."""
@@ -470,6 +474,7 @@ class Node:
         self._profile_lags = self.quorum.durable_index < newest.profile_set
         basis = (
             self._profile_lags,
+            self.quorum.lineage,
             newest.nodes,
             newest.networks,
             newest.port,
@@ -484,7 +489,9 @@ class Node:
         self._configured_by = basis
         if self.governor is None:  # a removal counts when it is committed
             newest = msgspec.structs.replace(newest, nodes=self.acquainted)
-        configuration = guard_configuration(newest, self.quorum.config, self.me, self._rules)
+        configuration = guard_configuration(
+            newest, self.quorum.config, self.me, self._rules, lineage=self.quorum.lineage
+        )
         if configuration is not None and self._profile_lags:
             # A guard that lost its page waits by what is on the disk then.
             configuration = self._configured and with_timing_of(configuration, self._configured)
@@ -505,7 +512,7 @@ class Node:
             self._tell_at = now + _REPEAT_NS
             return
         page = self._page()
-        if page is not None and self._current():
+        if page is not None and self.current:
             self._order_host(self._inventory, page)
         if self.governor is None and (now >= self._tell_at or self._told_to != self.leader):
             self._tell_leader(now)
@@ -522,8 +529,9 @@ class Node:
         self._effects.extend(OrderHost(order=order) for order in orders)
         self._at_rest = None if orders else (self.state, lease, index)
 
-    def _current(self) -> bool:
-        """Return whether the state is not older than what was committed when this daemon started.
+    @property
+    def current(self) -> bool:
+        """Whether the state is not older than what was committed when this daemon started.
 
         After a start the fold reaches only to a hint. Until a live leader (or the own first entry)
         shows where the log is, orders by it could stop what has been started since.

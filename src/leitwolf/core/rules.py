@@ -144,6 +144,22 @@ RULES: dict[str, str] = {
         "a disk that forgot something is left by who noticed it, and counts for all others"
     ),
     "drop-before-disarm": "a lease rests on a stamp that challengers need not wait for any more",
+    # --- forced quorum ---------------------------------------------------------------------------
+    "lineage": (
+        "L11: nodes of two histories take each other for members of one: logs that parted mix"
+    ),
+    "close-before-answer": (
+        "L11: a node answers the leader of a forced history while its former lease is open"
+    ),
+    "force-silence": "L11: quorum is forced while others are heard, who go on: two owners",
+    "force-wait": "L11: forced nodes start what still runs under a lease that is not over",
+    "force-freshest": (
+        "L11: a forced node lacks entries that another one knows as committed, and overwrites them"
+    ),
+    "forced-entry-first": (
+        "L11: a node that obeyed an order leads before it knows who votes in its new history"
+    ),
+    "join-only": "a node that was started to join only forms a cluster by itself",
     "truncate-conflict": "a node keeps what an older leader wrote instead of the leader's entry",
 }
 """Name -> what breaks without it."""

@@ -11,22 +11,23 @@ from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.rejoining import Vacancy, vouch
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.model.commands import AddNode, Answer, Command, IssueToken, Refusal
-from leitwolf.model.errors import LeitwolfError
+from leitwolf.model.errors import InvalidConfig, LeitwolfError
 from leitwolf.model.events import Cause, TokenUsed
 from leitwolf.model.ids import NodeId, NodeStatus
+from leitwolf.model.limits import TOKEN_LIFETIME_S_MAX
 from leitwolf.model.state import State
 from leitwolf.peers.frames import Code, JoinedMember, JoinGrant, JoinRequest, Rejection
 from leitwolf.peers.identity import Identity, fingerprint_of_pem, load_identity
 from leitwolf.peers.token import JoinToken, digest, format_token, new_secret
 from leitwolf.system.clock import raw_ns
 
-__all__ = ["admit", "invite"]
+__all__ = ["admit", "new_token"]
 
 _COMMIT_S = 9.0
 """The joiner waits 10 s."""
-_TOKEN_ADDRESSES_MAX = 16
 _SEARCHED_MAX = 2_000
 """Changes looked through for the end of a token; few callers get that far at a time."""
+_TOKEN_ADDRESSES_MAX = 16
 _NEW_TOKEN = "make a new one: leitwolf token"  # noqa: S105  # a hint
 
 Commit = Callable[[Command, str, float], Awaitable[Answer]]
@@ -108,6 +109,7 @@ def _grant(
         authority_key=identity.authority_key,
         heartbeat_keys=identity.heartbeat_keys,
         links=tuple(interconnects(state)),
+        lineage=state.lineage,
         addresses=addresses,
         members=tuple(
             JoinedMember(
@@ -119,16 +121,20 @@ def _grant(
     )
 
 
-async def invite(
-    cluster: Cluster, lifetime_s: int, commit: Callable[[Command], Awaitable[Answer]]
-) -> str:
+async def new_token(cluster: Cluster, lifetime_s: int, by: str, commit: Commit) -> str:
     """Return a new one-time join token.
 
     Raises:
-        LeitwolfError: the leader refused, or did not answer.
+        InvalidConfig: the lifetime is out of range.
+        LeitwolfError: the leader refused it.
     """
+    if not 0 < lifetime_s <= TOKEN_LIFETIME_S_MAX:
+        raise InvalidConfig(
+            f"lifetime = {lifetime_s} s, allowed is 1..{TOKEN_LIFETIME_S_MAX}",
+            field="lifetime",
+        )
     secret = new_secret()
-    answer = await commit(IssueToken(digest=digest(secret), lifetime_s=lifetime_s))
+    answer = await commit(IssueToken(digest=digest(secret), lifetime_s=lifetime_s), by, 30)
     if answer.refusal is not None:
         refusal = answer.refusal
         raise LeitwolfError(refusal.text, code=refusal.code, hint=refusal.hint)

@@ -8,6 +8,7 @@ import msgspec
 
 from leitwolf.daemon.departure import write_durably
 from leitwolf.peers.frames import JoinGrant
+from leitwolf.wire.lineage import Lineage
 
 __all__ = ["Bootstrap", "Peer", "load_bootstrap", "save_bootstrap"]
 
@@ -35,6 +36,10 @@ class Bootstrap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     port: int
     addresses: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
+    lineage: Lineage = ()
+    """History in which this storage began."""
+    replaces: tuple[str, ...] = ()
+    """Storages of this node that it set aside for a later history."""
 
     @classmethod
     def of_grant(cls, grant: JoinGrant, *, name: str, uuid: str, storage: str) -> Bootstrap:
@@ -56,6 +61,7 @@ class Bootstrap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 )
                 for member in grant.members
             ),
+            lineage=grant.lineage,
         )
 
 

@@ -47,7 +47,8 @@ from leitwolf.core.messages import Appended, Promised
 from leitwolf.core.node import Node
 from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.daemon.bootstrap import Bootstrap
-from leitwolf.daemon.departure import way_back
+from leitwolf.daemon.giving_way import is_prevented, prevent
+from leitwolf.daemon.histories import Histories
 from leitwolf.daemon.house import House
 from leitwolf.daemon.keys import KeyFile, rekey_command
 from leitwolf.daemon.notes import Notes
@@ -61,6 +62,7 @@ from leitwolf.daemon.writer import LogWriter
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.errors import ProtocolError, RequestTimeout
 from leitwolf.model.events import NodeRemoved
+from leitwolf.model.history import HistoryStanding
 from leitwolf.model.ids import GroupId, NodeId, NodeStatus
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostReport, ResourceReport
@@ -81,6 +83,7 @@ from leitwolf.wire.guard import (
     GUARD,
     DaemonHello,
     GuardCommand,
+    HistoryHeard,
     LeaseClosed,
     LinkReport,
     LinkState,
@@ -89,6 +92,7 @@ from leitwolf.wire.guard import (
     Stranger,
     StrangersReport,
 )
+from leitwolf.wire.lineage import describe
 from leitwolf.wire.page import LeasePage
 
 __all__ = ["Cluster", "state_folder"]
@@ -120,6 +124,7 @@ class Cluster:
         on_join: OnJoin,
         on_evicted: Callable[[str], None],
         on_locked_out: Callable[[str, str], None],
+        on_superseded: Callable[[HistoryStanding, str], None],
     ) -> None:
         """Continue from the log.
 
@@ -131,6 +136,7 @@ class Cluster:
             on_join: admits a joiner (coroutine function).
             on_evicted: told when the cluster goes on without this node, with the reason.
             on_locked_out: told code and text when peers refuse this storage for good.
+            on_superseded: told of a history to give way to, and why.
         """
         self.settings = settings
         self.bootstrap = bootstrap
@@ -153,13 +159,7 @@ class Cluster:
         self._page = PageReader(settings.runtime / "guard.page")
         self._pages: tuple[LeasePage | None, ...] = ()
         """The page as the step under way sees it, once it was asked for."""
-        self.node = Node(
-            me=AcceptorId(NodeId(bootstrap.node), bootstrap.storage),
-            loaded=store.loaded,
-            page=self._page_seen,
-            now=raw_ns(),
-            boot=int.from_bytes(os.urandom(8)),
-        )
+        self.node = self._core()
         self.timeline = Timeline(store.history)
         self.timeline.restored(self.node.state.index)
         self.executor = Executor(Outlets(self))
@@ -179,9 +179,23 @@ class Cluster:
         self._shown = self._writing = Shown.of(self.node, store)
         self._arranged: tuple[object, ...] = ()
         self._configured: tuple[tuple[str, ...], dict[int, tuple[str, ...]]] | None = None
-        self._connect(on_join)
+        self._connect(on_join, on_superseded)
 
-    def _connect(self, on_join: OnJoin) -> None:
+    def _core(self) -> Node:
+        bootstrap = self.bootstrap
+        return Node(
+            me=AcceptorId(NodeId(bootstrap.node), bootstrap.storage),
+            loaded=self.store.loaded,
+            page=self._page_seen,
+            now=raw_ns(),
+            boot=int.from_bytes(os.urandom(8)),
+            lineage=bootstrap.lineage,
+            join_only=is_prevented(self.settings.state),
+        )
+
+    def _connect(
+        self, on_join: OnJoin, on_superseded: Callable[[HistoryStanding, str], None]
+    ) -> None:
         """Make the connections to guard, host and peers; they begin to work in :meth:`run`."""
         settings, bootstrap = self.settings, self.bootstrap
         self.guard = PacketLink(
@@ -222,6 +236,16 @@ class Cluster:
                 examine=self._examine,
                 hello=self._hello,
             ),
+        )
+        self.histories = Histories(
+            self.node,
+            shown=lambda: self._shown.history,
+            feed=self.feed,
+            tell=self.tell,
+            record=self.record,
+            give_way=on_superseded,
+            examine_again=self.peers.examine_again,
+            joined=lambda: prevent(self.settings.state, on=False),
         )
 
     # --- running ---------------------------------------------------------------------------------
@@ -310,6 +334,7 @@ class Cluster:
             quorum = self.node.quorum
             for news in self._notes.faults(quorum.witness_faults, witnesses(quorum.config)):
                 self.record(news)
+        self.histories.follow()
 
     def _write_next(self) -> None:
         batch = self.executor.next_batch()
@@ -322,9 +347,13 @@ class Cluster:
 
     def _durable(self, batch: Batch) -> None:
         # The writer rests: position and chain are those of this batch.
+        lineage = self._shown.history.lineage
         self._shown = msgspec.structs.replace(
             self._writing, position=self.store.position, chain=self.store.chain
         )
+        if self._shown.history.lineage != lineage:
+            self.record(f"this node is in another history: {describe(self._shown.history.lineage)}")
+            self.peers.renew()
         self.executor.synced(batch.position)
         self._write_next()
         self.feed(Durable(position=batch.position))
@@ -346,8 +375,7 @@ class Cluster:
         self.witnesses.keep(used)
         for acceptor in used:
             if acceptor.id == call.acceptor:
-                ways = self.node.state.relocations
-                where = location_of(acceptor, ways, self.node.me)
+                where = location_of(acceptor, self.node.state.relocations, self.node.me)
                 self.witnesses.call(msgspec.structs.replace(acceptor, location=where), call)
 
     def _from_guard(self, packet: bytes) -> None:
@@ -355,6 +383,9 @@ class Cluster:
         match report:
             case LinkReport():
                 self._links(report)
+                self.feed(FromGuard(report=report))
+            case HistoryHeard():
+                self.histories.heard(report)
             case StrangersReport():
                 self._meet(report)
             case RosterReport():
@@ -406,7 +437,9 @@ class Cluster:
             return
         self._keys_seen = state.keys
         if self.keys.follow(state):
-            configuration = guard_configuration(state, self.node.quorum.config, self.node.me)
+            configuration = guard_configuration(
+                state, self.node.quorum.config, self.node.me, lineage=self.node.quorum.lineage
+            )
             if configuration is not None:
                 self.ask_guard(configuration)
 
@@ -488,31 +521,26 @@ class Cluster:
             last=shown.last,
             position=shown.position,
             chain=shown.chain,
+            history=shown.history,
+            replaces=self.bootstrap.replaces,
         )
 
     def _examine(self, hello: Hello) -> Rejection | None:
-        known = self.node.state.nodes.get(hello.node)
-        if known is not None and known.storage != hello.storage:
-            return Rejection(
-                code=Code.STORAGE_UNKNOWN,
-                text=f"{known.name} came with another storage: its state was wiped or replaced",
-                hint=way_back(known.name),
-            )
-        return self.marks.examine(hello)
+        return self.histories.examine(hello) or self.marks.examine(hello)
 
     def _refused(self, node: int, code: str, text: str) -> None:
         if node and self._refusals.get(node) != code:
             self._refusals[node] = code
-            self.record(f"this node rejects {self._name_of(node)}: {text} [{code}]")
+            self.record(f"this node rejects {self.histories.name(node)}: {text} [{code}]")
 
     def _rejected(self, node: int, code: str, text: str) -> None:
         if self.rejections.get(node, ("", ""))[0] != code:
-            self.record(f"{self._name_of(node)} rejects this node: {text} [{code}]")
+            self.record(f"{self.histories.name(node)} rejects this node: {text} [{code}]")
         now = time.monotonic()
         self.rejections[node] = (code, text)
         self._rejected_since.setdefault(node, now)
         if code in (Code.STATE_ROLLED_BACK, Code.STORAGE_UNKNOWN):
-            self._on_locked_out(code, f"{self._name_of(node)} says: {text}")
+            self._on_locked_out(code, f"{self.histories.name(node)} says: {text}")
             return
         voters = {acceptor.id.node for acceptor in self.node.quorum.config.acceptors}
         # A node that has just joined knows its peers from its grant; they may lag behind the log.
@@ -529,15 +557,11 @@ class Cluster:
         if 2 * len(strangers & voters) > len(voters - {self.node.me}):
             self._on_evicted(f"its peers do not know it any more: {self._parting}")
 
-    def _name_of(self, node: int) -> str:
-        known = self.node.state.nodes.get(NodeId(node))
-        return known.name if known is not None else f"node {node}"
-
     def _peer_up(self, node: int) -> None:
         self.rejections.pop(node, None)
         self._rejected_since.pop(node, None)
         self._refusals.pop(node, None)
-        self.feed(PeerUp(node=node))
+        self.feed(PeerUp(node=node, history=self.peers.history(node)))
 
     # --- requests --------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from leitwolf.core.lease.profile import PROFILES
-from leitwolf.daemon import forming, views
-from leitwolf.daemon.admission import admit, invite
+from leitwolf.daemon import forming, giving_way, views
+from leitwolf.daemon.admission import admit, new_token
 from leitwolf.daemon.aside import set_aside, unformed_advice
 from leitwolf.daemon.bootstrap import Bootstrap, load_bootstrap
 from leitwolf.daemon.cluster import Cluster, state_folder
@@ -41,12 +41,10 @@ from leitwolf.model.errors import (
     DiskFull,
     InvalidConfig,
     LeitwolfError,
-    NotFound,
     RequestTimeout,
     StorageError,
 )
-from leitwolf.model.ids import GroupId
-from leitwolf.model.limits import TOKEN_LIFETIME_S_MAX
+from leitwolf.model.history import HistoryStanding
 from leitwolf.model.views import (
     ClusterSetup,
     ExplanationView,
@@ -118,7 +116,7 @@ class DaemonService:
     async def run(self) -> None:
         """Run the cluster whenever there is one, until cancelled."""
         while True:
-            if self._leaving and not await self._left():
+            if (self._leaving and not await self._left()) or not await self._gave_way():
                 await self._wait(_RETRY_S)
                 continue
             self._changed.clear()
@@ -212,6 +210,7 @@ class DaemonService:
                 on_join=self._admit,
                 on_evicted=self._evicted,
                 on_locked_out=self._locked_out,
+                on_superseded=self._superseded,
             )
         except LeitwolfError as error:
             store.close()
@@ -254,6 +253,31 @@ class DaemonService:
             ),
         )
         self._end(f"locked out: {text}")
+
+    def _superseded(self, history: HistoryStanding, reason: str) -> None:
+        """Others forced a quorum: stop everything, go on in their history with an empty log."""
+        cluster = self._cluster
+        if cluster is not None and not self._ending:
+            giving_way.intend(
+                self._settings.state, cluster.bootstrap, cluster.node, history, reason
+            )
+            self._end(f"gives way: {reason}")
+
+    async def _gave_way(self) -> bool:
+        """Finish giving way, if that was begun; return whether nothing of it is left to do."""
+        state = self._settings.state
+        try:
+            giving = giving_way.pending(state)
+            if giving is not None:
+                self._changed.clear()
+                await asyncio.to_thread(begin_anew, self._settings, self._progress)
+                folder = state_folder(self._settings)
+                await asyncio.to_thread(giving_way.finish, state, folder, giving)
+                log.warning("gave way", reason=giving.reason, entries=giving.entries)
+        except (LeitwolfError, OSError) as error:
+            log.critical("has not given way yet", error=str(error))
+            return False
+        return True
 
     def _end(self, line: str) -> None:
         """Stop everything here, then take no part any more."""
@@ -349,7 +373,11 @@ class DaemonService:
             StrangerView(address=one.address, count=one.count) for one in cluster.strangers
         )
         stopped = () if view.quorum else stopped
-        return msgspec.structs.replace(view, stopped=stopped, strangers=strangers)
+        kept = giving_way.set_aside(self._settings.state)
+        told = (*cluster.histories.notices(), *((kept,) if kept is not None else ()))
+        return msgspec.structs.replace(
+            view, stopped=stopped, strangers=strangers, findings=(*told, *view.findings)
+        )
 
     def _leased(self, cluster: Cluster) -> bool:
         """Return whether the run-lease of this node lasts: it hears a leader, and is heard."""
@@ -392,11 +420,7 @@ class DaemonService:
     def why(self, group: str) -> ExplanationView:
         """Explain where a group is and why."""
         cluster = self._formed()
-        view = views.explanation(cluster.node.state, cluster.timeline.lookup, GroupId(group))
-        if view is None:
-            names = ", ".join(cluster.node.state.groups) or "none"
-            raise NotFound(f"there is no group {group!r}; groups are: {names}")
-        return view
+        return views.explanation(cluster.node.state, cluster.timeline.lookup, group)
 
     def log(self, after: int, limit: int) -> list[LogLine]:
         """Return lines of the timeline."""
@@ -428,17 +452,36 @@ class DaemonService:
 
     async def token(self, lifetime_s: int, by: str) -> str:
         """Return a new one-time join token."""
-        if not 0 < lifetime_s <= TOKEN_LIFETIME_S_MAX:
-            raise InvalidConfig(
-                f"lifetime = {lifetime_s} s, allowed is 1..{TOKEN_LIFETIME_S_MAX}",
-                field="lifetime",
-            )
-        cluster = self._formed()
-        return await invite(cluster, lifetime_s, lambda command: self.command(command, by, 30))
+        return await new_token(self._formed(), lifetime_s, by, self.command)
 
     async def rekey(self, by: str) -> Answer:
         """Replace the heartbeat key of all guards."""
         return await self.command(rekey_command(self._formed().keys), by, 30)
+
+    async def give_up(self, by: str) -> None:
+        """Give up the history of this node for the one that it hears."""
+        cluster = self._formed()
+        other = cluster.histories.alternative()
+        if other is None:
+            raise Conflict(
+                "no other history is heard here for which this one could be given up",
+                code="nothing-to-give-up",
+                hint="leitwolf status says what is heard",
+            )
+        self._superseded(other, f"given up by {by}@{cluster.bootstrap.name}")
+
+    async def prevent(self, by: str, *, on: bool) -> None:
+        """Let this node join only, or not, from now on."""
+        cluster = self._formed()
+        if on and cluster.node.leader and self._leased(cluster):
+            raise Conflict(
+                "this node hears a leader: it has joined",
+                code="quorum-exists",
+                hint="it takes effect on a node without a quorum",
+            )
+        giving_way.prevent(self._settings.state, on=on)
+        cluster.record(f"{by} {'prevents' if on else 'allows'} that this node makes a leader")
+        self._changed.set()
 
     async def destroy(self) -> None:
         """Set the state of this node aside."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from leitwolf.core.node import Node
+from leitwolf.model.history import HistoryStanding
 from leitwolf.store import QuorumLog
 from leitwolf.wire.ballot import Ballot, Key
 
@@ -18,6 +19,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     last: Key
     position: int
     chain: bytes
+    history: HistoryStanding
 
     @classmethod
     def of(cls, node: Node, store: QuorumLog) -> Shown:
@@ -28,4 +30,5 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
             last=quorum.last_key,
             position=store.position,
             chain=store.chain,
+            history=node.history,
         )

@@ -16,6 +16,7 @@ from leitwolf.core.policy import group_status, survives, why
 from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.storage_views import details, findings
+from leitwolf.model.errors import NotFound
 from leitwolf.model.events import Cause, Change, Event
 from leitwolf.model.ids import NO_NODE, GroupId, NetworkRole, NodeId
 from leitwolf.model.quorum import location_of
@@ -87,6 +88,32 @@ def log_line(state: State, index: int, change: Change) -> LogLine:
         because=change.because.text,
         cause=change.because.index,
         events=tuple(describe(state, event) for event in change.events),
+    )
+
+
+def explanation(
+    state: State, lookup: Callable[[int], Change | None], group: str
+) -> ExplanationView:
+    """Explain where a group is and why.
+
+    Raises:
+        NotFound: there is no such group.
+    """
+    explained = why(state, lookup, GroupId(group))
+    if explained is None:
+        names = ", ".join(state.groups) or "none"
+        raise NotFound(f"there is no group {group!r}; groups are: {names}")
+    causes = []
+    for reason in explained.reasons:
+        change = lookup(reason.index)
+        if change is not None:
+            causes.append(log_line(state, reason.index, change))
+    return ExplanationView(
+        group=group,
+        summary=explained.summary,
+        lines=explained.lines[1:],
+        waits_for=explained.waits_for,
+        causes=tuple(causes),
     )
 
 
@@ -257,27 +284,6 @@ def status_view(
         ),
         stopped=stopped,
         findings=findings(node, lambda item: _node_name(state, item)),
-    )
-
-
-def explanation(
-    state: State, lookup: Callable[[int], Change | None], group: GroupId
-) -> ExplanationView | None:
-    """Return where a group is and why, None: there is no such group."""
-    explained = why(state, lookup, group)
-    if explained is None:
-        return None
-    causes = []
-    for reason in explained.reasons:
-        change = lookup(reason.index)
-        if change is not None:
-            causes.append(log_line(state, reason.index, change))
-    return ExplanationView(
-        group=group,
-        summary=explained.summary,
-        lines=explained.lines[1:],
-        waits_for=explained.waits_for,
-        causes=tuple(causes),
     )
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "ChangeResource",
     "Command",
     "EvictNode",
+    "ForceQuorum",
     "IssueToken",
     "MakeBackup",
     "MoveGroup",
@@ -27,6 +28,7 @@ __all__ = [
     "RelocateWitness",
     "RemoveGroup",
     "RemoveResource",
+    "ReplaceStorage",
     "SetNetwork",
     "SetQuorum",
     "SetVotes",
@@ -264,6 +266,27 @@ class SetVotes(_Command, frozen=True, kw_only=True):
     """0: the node never votes; 1: it does."""
 
 
+class ForceQuorum(_Command, frozen=True, kw_only=True):
+    """Go on without a quorum, with ``nodes`` alone; done by the node that is asked.
+
+    Without ``others_down`` nothing is done: the answer tells what would be, as ``plan`` (JSON of
+    :class:`leitwolf.model.views.ForceView`).
+    """
+
+    nodes: tuple[NodeId, ...] = ()
+    """(): this node and all that it reaches."""
+    others_down: bool = False
+    """The operator confirms that no other node runs, nor comes back by itself unnoticed."""
+
+
+class ReplaceStorage(_Command, frozen=True, kw_only=True):
+    """From a node that set its log aside for a later history: it goes on with an empty one."""
+
+    node: NodeId
+    former: str
+    storage: str
+
+
 class Rekey(_Command, frozen=True, kw_only=True):
     """Replace the heartbeat key of all guards; 32 bytes each."""
 
@@ -296,6 +319,8 @@ Command = (
     | TellRecord
     | AddNode
     | EvictNode
+    | ForceQuorum
+    | ReplaceStorage
     | IssueToken
     | SetNetwork
     | ChangeCluster

@@ -18,6 +18,7 @@ from leitwolf.model.ids import (
     Wish,
 )
 from leitwolf.model.quorum import QuorumWish
+from leitwolf.wire.lineage import Lineage
 
 __all__ = [
     "SETTINGS",
@@ -53,6 +54,7 @@ __all__ = [
     "NotChosen",
     "ProfileSettled",
     "QuorumChanged",
+    "QuorumForced",
     "QuorumWished",
     "ResourceAdded",
     "ResourceChanged",
@@ -252,6 +254,20 @@ class WitnessRelocated(_Event, frozen=True, kw_only=True):
     """'': as before."""
 
 
+class QuorumForced(_Event, frozen=True, kw_only=True):
+    """A part of the cluster goes on without the rest, by order of the operator: a new history.
+
+    Disks and witnesses are set aside; addresses are probed for duplicates before they are used.
+    """
+
+    lineage: Lineage
+    """Of the new history; its last nonce is new."""
+    nodes: tuple[NodeId, ...]
+    """Who goes on; the operator confirmed that no other node runs."""
+    loss: str
+    """What may be lost, as far as it was known."""
+
+
 class KeysSet(_Event, frozen=True, kw_only=True):
     """The heartbeat keys of all guards, the sealing one first; a rekey takes three steps.
 
@@ -435,6 +451,7 @@ Event = (
     | TokenUsed
     | KeysSet
     | ProfileSettled
+    | QuorumForced
     | QuorumWished
     | WitnessRelocated
     | LocalRecord

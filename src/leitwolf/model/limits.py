@@ -70,6 +70,8 @@ ENTRIES_RETAINED = 1_000
 """Entries kept in memory behind a snapshot: a node a little behind needs no whole snapshot."""
 COMMIT_HINT_ENTRIES = 32
 """Commits after which the next write carries a commit hint: cheap, and it dates corruption."""
+FORCES_MAX = 64
+"""Forced quorums in the life of a cluster; heartbeats carry a number of 8 bytes for each."""
 REQUESTS_PENDING_MAX = 4_096
 """Requests waiting for their commit; more are refused as overload."""
 REQUESTS_TOGETHER_MAX = 128

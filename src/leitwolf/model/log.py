@@ -6,11 +6,13 @@ import msgspec
 
 from leitwolf.model.quorum import QuorumConfig
 from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot, Key
+from leitwolf.wire.lineage import Lineage
 
 __all__ = [
     "CommitRecord",
     "Entry",
     "EntryRecord",
+    "ForcedRecord",
     "Loaded",
     "PromisedRecord",
     "Record",
@@ -74,7 +76,18 @@ class WitnessRecord(_Record, frozen=True, kw_only=True):
     """Of an object."""
 
 
-Record = PromisedRecord | EntryRecord | TruncateRecord | CommitRecord | WitnessRecord
+class ForcedRecord(_Record, frozen=True, kw_only=True):
+    """This storage is in the history ``lineage`` from here on: the operator forced it.
+
+    The entry that begins the history may come later, from the node that was forced first. Nothing
+    below ``ballot``, the first of its epoch, is helped any more.
+    """
+
+    ballot: Ballot
+    lineage: Lineage
+
+
+Record = PromisedRecord | EntryRecord | TruncateRecord | CommitRecord | WitnessRecord | ForcedRecord
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,3 +113,5 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Commit hint."""
     witnesses: tuple[WitnessRecord, ...] = ()
     """The newest record of each disk or witness, oldest first."""
+    lineage: Lineage = ()
+    """History that this storage was forced into; its entry may be missing still."""

@@ -17,6 +17,7 @@ from leitwolf.model.ids import (
     Wish,
 )
 from leitwolf.model.quorum import QuorumConfig, QuorumWish, Relocation
+from leitwolf.wire.lineage import Lineage
 
 __all__ = ["Group", "Network", "Node", "Resource", "State", "Token"]
 
@@ -156,6 +157,10 @@ class State(_Data, frozen=True, kw_only=True):
     """Node whose election the log recorded last."""
     quorum: QuorumConfig | None = None
     wish: QuorumWish = QuorumWish()
+    lineage: Lineage = ()
+    """Of this history: nonces of all forces; the epoch is their number."""
+    forced: int = 0
+    """Index of the entry that began it, 0: nobody ever forced anything."""
     witness_serial: int = 0
     """How many witnesses there ever were: their ids are never used again."""
     relocations: tuple[Relocation, ...] = ()

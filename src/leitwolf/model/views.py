@@ -10,6 +10,9 @@ __all__ = [
     "ClusterSetup",
     "ExplanationView",
     "FindingView",
+    "ForceGroup",
+    "ForceNode",
+    "ForceView",
     "GroupView",
     "InitRequest",
     "JoinRequestView",
@@ -19,6 +22,7 @@ __all__ = [
     "NetworkView",
     "NodeLine",
     "PathView",
+    "PreventRequest",
     "ProofView",
     "QuorumMember",
     "QuorumView",
@@ -312,6 +316,51 @@ class QuorumView(_View, frozen=True, kw_only=True):
     witness: WitnessView | None = None
 
 
+class ForceNode(_View, frozen=True, kw_only=True):
+    """One node, as far as a force is concerned."""
+
+    node: str
+    here: bool
+    named: bool
+    """It would go on."""
+    answers: bool
+    heard_ms: float
+    """How long ago it was heard last, -1: never since this daemon started."""
+    index: int
+    """Newest entry that it holds, -1: it did not say."""
+    code: str = ""
+    text: str = ""
+    """Why it would refuse, '': it would not, or did not say."""
+
+
+class ForceGroup(_View, frozen=True, kw_only=True):
+    """A group that would be started."""
+
+    group: str
+    node: str
+
+
+class ForceView(_View, frozen=True, kw_only=True):
+    """What forcing a quorum would mean; nothing was done."""
+
+    nodes: tuple[ForceNode, ...]
+    index: int
+    """Newest entry held here."""
+    known: int
+    """Newest entry that was ever heard of here, at least :attr:`index`."""
+    known_at: str
+    """Who holds it, '': nobody is known to hold more."""
+    loss: str
+    """What may be lost, in words."""
+    groups: tuple[ForceGroup, ...]
+    wait_ms: int
+    """How long nothing of the other nodes must be heard before anything starts."""
+    code: str = ""
+    text: str = ""
+    hint: str = ""
+    """Why it would be refused, '': it would not."""
+
+
 class LogLine(_View, frozen=True, kw_only=True):
     """One line of the merged timeline."""
 
@@ -357,6 +406,12 @@ class JoinRequestView(_View, frozen=True, kw_only=True):
     """Set an unusable state aside: the way back of a node whose storage is lost."""
     replace: bool = False
     """Take the place of the node of this name."""
+
+
+class PreventRequest(_View, frozen=True, kw_only=True):
+    """Let a node join only, or not."""
+
+    prevent: bool
 
 
 class ClusterSetup(_View, frozen=True, kw_only=True):

@@ -20,7 +20,9 @@ from enum import StrEnum
 import msgspec
 
 from leitwolf.model.errors import ProtocolError, check
+from leitwolf.model.history import HistoryStanding
 from leitwolf.wire.ballot import Ballot, Key
+from leitwolf.wire.lineage import Lineage
 
 __all__ = [
     "CONTROL_BYTES_MAX",
@@ -65,6 +67,11 @@ class Code(StrEnum):
     VERSION_MISMATCH = "version-mismatch"
     NOT_ADMITTED = "not-admitted"
     STORAGE_UNKNOWN = "storage-unknown"
+    STORAGE_REPLACED = "storage-replaced"
+    HISTORY_BEHIND = "history-behind"
+    HISTORY_SUPERSEDED = "history-superseded"
+    FORCE_UNFINISHED = "force-unfinished"
+    TWO_FORCED_HALVES = "two-forced-halves"
     STATE_ROLLED_BACK = "state-rolled-back"
     TOKEN_EXPIRED = "token-expired"  # noqa: S105  # a code, no password
     TOKEN_USED = "token-used"  # noqa: S105
@@ -105,6 +112,10 @@ class Hello(_Control, frozen=True, kw_only=True):
     """Hash chain of the records up to ``position``."""
     session: bytes = b""
     """Random number of the daemon process; the network fills it in."""
+    history: HistoryStanding = HistoryStanding()
+    """In which history I am."""
+    replaces: tuple[str, ...] = ()
+    """Former storages of mine, set aside for a later history."""
 
 
 class Welcome(_Control, frozen=True, kw_only=True):
@@ -189,6 +200,8 @@ class JoinGrant(_Control, frozen=True, kw_only=True):
     """The new node's address on each network, by network name."""
     members: tuple[JoinedMember, ...]
     """The other nodes."""
+    lineage: Lineage = ()
+    """Of the history that the cluster is in."""
 
     def __repr__(self) -> str:
         return f"JoinGrant(node={self.node}, cluster={self.cluster!r}, members={self.members!r})"

@@ -162,6 +162,8 @@ class PeerStream(asyncio.Protocol):
         self.link = link
         self.node = expected or 0
         self.fingerprint = ""
+        self.hello: Hello | None = None
+        """Of the peer, once it was accepted."""
         self.settled: asyncio.Future[None] = loop.create_future()
         """Done when the stream is established or ended."""
         self.ended: asyncio.Future[Ending] = loop.create_future()
@@ -316,6 +318,7 @@ class PeerStream(asyncio.Protocol):
         if reason is not None:
             self._reject(reason)
             return
+        self.hello = hello
         self._phase = _Phase.WELCOME
         self._write(frame(encode_control(Welcome())))
 

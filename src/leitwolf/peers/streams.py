@@ -29,6 +29,7 @@ from typing import Any, cast
 import msgspec
 
 from leitwolf.model.errors import ProtocolError, check
+from leitwolf.model.history import HistoryStanding
 from leitwolf.model.limits import PEER_FRAME_BYTES_MAX
 from leitwolf.peers.admission import Admission, JoinGate, OnJoin
 from leitwolf.peers.frames import MALFORMED, Code, Hello, Rejection
@@ -183,6 +184,25 @@ class PeerNetwork:
     def connected(self) -> dict[int, int]:
         """Return the nodes that can be sent to, and the link in use for each."""
         return {node: stream.link for node, stream in self._active.items()}
+
+    def history(self, node: int) -> HistoryStanding:
+        """Return in which history a node is, as it said when its stream in use was made."""
+        stream = self._active.get(node)
+        hello = stream.hello if stream is not None else None
+        return hello.history if hello is not None else HistoryStanding()
+
+    def examine_again(self) -> None:
+        """End the streams of nodes that would not be let in any more."""
+        for streams in list(self._streams.values()):
+            for stream in list(streams.values()):
+                if stream.hello is not None and self.judge(stream.hello) is not None:
+                    stream.abort()
+
+    def renew(self) -> None:
+        """Make all streams anew: what this node says in its hello has changed."""
+        standing = [stream for streams in self._streams.values() for stream in streams.values()]
+        for stream in (*standing, *self._handshaking):
+            stream.abort()
 
     def links(self) -> dict[int, tuple[int, ...]]:
         """Return the links on which a stream to each node stands."""

@@ -58,5 +58,11 @@ class Service(Protocol):
     async def restore(self, data: bytes, node_name: str, *, replace: bool) -> ClusterSetup:
         """Make a cluster of one from a backup file. Raises InvalidConfig, Conflict."""
 
+    async def give_up(self, by: str) -> None:
+        """Give up the history of this node for another one that it hears. Raises Conflict."""
+
+    async def prevent(self, by: str, *, on: bool) -> None:
+        """Let this node join only, until it has joined; or not. Raises Conflict."""
+
     async def destroy(self) -> None:
         """Set the state of this node aside; it is in no cluster then. Raises Conflict."""

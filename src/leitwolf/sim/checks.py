@@ -17,6 +17,10 @@ I13       what a node promises only rises; its guard acknowledges nothing below 
 
 I6, I7 and I10 are seen in directed runs (``tests/sim/test_scenarios.py``).
 
+When a quorum was forced all of this holds within each history. Between two, I4 holds only if the
+operator was right (:attr:`Checker.truthful`); and always a guard has closed the leases of a former
+history before it answers a leader of the next one (L11).
+
 An address is active while it is on the node and the kernel's gate is open, whatever is frozen; a
 process is active while it exists and is not frozen.
 """
@@ -24,6 +28,7 @@ process is active while it exists and is not frozen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from leitwolf.core.quorum.view import QuorumView
@@ -35,6 +40,7 @@ from leitwolf.model.state import State
 from leitwolf.sim.kernel import Cell
 from leitwolf.state import decode_change, digest
 from leitwolf.wire.ballot import Ballot
+from leitwolf.wire.lineage import Lineage
 
 __all__ = ["Checker", "NodeLike", "Violation"]
 
@@ -45,6 +51,15 @@ _DIGEST_EVERY = 16
 """State hashes are compared at every so many entries: they cost more than all else."""
 
 
+@dataclass(slots=True)
+class _Book:
+    """What was committed in one history; it begins as a copy of the one it was forced out of."""
+
+    entries: dict[int, tuple[Ballot, bytes]] = field(default_factory=dict)
+    digests: dict[int, str] = field(default_factory=dict)
+    committed: int = 0
+
+
 class Violation(InvariantError):
     """The simulated cluster broke an invariant."""
 
@@ -53,6 +68,10 @@ class NodeLike(Protocol):
     """What the checkers look at; the simulated node provides it."""
 
     id: int
+
+    @property
+    def lineage(self) -> Lineage:
+        """Return the history that it is in, as far as its daemon said."""
 
     def active_cells(self) -> list[Cell]:
         """Return what answers from there or runs there at this moment."""
@@ -75,6 +94,9 @@ class NodeLike(Protocol):
 
     def promised(self) -> Ballot:
         """Return the highest ballot that it promised durably."""
+
+    def lease_open(self) -> int:
+        """Return the id of its run-lease while its gate is open, 0: it is shut."""
 
     def holds(self, entry: Entry, storage: str) -> bool:
         """Return whether ``storage`` is its disk and holds ``entry`` durably."""
@@ -100,11 +122,11 @@ class Checker:
         self._bound_until = bound_until
         self._holds_at = holds_at
         self._nodes: dict[int, NodeLike] = {}
-        self._entries: dict[int, tuple[Ballot, bytes]] = {}
-        self._digests: dict[int, str] = {}
+        self._books: dict[Lineage, _Book] = {(): _Book()}
+        self.truthful = True
+        """Who was declared down is down and stays so: nothing runs in two histories."""
         self._closed_leases: set[tuple[int, int, int]] = set()
-        self._attested: dict[tuple[int, str], int] = {}
-        self.committed = 0
+        self._attested: dict[tuple[Lineage, int, str], int] = {}
         self.elections = 0
         self.starts = 0
 
@@ -115,24 +137,45 @@ class Checker:
     def _fail(self, text: str) -> None:
         raise Violation(text)
 
+    @property
+    def committed(self) -> int:
+        """Highest index that was committed in the history that was forced last."""
+        return self._books[max(self._books, key=len)].committed
+
+    @property
+    def histories(self) -> int:
+        """How many histories there were."""
+        return len(self._books)
+
+    def _book(self, lineage: Lineage, fork: int) -> _Book:
+        """Return the book of a history; a new one shares what was committed up to ``fork``."""
+        book = self._books.get(lineage)
+        if book is None:
+            former = self._book(lineage[:-1], fork)
+            entries = {index: entry for index, entry in former.entries.items() if index <= fork}
+            book = self._books[lineage] = _Book(entries, {}, min(former.committed, fork))
+        return book
+
     # --- log -------------------------------------------------------------------------------------
 
     def applied(self, node: int, entries: tuple[Entry, ...], state: State) -> None:
         """A node folded committed entries (I1, I2)."""
+        lineage = self._nodes[node].lineage if node else ()
+        book = self._book(lineage, entries[0].index - 1)
         for entry in entries:
             mine = (entry.ballot, entry.payload)
-            first = self._entries.setdefault(entry.index, mine)
+            first = book.entries.setdefault(entry.index, mine)
             if first != mine:
                 self._fail(
                     f"I1: n{node} applied {entry.ballot} at {entry.index}, first was {first[0]}"
                 )
-            if entry.index > self.committed and node:
+            if entry.index > book.committed and node:
                 self._demand_durable(self._nodes[node], entry)
-            self.committed = max(self.committed, entry.index)
+            book.committed = max(book.committed, entry.index)
         last = entries[-1].index
         if last % _DIGEST_EVERY == 0 and state.index == last:  # one step may apply more than these
             mine_digest = digest(state)
-            if self._digests.setdefault(last, mine_digest) != mine_digest:
+            if book.digests.setdefault(last, mine_digest) != mine_digest:
                 self._fail(f"I1: n{node} has another state at {last} than others")
 
     def _demand_durable(self, leader: NodeLike, entry: Entry) -> None:
@@ -155,30 +198,34 @@ class Checker:
 
     def read(self, node: NodeLike, index: int) -> None:
         """A daemon in charge shows its state as of ``index``: fresh under a valid lease (I2)."""
-        if index < self.committed and node.leader_until() > self._now():
-            self._fail(f"I2: n{node.id} shows entry {index} as newest, {self.committed} is")
+        committed = self._books.get(node.lineage, _Book()).committed
+        if index < committed and node.leader_until() > self._now():
+            self._fail(f"I2: n{node.id} shows entry {index} as newest, {committed} is")
 
     def elected(self, node: int, quorum: QuorumView) -> None:
         """A node took office (I1: its log is complete)."""
         self.elections += 1
         log = {entry.index: entry for entry in quorum.log}
         base = min(log) - 1 if log else quorum.commit
-        for index in range(base + 1, self.committed + 1):
+        book = self._books.get(quorum.lineage, _Book())
+        for index in range(base + 1, book.committed + 1):
             have = log.get(index)
-            want = self._entries.get(index)
+            want = book.entries.get(index)
             if want is not None and (have is None or (have.ballot, have.payload) != want):
                 self._fail(f"I1: n{node} leads without committed entry {index}")
 
     def answered(self, index: int) -> None:
-        """A request was answered: its entry is committed for ever (I2)."""
-        if index > self.committed:
-            self._fail(f"I2: answered with entry {index}, committed up to {self.committed}")
+        """A request was answered: its entry is committed for ever (I2), in one history."""
+        committed = max(book.committed for book in self._books.values())
+        if index > committed:
+            self._fail(f"I2: answered with entry {index}, committed up to {committed}")
 
     def wishes(self, state: State) -> None:
         """The wishes of operators, folded here from what was committed, stand in the state (I8)."""
         wished: dict[str, object] = {}
+        entries = self._books.get(state.lineage, _Book()).entries
         for index in range(1, state.index + 1):
-            known = self._entries.get(index)
+            known = entries.get(index)
             for event in decode_change(known[1]).events if known else ():
                 if isinstance(event, GroupWished) and event.group in state.groups:
                     wished[f"group {event.group}"] = event.wish
@@ -201,7 +248,8 @@ class Checker:
         if until <= now:
             return
         for other in self._nodes.values():
-            if other is not node and other.leader_until() > now:
+            same = other is not node and other.lineage == node.lineage
+            if same and other.leader_until() > now:
                 self._fail(f"I3: leader leases of n{node.id} and n{other.id} are valid at once")
         for acceptors in node.configurations():
             total = sum(acceptor.weight for acceptor in acceptors)
@@ -210,16 +258,22 @@ class Checker:
                 voter = self._nodes.get(acceptor.id.node)
                 if acceptor.kind != "node":
                     helps_at = self._bound_until(acceptor.id, node.id)
+                elif voter is None or voter.lineage != node.lineage:
+                    helps_at = until  # it never votes in this history again
                 else:
-                    helps_at = until if voter is None else voter.may_vote_from(node.id)
+                    helps_at = voter.may_vote_from(node.id)
                 if helps_at >= until:
                     bound += acceptor.weight
             if 2 * bound <= total:
                 self._fail(f"I12: n{node.id} leads, but only {bound} of {total} votes are bound")
 
     def acknowledged(self, node: NodeLike, ballot: Ballot) -> None:
-        """A guard acknowledges a heartbeat (I13)."""
-        if ballot < node.promised():
+        """A guard acknowledges a heartbeat (I13, L11)."""
+        lease = node.lease_open()
+        if lease and lease >> 51 < ballot.epoch:
+            self._fail(f"L11: n{node.id} answers {ballot} with lease {lease:x} of before open")
+        promised = node.promised()
+        if ballot < promised and ballot.epoch == promised.epoch:
             self._fail(f"I13: n{node.id} acknowledges {ballot}, but promised {node.promised()}")
 
     def written(self, node: NodeLike, records: tuple[Record, ...]) -> None:
@@ -233,14 +287,15 @@ class Checker:
 
     def active(self) -> None:
         """No group is active on two nodes (I4), nothing without a lease (I5)."""
-        owners: dict[str, int] = {}
+        owners: dict[tuple[Lineage, str], int] = {}
         now = self._now()
         for node in self._nodes.values():
             cells = node.active_cells()
             if cells and now > node.run_end + _LATE_NS:
                 self._fail(f"I5: {cells[0].order.resource} is active on n{node.id} without a lease")
             for cell in cells:
-                owner = owners.setdefault(cell.order.group, node.id)
+                history = () if self.truthful else node.lineage
+                owner = owners.setdefault((history, cell.order.group), node.id)
                 if owner != node.id:
                     here = f"{cell.order.resource} generation {cell.order.generation}"
                     self._fail(
@@ -260,8 +315,8 @@ class Checker:
 
     def attested(self, node: int, group: str, generation: int) -> None:
         """A host attested a generation: nothing of it runs there, now or ever (I11)."""
-        known = self._attested.get((node, group), 0)
-        self._attested[node, group] = max(known, generation)
+        mark = (self._nodes[node].lineage, node, group)
+        self._attested[mark] = max(self._attested.get(mark, 0), generation)
         for cell in self._nodes[node].active_cells():
             if cell.order.group == group and cell.order.generation <= generation:
                 self._fail(f"I11: n{node} attested {group} {generation} while it runs")
@@ -269,7 +324,8 @@ class Checker:
     def started(self, node: int, cell: Cell) -> None:
         """A host started something (I4, I11)."""
         self.starts += 1
-        if cell.order.generation <= self._attested.get((node, cell.order.group), 0):
+        mark = (self._nodes[node].lineage, node, str(cell.order.group))
+        if cell.order.generation <= self._attested.get(mark, 0):
             self._fail(
                 f"I11: n{node} starts {cell.order.resource} of attested generation "
                 f"{cell.order.generation}"

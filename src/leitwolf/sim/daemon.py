@@ -14,7 +14,9 @@ from leitwolf.core.effects import (
     PeerMessage,
     PeerUp,
     Request,
+    SaveSnapshot,
     Tick,
+    Write,
 )
 from leitwolf.core.executor import Batch, Executor
 from leitwolf.core.intake import Intake
@@ -22,6 +24,7 @@ from leitwolf.core.lease import Commanded
 from leitwolf.core.node import Node
 from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.model.commands import Answer, Command
+from leitwolf.model.history import HistoryStanding
 from leitwolf.model.ids import NodeId
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostOrder
@@ -53,6 +56,10 @@ class SimDaemon(Process):
         self.streams: set[int] = set()
         self.config = QuorumConfig(acceptors=())
         """Quorum configuration before the newest step: by which that one counted."""
+        self.shown = HistoryStanding()
+        """In which history its disk says that it is: what handshakes tell."""
+        self._writing = HistoryStanding()
+        self._submitted = 0
         self.held_at = 0
         """RAW at which it stood still last."""
         self._executor: Executor | None = None
@@ -79,7 +86,11 @@ class SimDaemon(Process):
             snapshot_entries=world.snapshot_entries,
             rules=world.rules,
             boot=self._entropy.bits(),
+            lineage=node.home,
+            join_only=node.join_only,
         )
+        self.shown = self._writing = self.core.history
+        self._submitted = 0
         self._executor = Executor(self)
         self._intake = Intake()
         world.note(node.id, "daemon", f"started at entry {self.core.state.index}")
@@ -143,13 +154,18 @@ class SimDaemon(Process):
         core, executor = self.core, self._executor
         if core is None or executor is None:
             return
+        node = self._node
         self.config = core.quorum.config
         effects = core.step(self._node.raw(), event)
         self._note_office(core)
         if self._world.crash_now():
             self.perish("dies between two effects")
             return
+        for effect in effects:
+            if isinstance(effect, Write | SaveSnapshot):
+                self._submitted = effect.position
         executor.submit(effects)
+        node.join_only = core.quorum.join_only
         if core.in_charge:
             self._world.checker.read(self._node, core.state.index)
         self._write_next()
@@ -162,6 +178,7 @@ class SimDaemon(Process):
             self._led = leads
             world.checker.elected(node.id, core.quorum)
             world.note(node.id, "daemon", f"in charge by {leads}")
+            world.later(0, world.refresh_streams)
         elif leads == NO_BALLOT and self._led != NO_BALLOT:
             self._led = NO_BALLOT
             world.note(node.id, "daemon", "out of office")
@@ -198,6 +215,8 @@ class SimDaemon(Process):
         batch = self._executor.next_batch() if self._executor else None
         if batch is None:
             return
+        if batch.position == self._submitted and self.core is not None:
+            self._writing = self.core.history
         world.checker.written(node, batch.records)
         node.storage.write(batch.records)
         self._unsynced_since = node.raw()
@@ -222,14 +241,17 @@ class SimDaemon(Process):
         node.storage.sync()
         self._unsynced_since = 0
         executor.synced(batch.position)
+        if self.shown != self._writing:
+            former, self.shown = self.shown, self._writing
+            self._world.history_shown(node.id, anew=former.lineage != self.shown.lineage)
         self._step(Durable(position=batch.position))
 
     # --- peers, operators ------------------------------------------------------------------------
 
-    def peer_up(self, node: int) -> None:
+    def peer_up(self, node: int, history: HistoryStanding) -> None:
         """A stream to another daemon is up."""
         self.streams.add(node)
-        self.take(PeerUp(node=node))
+        self.take(PeerUp(node=node, history=history))
 
     def peer_lost(self, node: int) -> None:
         """The stream to another daemon is gone."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from leitwolf.sim.forcing import Forcing
 from leitwolf.sim.network import MILLISECOND
 from leitwolf.sim.node import SimNode
 from leitwolf.sim.operators import Operators
@@ -119,6 +120,18 @@ MIXES: dict[str, dict[str, int]] = {
         "operator": 6,
         **_SHARED,
     },
+    "forced": {
+        "force": 20,
+        "power": 1,
+        "partition": 1,
+        "one-way": 1,
+        "kill-guard": 3,
+        "kill-daemon": 5,
+        "stall-daemon": 2,
+        "slow-disk": 3,
+        "crashes": 3,
+        "operator": 12,
+    },
     "none": {},
 }
 """Weights of the kinds of faults, by the name of the mix."""
@@ -132,6 +145,7 @@ class Faults:
         self._world = world
         self._entropy = world.entropy.split()
         self._operators = Operators(world, self._entropy.split(), spares)
+        self.forcing = Forcing(world, self._entropy)
         self._on = False
         self._kinds: dict[str, Callable[[SimNode], None]] = {
             "power": self._power,
@@ -164,6 +178,7 @@ class Faults:
             "profile": self._operators.change_profile,
             "quorum": self._operators.change_quorum,
             "votes": self._operators.change_votes,
+            "force": self.forcing.disaster,
         }
         self._mix = MIXES[mix]
 

@@ -20,6 +20,7 @@ from leitwolf.sim.network import MILLISECOND
 from leitwolf.sim.process import Process
 from leitwolf.sim.storage import Storage
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, Now
+from leitwolf.wire.lineage import Lineage, describe
 from leitwolf.wire.page import LeasePage
 from leitwolf.wire.permit import believed
 
@@ -32,6 +33,8 @@ _GRACE_NS = 100 * MILLISECOND
 """A guard or host that runs again needs this long to kill what has no lease any more (K and the
 killing itself). Before that, and while neither runs, plain processes may outlive the lease: only a
 watchdog could stop them; their addresses are shut by the kernel (I4)."""
+_ANEW_NS = 300 * MILLISECOND
+"""A log is set aside, and guard and host begin anew."""
 _BOOT_NS = 3_000 * MILLISECOND
 _RATE_PPM_MAX = 1_000
 
@@ -60,6 +63,13 @@ class SimNode:
         self.guard = SimGuard(self)
         self.daemon = SimDaemon(self)
         self.host = HostProcess(self)
+        self.home: Lineage = ()
+        """History for which it set its log aside, with nothing of it in the new one yet."""
+        self.replaces = ""
+        """The storage that it set aside then."""
+        self.join_only = False
+        """Its next daemons are to join only, until one did."""
+        self._lineage: Lineage = ()
         self.disk_slow_until = 0
         self.disk_slow_ms = (20, 900)
         """Least and most that a write takes while the disk is slow."""
@@ -105,6 +115,18 @@ class SimNode:
         return arrival
 
     # --- what the checkers read ------------------------------------------------------------------
+
+    @property
+    def lineage(self) -> Lineage:
+        """Return the history that its daemon is in, or was in last."""
+        if self.daemon.core is not None:
+            self._lineage = self.daemon.core.quorum.lineage
+        return self._lineage
+
+    def lease_open(self) -> int:
+        """Return the id of the run-lease under which the gate of the page is open, 0: none."""
+        page = self.kernel.page
+        return page.lease if page is not None and page.gate else 0
 
     def active_cells(self) -> list[Cell]:
         """Return what answers from here or runs here at this moment."""
@@ -215,6 +237,30 @@ class SimNode:
         """Power off, and come back after booting."""
         self.power_off(why)
         self.world.later(_BOOT_NS, self.power_on)
+
+    def give_way(self, lineage: Lineage) -> None:
+        """Stop everything, set the log aside, and begin anew in a history that was forced.
+
+        As the real daemon: guard and host forget what was, and nothing runs when they begin.
+        """
+        if not self.powered or self.frozen or lineage in (self.lineage, self.home):
+            return
+        self.world.note(self.id, "heal", f"gives way to {describe(lineage)}")
+        self.kernel.cells.clear()
+        self.kernel.closed.clear()
+        self.kernel.gate_present = False
+        for process in (self.daemon, self.host):
+            process.kill()
+        self.daemon.forget()
+        self.host.forget()
+        self.world.daemon_died(self.id)
+        self.guard.perish(page=True)
+        self.run_end = 0
+        self.replaces = self.storage.name
+        self.storage = Storage(f"{self.replaces}+")
+        self.home = lineage
+        self.world.later(_ANEW_NS, self.host.begin)
+        self.world.later(_ANEW_NS, self.daemon.begin)
 
     # --- standing still --------------------------------------------------------------------------
 

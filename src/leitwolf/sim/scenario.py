@@ -22,6 +22,8 @@ are made anew, a resource that failed is restarted, an unstoppable node reboots 
 _BOOT_NS = 4 * SECOND
 """A machine that boots and its daemon's first look at the log."""
 _STAY_WELL_NS = 2 * SECOND
+_DECISIONS = 6
+"""Every 2 s the operator looks which histories there are, and gives up all but one."""
 _SNAPSHOT_ENTRIES = 40
 """Few enough that nodes which were away need a snapshot."""
 
@@ -127,6 +129,10 @@ def _run(world: World, setting: Setting) -> None:
     faults.stop()
     if not setting.liveness:
         return
+    if world.checker.histories > 1:
+        for _ in range(_DECISIONS):
+            world.run_until(world.now + 2 * SECOND)
+            faults.forcing.reconcile()
     start = world.now
     budget = 10 * (profile.run + profile.promise) + _BOOT_NS
     while not world.leaders():

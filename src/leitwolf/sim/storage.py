@@ -10,6 +10,7 @@ from leitwolf.model.log import (
     CommitRecord,
     Entry,
     EntryRecord,
+    ForcedRecord,
     Loaded,
     PromisedRecord,
     Record,
@@ -19,6 +20,7 @@ from leitwolf.model.log import (
 )
 from leitwolf.sim.entropy import Entropy
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
+from leitwolf.wire.lineage import Lineage
 
 __all__ = ["Storage"]
 
@@ -34,6 +36,7 @@ class Storage:
         self._entries: dict[int, Entry] = {}
         self._commit = 0
         self._witnesses: dict[str, WitnessRecord] = {}
+        self._lineage: Lineage = ()
         self._unsynced: list[Record] = []
         if loaded is not None:
             self._promised, self._snapshot = loaded.promised, loaded.snapshot
@@ -93,6 +96,7 @@ class Storage:
             entries=tuple(entries),
             commit=min(self._commit, index - 1),
             witnesses=tuple(self._witnesses.values()),
+            lineage=self._lineage,
         )
 
     def _apply(self, record: Record) -> None:
@@ -108,3 +112,5 @@ class Storage:
                 self._commit = max(self._commit, record.index)
             case WitnessRecord():
                 self._witnesses[record.storage] = record
+            case ForcedRecord():
+                self._promised, self._lineage = record.ballot, record.lineage

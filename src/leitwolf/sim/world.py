@@ -10,12 +10,15 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 
-from leitwolf.core.effects import Applied
+from leitwolf.core.effects import Applied, PeerSeen
 from leitwolf.core.effects import PeerMessage as DaemonMessage
+from leitwolf.core.histories import Verdict, judge
 from leitwolf.core.lease import Heard
 from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.core.rules import ALL_RULES, Rules
-from leitwolf.model.commands import Answer, Command
+from leitwolf.core.storages import known_instead
+from leitwolf.model.commands import Answer, Command, ReplaceStorage
+from leitwolf.model.ids import NodeId
 from leitwolf.model.limits import SNAPSHOT_ENTRIES
 from leitwolf.model.log import Entry
 from leitwolf.model.quorum import AcceptorId, QuorumConfig
@@ -32,6 +35,10 @@ from leitwolf.wire.heartbeat import PeerMessage as GuardMessage
 __all__ = ["World"]
 
 _TRACE_MAX = 4_000
+_OWN_REQUESTS = 1 << 40
+"""Numbers of requests that daemons make of their own accord lie above."""
+_CALL_AGAIN_NS = 2_000 * MILLISECOND
+"""Nodes that turned each other away call again."""
 _WALL_START = 1_700_000_000_000_000_000
 
 
@@ -82,7 +89,8 @@ class World:
         self._queue: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._serial = 0
         self._streams: dict[tuple[int, int], str] = {}
-        self._members: dict[int, tuple[int, ...]] = {}
+        self._members: dict[int, tuple[tuple[int, str], ...]] = {}
+        self._calling: set[tuple[int, int]] = set()
         self.checker = Checker(lambda: self.now, self._bound_until, self._holds_at)
         self.network = Network(self.entropy.split(), links)
         self.nodes: dict[int, SimNode] = {}
@@ -224,17 +232,65 @@ class World:
                 if one.id < other.id:
                     self._refresh((one.id, other.id))
 
+    def history_shown(self, node: int, *, anew: bool) -> None:
+        """A daemon shows another standing in its history, or (``anew``) another history."""
+        for pair in list(self._streams):
+            if anew and node in pair and self._streams[pair] == "up":
+                self._break(pair, MILLISECOND)
+        self.refresh_streams()
+
     def _wanted(self, pair: tuple[int, int]) -> bool:
         one, other = self.nodes[pair[0]], self.nodes[pair[1]]
-        return _knows(one, other.id) and _knows(other, one.id) and self.network.connected(*pair)
+        known = _knows(one, other.id) and _knows(other, one.id)
+        if not known or not self.network.connected(*pair):
+            return False
+        return all([self._welcome(one, other), self._welcome(other, one)])  # both say their word
+
+    def _welcome(self, node: SimNode, caller: SimNode) -> bool:
+        """Return whether a daemon accepts another's hello; do what follows if it does not."""
+        core, mine, theirs = node.daemon.core, node.daemon.shown, caller.daemon.shown
+        verdict = judge(node.id, mine, caller.id, theirs, self.rules)
+        if verdict is Verdict.BEHIND:
+            self.later(self.entropy.between(5, 400) * MILLISECOND, node.give_way, theirs.lineage)
+        if verdict not in (Verdict.SAME, Verdict.ORDERED):
+            node.daemon.take_later(MILLISECOND, PeerSeen(node=caller.id))
+            return False
+        if core is None:
+            return False
+        known = known_instead(core, NodeId(caller.id), caller.storage.name)
+        if not known:
+            return True
+        if caller.replaces in known:
+            self._serial += 1
+            command = ReplaceStorage(
+                node=NodeId(caller.id), former=caller.replaces, storage=caller.storage.name
+            )
+            self.ask(node.id, _OWN_REQUESTS + self._serial, command)
+        return False
 
     def _refresh(self, pair: tuple[int, int]) -> None:
         present = self._streams.get(pair)
-        if self._wanted(pair) and present is None:
+        if present == "making":
+            return
+        wanted = self._wanted(pair)
+        if wanted and present is None:
             self._streams[pair] = "making"
             self.later(self.entropy.between(2, 30) * MILLISECOND, lambda: self._made(pair))
-        elif not self._wanted(pair) and present == "up":
+        elif not wanted and present == "up":
             self._break(pair, self.entropy.between(150, 700) * MILLISECOND)
+        elif not wanted and self._turned_away(pair) and pair not in self._calling:
+            self._calling.add(pair)
+            self.later(_CALL_AGAIN_NS, self._call_again, pair)
+
+    def _turned_away(self, pair: tuple[int, int]) -> bool:
+        """Tell whether two daemons can reach each other, but do not want to talk."""
+        one, other = self.nodes[pair[0]], self.nodes[pair[1]]
+        alive = one.daemon.core is not None and other.daemon.core is not None
+        return alive and self.network.connected(*pair)
+
+    def _call_again(self, pair: tuple[int, int]) -> None:
+        self._calling.discard(pair)
+        self._refresh(pair)
 
     def _made(self, pair: tuple[int, int]) -> None:
         if self._streams.get(pair) != "making":
@@ -243,8 +299,10 @@ class World:
             del self._streams[pair]
             return
         self._streams[pair] = "up"
-        self.nodes[pair[0]].daemon.peer_up(pair[1])
-        self.nodes[pair[1]].daemon.peer_up(pair[0])
+        one, other = self.nodes[pair[0]].daemon, self.nodes[pair[1]].daemon
+        shown = one.shown, other.shown
+        one.peer_up(pair[1], shown[1])
+        other.peer_up(pair[0], shown[0])
 
     def _break(self, pair: tuple[int, int], delay: int) -> None:
         self._streams[pair] = "breaking"
@@ -271,7 +329,7 @@ class World:
         after, self.after_commit = self.after_commit, None
         if after is not None:
             after()
-        members = tuple(core.state.nodes)
+        members = tuple((member.id, member.storage) for member in core.state.nodes.values())
         if members != self._members.get(node.id):
             self._members[node.id] = members
             for member in core.state.nodes.values():

@@ -10,7 +10,7 @@ from leitwolf.state.backup import (
     take_backup,
 )
 from leitwolf.state.codec import decode, decode_change, digest, encode, encode_change
-from leitwolf.state.fold import fold, fold_all, fold_change
+from leitwolf.state.fold import fold, fold_all, fold_change, fold_loaded
 from leitwolf.state.groups import SECOND, recent
 from leitwolf.state.transitions import (
     GROUP_TRANSITIONS,
@@ -38,6 +38,7 @@ __all__ = [
     "fold",
     "fold_all",
     "fold_change",
+    "fold_loaded",
     "recent",
     "resource_path",
     "take_backup",

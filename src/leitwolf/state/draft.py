@@ -85,6 +85,8 @@ class Draft:
         self.keys_time = state.keys_time
         self.quorum = state.quorum
         self.wish = state.wish
+        self.lineage = state.lineage
+        self.forced = state.forced
         self.witness_serial = state.witness_serial
         self.relocations = state.relocations
         self._members: dict[str, list[str]] | None = None
@@ -122,6 +124,8 @@ class Draft:
             keys_time=self.keys_time,
             quorum=self.quorum,
             wish=self.wish,
+            lineage=self.lineage,
+            forced=self.forced,
             witness_serial=self.witness_serial,
             relocations=self.relocations,
             nodes=self.nodes.rows,

@@ -20,14 +20,14 @@ from typing import Any
 from leitwolf.model import events
 from leitwolf.model.errors import InvariantError, check
 from leitwolf.model.events import Change
-from leitwolf.model.log import Entry
+from leitwolf.model.log import Entry, Loaded
 from leitwolf.model.quorum import QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.state import groups, nodes
-from leitwolf.state.codec import decode_change
+from leitwolf.state.codec import decode, decode_change
 from leitwolf.state.draft import Draft
 
-__all__ = ["fold", "fold_all", "fold_change"]
+__all__ = ["fold", "fold_all", "fold_change", "fold_loaded"]
 
 _HANDLERS: dict[type, Callable[[Draft, Any], None]] = {
     events.ClusterFormed: nodes.apply_cluster_formed,
@@ -45,6 +45,7 @@ _HANDLERS: dict[type, Callable[[Draft, Any], None]] = {
     events.KeysSet: nodes.apply_keys_set,
     events.ProfileSettled: nodes.apply_profile_settled,
     events.QuorumChanged: nodes.apply_nothing,
+    events.QuorumForced: nodes.apply_quorum_forced,
     events.QuorumWished: nodes.apply_quorum_wished,
     events.WitnessRelocated: nodes.apply_witness_relocated,
     events.NetworkSet: nodes.apply_network_set,
@@ -108,6 +109,13 @@ def fold_change(
         except InvariantError as error:
             raise InvariantError(f"entry {index}, {type(event).__name__}: {error}") from error
     return draft.finish()
+
+
+def fold_loaded(loaded: Loaded) -> tuple[State, State]:
+    """Return the fold of what is known to be committed, and of everything."""
+    begun = decode(loaded.snapshot.state) if loaded.snapshot is not None else State()
+    committed = fold_all(begun, loaded.entries, loaded.commit)
+    return committed, fold_all(committed, loaded.entries)
 
 
 def fold_all(state: State, entries: tuple[Entry, ...], upto: int | None = None) -> State:

@@ -7,11 +7,12 @@ from msgspec.structs import replace
 from leitwolf.model import events
 from leitwolf.model.errors import check
 from leitwolf.model.ids import NO_NODE, NodeStatus
-from leitwolf.model.quorum import Relocation
+from leitwolf.model.quorum import QuorumWish, Relocation
 from leitwolf.model.state import Network, Node, Token
 from leitwolf.model.witness import WITNESS_ID_MIN, is_witness
 from leitwolf.state.draft import Draft
 from leitwolf.state.transitions import NODE_TRANSITIONS
+from leitwolf.wire.lineage import continues, describe
 
 __all__ = [
     "apply_cluster_changed",
@@ -29,6 +30,7 @@ __all__ = [
     "apply_node_stopping",
     "apply_node_up",
     "apply_nothing",
+    "apply_quorum_forced",
     "apply_token_issued",
     "apply_token_used",
     "apply_witness_relocated",
@@ -104,6 +106,22 @@ def apply_witness_relocated(draft: Draft, event: events.WitnessRelocated) -> Non
         found = Relocation(storage=event.storage, node=event.node, location=event.location)
         rest = (*rest, found)
     draft.relocations = rest
+
+
+def apply_quorum_forced(draft: Draft, event: events.QuorumForced) -> None:
+    """Begin a new history, in which the nodes that go on vote alone."""
+    check(
+        continues(event.lineage, draft.lineage),
+        f"forced into {describe(event.lineage)}, which does not continue {describe(draft.lineage)}",
+    )
+    for node in event.nodes:
+        draft.nodes.need(node)
+    draft.lineage, draft.forced = event.lineage, draft.index
+    draft.wish = QuorumWish()
+    for resource in list(draft.resources):
+        if resource.proven:
+            # Perhaps it is still used somewhere, whatever the operator was told.
+            draft.resources.put(resource.id, replace(resource, proven=False, changed=draft.index))
 
 
 def apply_leader_elected(draft: Draft, event: events.LeaderElected) -> None:

@@ -170,6 +170,8 @@ def _record(name: str, record: StoredRecord, *, chained: bool) -> dict[str, Any]
             line["bad"] = "no entry of this version"
         line["change"] = None if entry is None else _public(_readable(entry.payload))
         line["config"] = None if entry is None else msgspec.to_builtins(entry.config)
+    elif record.kind is Kind.FORCED:
+        line["lineage"] = _readable(record.payload)
     elif record.kind is Kind.SNAPSHOT:
         line["snapshot"] = _readable(record.payload)
         if chained:

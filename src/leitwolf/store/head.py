@@ -15,6 +15,7 @@ from leitwolf.model.log import WitnessRecord
 from leitwolf.store.record import NO_CHAIN, Kind
 from leitwolf.store.segment import SegmentHeader, SnapshotReference
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
+from leitwolf.wire.lineage import Lineage
 
 __all__ = ["Contradiction", "Head"]
 
@@ -39,6 +40,7 @@ class Head:
     last_index: int = 0
     snapshots: tuple[SnapshotReference, ...] = ()
     witnesses: tuple[WitnessRecord, ...] = ()
+    lineage: Lineage = ()
 
     @classmethod
     def at(cls, header: SegmentHeader) -> Head:
@@ -51,6 +53,7 @@ class Head:
             last_index=header.last_index,
             snapshots=header.snapshots,
             witnesses=header.witnesses,
+            lineage=header.lineage,
         )
 
     def copy(self) -> Head:
@@ -63,6 +66,7 @@ class Head:
             last_index=self.last_index,
             snapshots=self.snapshots,
             witnesses=self.witnesses,
+            lineage=self.lineage,
         )
 
     def take(self, kind: Kind, ballot: Ballot, index: int, payload: bytes) -> None:
@@ -86,6 +90,8 @@ class Head:
             self.commit = max(self.commit, index)
         elif kind is Kind.WITNESS:
             self._take_witness(payload)
+        elif kind is Kind.FORCED:
+            self._take_lineage(ballot, payload)
         else:
             self._take_snapshot(payload)
 
@@ -96,6 +102,15 @@ class Head:
             raise Contradiction(f"record of a witness: {error}") from error
         others = (known for known in self.witnesses if known.storage != record.storage)
         self.witnesses = (*others, record)[-_WITNESSES_KEPT:]
+
+    def _take_lineage(self, ballot: Ballot, payload: bytes) -> None:
+        try:
+            lineage = msgspec.msgpack.decode(payload, type=Lineage)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise Contradiction(f"lineage of a history: {error}") from error
+        _demand(len(lineage) == ballot.epoch, f"history of {len(lineage)} forces at {ballot}")
+        _demand(ballot >= self.promised, f"forced at {ballot}, promised is {self.promised}")
+        self.promised, self.lineage = ballot, lineage
 
     def _take_snapshot(self, payload: bytes) -> None:
         try:

@@ -223,6 +223,7 @@ class QuorumLog:
             entries=recovery.entries,
             commit=self._head.commit,
             witnesses=self._head.witnesses,
+            lineage=self._head.lineage,
         )
 
     def _tidy(self) -> None:
@@ -469,6 +470,7 @@ class QuorumLog:
             snapshots=self._head.snapshots,
             witnesses=self._head.witnesses,
             replay_from=self._replay_from(sequence),
+            lineage=self._head.lineage,
         )
         file = self._files.open(self._directory / SPARE_NAME)
         path = self._directory / segment_name(sequence)

@@ -36,6 +36,7 @@ from leitwolf.model.log import (
     CommitRecord,
     Entry,
     EntryRecord,
+    ForcedRecord,
     PromisedRecord,
     Record,
     WitnessRecord,
@@ -83,6 +84,7 @@ class Kind(IntEnum):
     SNAPSHOT = 4
     COMMIT = 5
     WITNESS = 6
+    FORCED = 7
 
 
 _KINDS = {int(kind): kind for kind in Kind}
@@ -119,6 +121,8 @@ def fields_of(record: Record) -> tuple[Kind, Ballot, int, bytes]:
         return Kind.ENTRY, entry.ballot, entry.index, _encoder.encode(entry)
     if isinstance(record, PromisedRecord):
         return Kind.PROMISED, record.ballot, 0, b""
+    if isinstance(record, ForcedRecord):
+        return Kind.FORCED, record.ballot, 0, _encoder.encode(record.lineage)
     if isinstance(record, CommitRecord):
         return Kind.COMMIT, NO_BALLOT, record.index, b""
     if isinstance(record, WitnessRecord):

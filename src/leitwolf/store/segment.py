@@ -26,6 +26,7 @@ from leitwolf.ports.files import SECTOR_BYTES, File
 from leitwolf.store.identity import StoreIdentity
 from leitwolf.store.record import CHAIN_BYTES
 from leitwolf.wire.ballot import Ballot, Key
+from leitwolf.wire.lineage import Lineage
 
 __all__ = [
     "DATA_OFFSET",
@@ -89,6 +90,8 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What this node knows to stand on the disks and witnesses that it used last."""
     replay_from: int
     """Sequence of the segment at which a restart begins to read."""
+    lineage: Lineage = ()
+    """History that the storage was forced into."""
 
 
 class Segment(NamedTuple):

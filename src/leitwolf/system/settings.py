@@ -40,6 +40,10 @@ class SettingsError(ValueError):
         self.field = field
 
 
+JOIN_ONLY_NAME = "join-only"
+"""A file of this name in the state directory: the node is to join only, until it has joined."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of one node; every field is the option ``--name`` and ``LEITWOLF_NAME``.

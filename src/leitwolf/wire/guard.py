@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from leitwolf.wire.ballot import Ballot
 from leitwolf.wire.layout import Registry
+from leitwolf.wire.lineage import Lineage
 
 __all__ = [
     "GUARD",
@@ -30,6 +31,7 @@ __all__ = [
     "GuardCommand",
     "GuardHello",
     "GuardReport",
+    "HistoryHeard",
     "HostHello",
     "HostStopped",
     "LeaseClosed",
@@ -152,6 +154,8 @@ class Configure:
     """All other members and learners."""
     configurations: tuple[Votes, ...]
     """The active configurations: one, or two during a change (joint)."""
+    lineage: Lineage = ()
+    """Of the history that this node is in; its guard has no part in any other."""
 
 
 @GUARD.message(3)
@@ -437,6 +441,19 @@ class StrangersReport:
     strangers: tuple[Stranger, ...]
 
 
+@GUARD.message(50)
+@dataclass(frozen=True, slots=True)
+class HistoryHeard:
+    """A leader of another history sends heartbeats; said once of each, and again after P.
+
+    ``closed``: it continues the one of this node, so every lease here is being closed.
+    """
+
+    node: int
+    lineage: Lineage
+    closed: bool
+
+
 GuardCommand = (
     DaemonHello
     | Configure
@@ -470,5 +487,6 @@ GuardReport = (
     | LinkReport
     | RosterReport
     | StrangersReport
+    | HistoryHeard
     | Recorded
 )

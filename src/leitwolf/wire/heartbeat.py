@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from leitwolf.wire.ballot import Ballot
 from leitwolf.wire.layout import Registry
+from leitwolf.wire.lineage import Lineage
 
 __all__ = ["PEER", "Ack", "Heartbeat", "Outbid", "PeerMessage", "Probe", "ProbeReply"]
 
@@ -43,6 +44,8 @@ class Heartbeat:
     """Receiver's own ``sent`` of its newest ack that the sender has seen; 0: none."""
     echo_incarnation: int
     """Receiver's guard incarnation that goes with ``echo``."""
+    lineage: Lineage = ()
+    """Of the history in which the sender leads; guards of another one do not answer."""
 
 
 @PEER.message(2)

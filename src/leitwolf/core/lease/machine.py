@@ -1,9 +1,9 @@
 """The lease machine: what the guard decides. The guard process and the simulator run it.
 
 Rules:
-    L1-L9, L12, L13, R5 and I13 of the quorum specification, as far as they bind the guard. Each
+    L1-L9, L11-L13, R5 and I13 of the quorum specification, as far as they bind the guard. Each
     part states its own: ``acceptor`` (promises), ``office`` and ``roster`` (the leader's side),
-    ``runlease`` (the node's side), ``links`` (state of the interconnects).
+    ``runlease`` (the node's side), ``links`` (state of the interconnects), ``histories`` (L11).
 
 Theory of operation:
     One event at a time; effects are executed in their order, each finished before the next. Every
@@ -32,6 +32,7 @@ from leitwolf.core.lease.effects import (
     Stopped,
     Tick,
 )
+from leitwolf.core.lease.histories import Histories
 from leitwolf.core.lease.ledger import NEVER, PROMISE_NS_MAX, LeaseError, Ledger
 from leitwolf.core.lease.links import Links
 from leitwolf.core.lease.office import Incumbent
@@ -93,6 +94,7 @@ class LeaseMachine:
         self._runlease = RunLease(self._ledger)
         self._office = Incumbent(self._ledger, self._acceptor, self._runlease)
         self._links = Links(self._ledger)
+        self._histories = Histories(self._ledger, self._runlease, self._office)
         self._streams: frozenset[int] = frozenset()
         self._peers: frozenset[int] = frozenset()
         """The nodes of the configuration, this one excepted."""
@@ -195,7 +197,9 @@ class LeaseMachine:
     def _answer(self, sender: int, link: int, message: Heartbeat) -> None:
         """Renew the promise and the run-lease as a leader asks; answer where it came from."""
         ledger = self._ledger
-        if message.ballot.node != sender or not self._acceptor.awake:
+        if message.ballot.node != sender or not self._histories.admits(sender, message):
+            return
+        if not self._acceptor.awake:
             return
         if message.released:
             self._acceptor.free(message.ballot)
@@ -249,7 +253,8 @@ class LeaseMachine:
             case Follow():
                 self._acceptor.follow(command.ballot)
             case TakeOffice():
-                self._office.take(command)
+                if not self._histories.superseded(command.ballot):
+                    self._office.take(command)
             case Exclude():
                 self._office.exclude(command)
             case OpenLease():
@@ -292,6 +297,7 @@ class LeaseMachine:
         )
         self._runlease.follow_kill()
         self._acceptor.learn(None)
+        self._histories.configure(command.lineage)
         self._follow_streams(self._streams)
         self._links.configure(command)
         self._office.configure()

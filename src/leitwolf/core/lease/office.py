@@ -321,6 +321,7 @@ class Incumbent:
             run=grant.run,
             echo=grant.echo,
             echo_incarnation=grant.echo_incarnation,
+            lineage=self._configuration().lineage,
         )
         ledger.emit(SendPeer(node, heartbeat, link))
 

@@ -52,6 +52,16 @@ def awaited(duration: int) -> int:
     return duration + -(-duration * 2 * RHO_PPM // 1_000_000) + MARGIN_NS
 
 
+def watchdog_awaited(run: int) -> int:
+    """Return how long (ns) until a node that nobody hears was reset by its watchdog, if it has one.
+
+    Longer than R, so that a lease of it is over, too. As ``system/watchdog`` sets the device: R,
+    the 2 s after which a hanging guard is ended and one for the restart, in whole seconds.
+    """
+    second = 1_000 * MILLISECOND
+    return awaited(-(-(run + 3 * second) // second) * second)
+
+
 class ProfileError(ValueError):
     """A timing profile cannot be held by this machine, or contradicts itself."""
 

@@ -114,7 +114,8 @@ def _membership(state: State, config: QuorumConfig, view: View, node: Node) -> S
     if voting and not any(a.id.node == node.id and a.id != identity for a in config.acceptors):
         return None
     if identity not in config.learners and not voting:
-        learning = replace(config, learners=(*config.learners, identity))
+        learners = (*(one for one in config.learners if one.node != node.id), identity)
+        learning = replace(config, learners=learners)
         return Step(kind="learn", node=node.id, config=learning, text=f"{node.name} learns")
     if node.id not in view.caught_up:
         return None

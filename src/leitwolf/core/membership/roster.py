@@ -11,6 +11,7 @@ from leitwolf.model.log import Loaded
 from leitwolf.model.quorum import Acceptor, QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.wire.guard import Configure, PeerNode, Votes
+from leitwolf.wire.lineage import Lineage
 
 __all__ = ["guard_configuration", "interconnects", "newest_config", "with_timing_of"]
 
@@ -30,7 +31,12 @@ def _votes(acceptors: tuple[Acceptor, ...]) -> Votes:
 
 
 def guard_configuration(
-    state: State, config: QuorumConfig, me: NodeId, rules: Rules = ALL_RULES
+    state: State,
+    config: QuorumConfig,
+    me: NodeId,
+    rules: Rules = ALL_RULES,
+    *,
+    lineage: Lineage = (),
 ) -> Configure | None:
     """Return what to tell the guard, or None while this node is not part of the cluster.
 
@@ -39,6 +45,7 @@ def guard_configuration(
         config: quorum configuration in force (from the moment that it is appended).
         me: this node.
         rules: switched off in tests.
+        lineage: of the history that this node is in.
     """
     own = state.nodes.get(me)
     if own is None:
@@ -64,6 +71,7 @@ def guard_configuration(
             if node.id != me
         ),
         configurations=tuple(configurations),
+        lineage=lineage,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from leitwolf.core.policy import (
     commands_cluster,
+    commands_force,
     commands_groups,
     commands_quorum,
     commands_storage,
@@ -51,6 +52,8 @@ _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
     commands.RelocateWitness: commands_storage.relocate_witness,
     commands.SetQuorum: commands_quorum.set_quorum,
     commands.SetVotes: commands_quorum.set_votes,
+    commands.ForceQuorum: commands_force.force_quorum,
+    commands.ReplaceStorage: commands_force.replace_storage,
     commands.TransferLeader: commands_cluster.transfer_leader,
 }
 

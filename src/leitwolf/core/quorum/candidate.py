@@ -379,6 +379,12 @@ class Candidate:
         self.campaign = None
         self._attempts = 0
 
+    def leave_history(self) -> None:
+        """Ballots heard of in a former history mean nothing in the next one."""
+        self.abandon("forced")
+        self._attempts = self._retry_at = 0
+        self._seen = NO_BALLOT
+
     def _probe(self, node: int) -> None:
         key = self._standing.log.last
         self._standing.send(node, PreProbe(round=self._serial, key=key))

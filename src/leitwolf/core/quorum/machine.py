@@ -72,6 +72,7 @@ from leitwolf.wire.guard import (
     Release,
     Released,
 )
+from leitwolf.wire.lineage import Lineage
 from leitwolf.wire.page import LeasePage
 
 __all__ = ["QuorumCore"]
@@ -104,6 +105,8 @@ class QuorumCore(QuorumView):
         boot: int = 0,
         snapshot: Callable[[], Snapshot | None] = lambda: None,
         evicted: Callable[[], tuple[int, ...]] = tuple,
+        lineage: Lineage = (),
+        join_only: bool = False,
     ) -> None:
         """Continue from what the log holds; what it holds as committed is not signalled again.
 
@@ -119,6 +122,8 @@ class QuorumCore(QuorumView):
             boot: random number of this process (64 bits), written to disks and witnesses.
             snapshot: makes a snapshot of what is committed, for disks and witnesses.
             evicted: numbers of nodes that ceased to be members, as far as is committed.
+            lineage: of the history that this node is in.
+            join_only: neither lead nor promise until a leader is heard.
         """
         self._standing = Standing(
             me=me,
@@ -132,6 +137,8 @@ class QuorumCore(QuorumView):
             boot=boot,
             snapshot=snapshot,
             evicted=evicted,
+            lineage=lineage,
+            join_only=join_only,
         )
         self._leadership: Leadership | None = None
         self._passives_of: QuorumConfig | None = None
@@ -489,6 +496,24 @@ class QuorumCore(QuorumView):
         deadline = now + standing.promise_ns
         self._transfer = _Transfer(target, standing.log.last.index, deadline)
         self._release_when_caught_up(leadership)
+
+    def force(self, now: int, lineage: Lineage, payload: bytes, config: QuorumConfig) -> int:
+        """Begin a new history with this entry, by order of the operator; return its index."""
+        check(self._leadership is None, "a leader forces nothing")
+        self._standing.now = now
+        self._candidate.leave_history()
+        return self._standing.force(lineage, payload, config)
+
+    def obey(self, now: int, lineage: Lineage) -> None:
+        """Be in a history that another node forced, whose first entry is to come from there."""
+        check(self._leadership is None, "a leader obeys nobody")
+        self._standing.now = now
+        self._candidate.leave_history()
+        self._standing.obey(lineage)
+
+    def joined(self) -> None:
+        """A leader was heard: who was to join only has joined."""
+        self._standing.join_only = False
 
     def compact(self, now: int, snapshot: Snapshot) -> None:
         """Store an own snapshot and drop entries far behind it."""

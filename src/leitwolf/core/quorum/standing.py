@@ -25,6 +25,7 @@ from leitwolf.model.log import (
     CommitRecord,
     Entry,
     EntryRecord,
+    ForcedRecord,
     Loaded,
     PromisedRecord,
     Snapshot,
@@ -33,6 +34,7 @@ from leitwolf.model.log import (
 )
 from leitwolf.model.quorum import AcceptorId, QuorumConfig
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
+from leitwolf.wire.lineage import Lineage
 from leitwolf.wire.page import LeasePage
 
 if TYPE_CHECKING:
@@ -61,8 +63,14 @@ class Standing:
         boot: int = 0,
         snapshot: Callable[[], Snapshot | None] = lambda: None,
         evicted: Callable[[], tuple[int, ...]] = tuple,
+        lineage: Lineage = (),
+        join_only: bool = False,
     ) -> None:
         self.me = me
+        self.lineage = lineage
+        """Of the history that this acceptor is in; ballots have as many forces for their epoch."""
+        self.join_only = join_only
+        """Nobody is helped to lead, this node included, until a leader is heard."""
         self.boot = boot
         """Random number of this process: what it writes to a disk is told from a former one's."""
         self._fold = snapshot
@@ -116,7 +124,15 @@ class Standing:
 
     @property
     def may_campaign(self) -> bool:
-        """Whether this acceptor may become leader."""
+        """Whether this acceptor may become leader.
+
+        Not before its log holds the first entry of its history: it says who votes there.
+        """
+        if self.join_only and self.rules.holds("join-only"):
+            return False
+        begun = self.log.last.ballot.epoch == len(self.lineage)
+        if not begun and self.rules.holds("forced-entry-first"):
+            return False
         config = self.config
         if config is not self._judged:
             self._judged, self._may_campaign = config, self.me in contenders(config)
@@ -145,6 +161,22 @@ class Standing:
         if ballot > self.leader:
             self.leader = NO_BALLOT
         return self.outbox.record(PromisedRecord(ballot=ballot))
+
+    def force(self, lineage: Lineage, payload: bytes, config: QuorumConfig) -> int:
+        """Append the first entry of a new history and return its index; its ballot is promised."""
+        ballot = Ballot(len(lineage), 1, self.me.node)
+        check(ballot > self.promised, f"forced in {ballot}, promised {self.promised}")
+        index = self.log.last.index + 1
+        self.append(Entry(index=index, ballot=ballot, payload=payload, config=config))
+        self.lineage, self.promised, self.leader = lineage, ballot, NO_BALLOT
+        return index
+
+    def obey(self, lineage: Lineage) -> int:
+        """Be in a history that another node forced; return the position of its durability."""
+        ballot = Ballot(len(lineage), 0, 0)
+        check(ballot > self.promised, f"forced into {ballot}, promised {self.promised}")
+        self.lineage, self.promised, self.leader = lineage, ballot, NO_BALLOT
+        return self.outbox.record(ForcedRecord(ballot=ballot, lineage=lineage))
 
     def append(self, *entries: Entry) -> int:
         """Append entries and return the position at which they are durable."""

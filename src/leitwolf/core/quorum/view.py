@@ -9,10 +9,12 @@ from leitwolf.core.quorum.candidate import Candidate, Phase
 from leitwolf.core.quorum.leadership import Leadership
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.quorum.standing import Standing
+from leitwolf.core.rules import Rules
 from leitwolf.model.ids import NodeId
 from leitwolf.model.log import Entry
-from leitwolf.model.quorum import QuorumConfig
+from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
 from leitwolf.wire.ballot import Ballot, Key
+from leitwolf.wire.lineage import Lineage
 
 __all__ = ["PeerProgress", "QuorumView", "Role"]
 
@@ -113,6 +115,41 @@ class QuorumView:
         return self._standing.sought
 
     @property
+    def me(self) -> AcceptorId:
+        """This acceptor."""
+        return self._standing.me
+
+    @property
+    def rules(self) -> Rules:
+        """The rules that hold."""
+        return self._standing.rules
+
+    def nonce(self) -> int:
+        """Return a number (64 bits) that no other process and no other call returns."""
+        return self._standing.nonce()
+
+    @property
+    def lineage(self) -> Lineage:
+        """Of the history that this node is in."""
+        return self._standing.lineage
+
+    @property
+    def join_only(self) -> bool:
+        """Whether this node neither leads nor promises until it heard a leader."""
+        return self._standing.join_only
+
+    @property
+    def passive_acceptors(self) -> tuple[Acceptor, ...]:
+        """Disks and witnesses of the configuration in force."""
+        return tuple(passive.acceptor for passive in self._standing.passives.values())
+
+    def moving_stamps(self, now: int) -> list[str]:
+        """Return where disks and witnesses are that answer, with a stamp that binds candidates."""
+        passives = self._standing.passives.values()
+        read = [one for one in passives if one.looked_at >= 0 and not one.fault]
+        return sorted(one.acceptor.location for one in read if one.free_at() > now)
+
+    @property
     def witness_faults(self) -> dict[int, str]:
         """Why disks and witnesses did not do what this node asked of them last."""
         passives = self._standing.passives
@@ -151,11 +188,18 @@ class QuorumView:
             for node, progress in self._leadership.progress.items()
         }
 
-    def match(self, node: int) -> int:
-        """Return up to where ``node`` is durable, while this one leads; 0: not known."""
-        if self._leadership is None or node not in self._leadership.progress:
+    def match(self, node: int, storage: str = "") -> int:
+        """Return up to where ``node`` is durable, while this one leads; 0: not known.
+
+        Args:
+            node: the node.
+            storage: what another storage of the node confirmed does not count; '': whichever.
+        """
+        leadership = self._leadership
+        progress = leadership.progress.get(node) if leadership is not None else None
+        if progress is None or storage not in ("", progress.storage):
             return 0
-        return self._leadership.progress[node].match
+        return progress.match
 
     @property
     def durable_index(self) -> int:

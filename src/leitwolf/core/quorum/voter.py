@@ -8,6 +8,7 @@ Rules:
   When it answers, R1 and R2 are checked again: promise or log may have moved meanwhile. Without a
   guard there is no promise; what was asked of a guard that went away is void.
 - A pre-probe commits nobody to anything.
+- Who was started to join only promises nothing until it heard a leader.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Voter:
 
     def _willing(self, node: int, key: Key) -> bool:
         standing, page = self._standing, self._standing.page()
+        if standing.join_only and standing.rules.holds("join-only"):
+            return False
         bound = page.promise_end > standing.now and not page.freed and page.renewed.node != node
         if bound or page.fence_from > standing.now or key < standing.log.last:
             return False
@@ -101,6 +104,9 @@ class Voter:
 
     def _refuses(self, node: int, ballot: Ballot, key: Key) -> bool:
         standing = self._standing
+        if standing.join_only and standing.rules.holds("join-only"):
+            self._refuse(node, ballot, standing.promised, 0)
+            return True
         outbid = ballot <= standing.promised and standing.rules.holds("promise-above")
         behind = key < standing.log.last and standing.rules.holds("up-to-date")
         if outbid or behind:

@@ -1,0 +1,85 @@
+"""``leitwolf force`` and ``leitwolf give-up``: what to do when the majority is gone for good."""
+
+from __future__ import annotations
+
+import click
+
+from leitwolf.cli import render
+from leitwolf.cli.common import Context, confirm, find_node, with_json
+from leitwolf.client import Client
+from leitwolf.model.commands import ForceQuorum
+from leitwolf.model.errors import Conflict
+
+__all__ = ["COMMANDS"]
+
+_DIFFERENT = "two-forced-halves", "force-unfinished"
+
+
+@click.command()
+@click.option("--nodes", help="Names of those that go on, with commas; else all that answer here.")
+@click.option(
+    "--confirm-others-down",
+    "confirmed",
+    is_flag=True,
+    help="All other nodes are switched off; do not ask.",
+)
+@click.option("--show", is_flag=True, help="Only show what would be done and lost.")
+@click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds to wait.")
+@with_json
+def force(
+    context: Context, nodes: str | None, confirmed: bool, show: bool, timeout_s: float
+) -> None:
+    """Go on without a majority, when it is lost for good.
+
+    Only when the other nodes are switched off, or destroyed: one that still runs behind a broken
+    network runs the same groups. What only they had decided is lost. Ask the node with the newest
+    log; the command says which. The others come back as learners, their logs in quarantine.
+    """
+    client = Client(context.runtime, timeout_s=timeout_s)
+    status = client.status()
+    names = [name.strip() for name in (nodes or "").split(",") if name.strip()]
+    named = tuple(find_node(status, name) for name in names)
+    plan = render.plan_of(client.command(ForceQuorum(nodes=named)))
+    if show:
+        context.show(plan, render.force(plan))
+        return
+    if plan.code:
+        context.progress(render.force(plan))
+        raise Conflict(plan.text, code=plan.code, hint=plan.hint)
+    going = tuple(find_node(status, node.node) for node in plan.nodes if node.named)
+    if not confirmed:
+        context.progress(render.force(plan))
+        confirm(
+            context,
+            "Are all other nodes switched off, and is what may be lost to be given up?",
+            hint="leitwolf force --confirm-others-down",
+        )
+    context.progress(f"waiting for {plan.wait_ms / 1000:.1f} s of silence of all other nodes")
+    answer = client.command(ForceQuorum(nodes=going, others_down=True), timeout_s)
+    context.show(answer, f"the quorum is forced (entry {answer.index}): leitwolf status")
+
+
+@click.command("give-up")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_json
+def give_up(context: Context, yes: bool) -> None:
+    """Give up what this node decided apart, and go on in the other history that it hears.
+
+    For one of two forced halves, on each of its nodes; or when a forced quorum cannot be finished.
+    Everything here is stopped; the log is kept in quarantine.
+    """
+    client = context.client
+    told = [one for one in client.status().findings if one.code in _DIFFERENT]
+    for notice in told:
+        context.progress(f"! {notice.text} [{notice.code}]")
+    if told and not yes:
+        confirm(
+            context,
+            "Stop everything here, set this node's log aside, and join the others?",
+            hint="leitwolf give-up --yes",
+        )
+    client.give_up()
+    context.show({"given_up": True}, "given up; this node comes back by itself: leitwolf status")
+
+
+COMMANDS = (force, give_up)

@@ -1,0 +1,175 @@
+"""A node gives way to a history that was forced: its log is set aside, and it begins anew.
+
+Rules:
+
+- Everything here is stopped, and guard and host forgot what they knew, before anything else.
+- The log is kept as a whole in ``quarantine``; the node goes on with an empty one, of another
+  storage. It has no vote until it caught up.
+- What is to be done is written down first, so that a crash at any step ends in the same state.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from leitwolf.core.membership.roster import interconnects
+from leitwolf.core.node import Node
+from leitwolf.daemon.bootstrap import Bootstrap, Peer, save_bootstrap
+from leitwolf.daemon.departure import write_durably
+from leitwolf.model.errors import StorageError
+from leitwolf.model.history import HistoryStanding
+from leitwolf.model.views import FindingView
+from leitwolf.ports.files import FileSystem
+from leitwolf.store import QuorumLog, StoreIdentity, quarantine
+from leitwolf.store.files import OsFileSystem
+from leitwolf.store.identity import read_identity
+from leitwolf.system.settings import JOIN_ONLY_NAME
+from leitwolf.wire.lineage import continues
+
+__all__ = ["GivingWay", "finish", "intend", "is_prevented", "pending", "prevent", "set_aside"]
+
+_INTENT = "giving-way.json"
+_KEPT = "set-aside.json"
+_FILES: FileSystem = OsFileSystem()
+
+
+class GivingWay(msgspec.Struct, frozen=True, kw_only=True):
+    """As whom this node goes on, and what it leaves behind."""
+
+    bootstrap: Bootstrap
+    reason: str
+    entries: int
+    """Entries of its log that the other history lacks, as far as is known."""
+    at_wall: int
+    folder: str = ""
+    """Where the log was set aside."""
+
+
+def intend(
+    state: Path, bootstrap: Bootstrap, node: Node, history: HistoryStanding, reason: str
+) -> GivingWay:
+    """Write down that this node gives way.
+
+    Raises:
+        OSError: the state directory cannot be written.
+    """
+    names = interconnects(node.foreseen)
+    own = node.acquainted.get(node.me)
+    peers = tuple(
+        Peer(
+            node=one.id,
+            fingerprint=one.fingerprint,
+            addresses=tuple(one.addresses.get(name, "") for name in names),
+        )
+        for one in node.acquainted.values()
+        if one.id != node.me
+    )
+    last, lineage = node.quorum.last_key.index, node.quorum.lineage
+    # Where the two parted: at the first entry of the other history, or already of the own one.
+    parted = [history.forced]
+    if not continues(history.lineage, lineage):
+        parted.append(node.state.forced)
+    begun = min((index for index in parted if index), default=1)
+    giving = GivingWay(
+        bootstrap=msgspec.structs.replace(
+            bootstrap,
+            storage=str(uuid.uuid4()),
+            replaces=(*bootstrap.replaces, bootstrap.storage),
+            lineage=history.lineage,
+            peers=peers or bootstrap.peers,
+            addresses=(
+                tuple(own.addresses.get(name, "") for name in names)
+                if own is not None
+                else bootstrap.addresses
+            ),
+        ),
+        reason=reason,
+        entries=max(0, last - begun + 1),
+        at_wall=time.time_ns(),
+    )
+    write_durably(state / _INTENT, msgspec.json.encode(giving))
+    return giving
+
+
+def pending(state: Path) -> GivingWay | None:
+    """Return what was intended and is not finished.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    path = state / _INTENT
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=GivingWay)
+    except msgspec.MsgspecError as error:
+        raise StorageError(f"{path} is damaged: {error}", code="bootstrap-damaged") from error
+
+
+def finish(state: Path, log_folder: Path, giving: GivingWay) -> None:
+    """Set the log aside and begin an empty one; may be called again after a crash at any step.
+
+    Everything on this node must be stopped. Blocks.
+
+    Raises:
+        OSError, StorageError: a file cannot be written.
+    """
+    bootstrap = giving.bootstrap
+    identity = StoreIdentity(
+        cluster=bootstrap.cluster, node=bootstrap.node, storage=bootstrap.storage
+    )
+    if log_folder.exists() and not _is_new(log_folder, identity):
+        folder = quarantine(log_folder)
+        note = msgspec.structs.replace(giving, folder=str(folder))
+        write_durably(state / _KEPT, msgspec.json.encode(note))
+    if not log_folder.exists():
+        QuorumLog.create(log_folder, identity).close()
+    save_bootstrap(state, bootstrap)
+    (state / _INTENT).unlink()
+
+
+def _is_new(log_folder: Path, identity: StoreIdentity) -> bool:
+    try:
+        return read_identity(log_folder, _FILES) == identity
+    except StorageError:
+        return False
+
+
+def set_aside(state: Path) -> FindingView | None:
+    """Return what people are told of a log that was set aside and is still in quarantine."""
+    try:
+        kept = msgspec.json.decode((state / _KEPT).read_bytes(), type=GivingWay)
+    except (OSError, msgspec.MsgspecError):  # told to people only
+        return None
+    if not Path(kept.folder).exists():
+        return None
+    lack = f"about {kept.entries} entries" if kept.entries else "no entries"
+    return FindingView(
+        code="history-set-aside",
+        text=f"this node gave way ({kept.reason}); its former log, with {lack} that the others do "
+        f"not have, is kept in {kept.folder}",
+        fix="remove the folder when nobody needs it any more",
+    )
+
+
+def prevent(state: Path, *, on: bool) -> None:
+    """Let this node join only, from its next start until it has joined; or not.
+
+    Raises:
+        OSError: the state directory cannot be written.
+    """
+    path = state / JOIN_ONLY_NAME
+    if on:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(path, b"")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_prevented(state: Path) -> bool:
+    """Return whether this node is to join only."""
+    return (state / JOIN_ONLY_NAME).exists()

@@ -1,0 +1,176 @@
+"""Forced and prevented quorum on real nodes: the majority is gone, halves part, nodes heal."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from lab.world import World
+from tests.integration.membership_support import GUEST, MEMBERS, Members
+
+from leitwolf.model.views import StatusView
+
+pytestmark = pytest.mark.netns
+
+NODES = (*MEMBERS, GUEST)
+_HEALED_S = 60.0
+
+
+@pytest.fixture
+def members() -> Iterator[Members]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with World(4) as world:
+        cluster = Members(world)
+        try:
+            cluster.form()
+            cluster.serve()
+            yield cluster
+        finally:
+            cluster.lab.close()
+
+
+def asked(members: Members, node: str, *words: str) -> dict[str, Any]:
+    """Run a command with --json; return what it printed, with its exit code."""
+    done = members.lab.command(node, *words, "--json", timeout_s=120)
+    value: dict[str, Any] = {"exit": done.returncode, **json.loads(done.stdout)}
+    return value
+
+
+def may_force(members: Members, node: str) -> bool:
+    """Return whether nothing speaks against a force any more."""
+    return not asked(members, node, "force", "--show")["code"]
+
+
+def online(view: StatusView) -> bool:
+    return view.quorum and all(group.status == "online" for group in view.groups)
+
+
+def codes(view: StatusView) -> set[str]:
+    return {one.code for one in view.findings}
+
+
+def healed(members: Members, node: str, count: int) -> StatusView:
+    """Wait until so many nodes are up and vote, as a node sees it."""
+
+    def good(view: StatusView) -> bool:
+        up = [item for item in view.nodes if item.up and item.connected]
+        return online(view) and len(up) == count
+
+    view = members.until(node, good, f"{count} nodes", _HEALED_S)
+    deadline_view = members.client(node)
+    for _ in range(600):
+        quorum = deadline_view.quorum()
+        if not quorum.joint and sum(member.voting for member in quorum.members) == count:
+            return view
+        deadline_view.wait_beyond(deadline_view.status().index, 0.1)
+    raise AssertionError(f"{count} nodes do not vote: {quorum}\n{members.log_text(node)}")
+
+
+def test_the_last_node_goes_on_and_the_others_heal(members: Members) -> None:
+    """Two of three nodes are destroyed; the last is forced; one comes back with its old log."""
+    leader = members.leader()
+    [last, other] = [node for node in MEMBERS if node != leader]
+    early = asked(members, last, "force", "--confirm-others-down")
+    assert (early["exit"] != 0, early["code"]) == (True, "quorum-exists")
+    for node in (leader, other):
+        members.world.power_off(node)
+    members.until(last, lambda view: not view.quorum, "no quorum")
+    too_early = asked(members, last, "force", "--nodes", last, "--confirm-others-down")
+    assert too_early["code"] in {"others-heard", "quorum-exists"}
+    members.until(
+        last,
+        lambda _: may_force(members, last),
+        "silence",
+    )
+    unasked = asked(members, last, "force")
+    assert unasked["code"] == "not-confirmed"
+    shown = asked(members, last, "force", "--show")
+    assert [item["node"] for item in shown["nodes"] if item["named"]] == [last]
+    assert shown["groups"] == [{"group": "web", "node": last}]
+    done = asked(members, last, "force", "--confirm-others-down")
+    assert done["exit"] == 0, done
+    view = members.until(last, online, "the group online")
+    assert [group.owner for group in view.groups] == [last]
+    text = members.log_text(last)
+    assert f"root@{last} forced" in text, text
+    members.lab.boot(other)
+    members.until(other, lambda view: "history-set-aside" in codes(view), "set aside", _HEALED_S)
+    kept = members.state(other) / "quarantine"
+    assert any(path.name.startswith("quorum") for path in kept.iterdir())
+    healed(members, last, 2)
+    members.lab.boot(leader)
+    view = healed(members, last, 3)
+    assert [group.owner for group in view.groups] == [last]
+
+
+def split(members: Members, one: tuple[str, ...], other: tuple[str, ...], *, mend: bool) -> None:
+    """Let nothing pass on the interconnect between two sides, or everything again."""
+    word = "del" if mend else "add"
+    for here, there in ((one, other), (other, one)):
+        for node in here:
+            for peer in there:
+                address = members.world.address(peer, "ic0")
+                done = members.world.run(node, ["ip", "route", word, "blackhole", f"{address}/32"])
+                assert done.returncode == 0, done.stderr
+
+
+def test_two_forced_halves_refuse_each_other(members: Members) -> None:
+    """Four nodes split 2:2 and both halves are forced; then one half is given up."""
+    members.welcome()
+    halves = ("n1", "n2"), ("n3", GUEST)
+    split(members, *halves, mend=False)
+    for half in halves:
+        members.until(half[0], lambda view: not view.quorum, "no quorum")
+    for half in halves:
+        members.until(
+            half[0],
+            lambda _: may_force(members, half[0]),  # noqa: B023  # called at once
+            "silence",
+        )
+        done = asked(members, half[0], "force", "--confirm-others-down")
+        assert done["exit"] == 0, done
+    members.until("n1", online, "the group online in one half")
+    # The other half finds the address in use, although it believes that it must start the group.
+    members.until(
+        "n3",
+        lambda view: not online(view) and "address-conflict" in members.log_text("n3"),
+        "the duplicate address",
+    )
+    split(members, *halves, mend=True)
+    for node in NODES:
+        members.until(node, lambda view: "two-forced-halves" in codes(view), "a loud refusal")
+        found = members.lab.command(node, "check").stdout
+        assert "TWO FORCED HALVES" in found, found
+    assert members.status("n1").leader in halves[0]
+    assert members.status("n3").leader in halves[1]
+    for node in halves[1]:
+        done = asked(members, node, "give-up", "--yes")
+        assert done["exit"] == 0, done
+    view = healed(members, "n1", 4)
+    assert view.leader in halves[0]
+    assert "two-forced-halves" not in codes(members.until("n3", online, "the group online"))
+
+
+def test_a_prevented_node_joins_only(members: Members) -> None:
+    """Two of three nodes would be a quorum; started to join only, they wait for the third."""
+    for node in MEMBERS:
+        members.world.power_off(node)
+    for node in MEMBERS[:2]:
+        (members.state(node) / "join-only").touch()
+        members.lab.boot(node)
+    for node in MEMBERS[:2]:
+        members.until(node, lambda view: "join-only" in codes(view), "told")
+    early = members.until("n1", lambda view: view.formed, "the daemon")
+    assert not early.quorum
+    refused = asked(members, "n1", "force", "--nodes", "n1", "--confirm-others-down")
+    assert refused["code"] == "join-only"
+    done = asked(members, "n1", "node", "prevent", "--end")
+    assert done["exit"] == 0, done
+    members.lab.boot(MEMBERS[2])
+    members.settle()
+    members.until("n2", lambda view: "join-only" not in codes(view), "has joined")
+    assert not (members.state("n2") / "join-only").exists()

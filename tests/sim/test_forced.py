@@ -1,0 +1,50 @@
+"""Forced and prevented quorum: what must be survived, and random disasters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.sim_forced import SURVIVED
+
+from leitwolf.core.rules import ALL_RULES, Rules
+from leitwolf.sim.scenario import Outcome, Setting, simulate
+
+
+@pytest.mark.parametrize("scene", SURVIVED, ids=lambda scene: scene.__name__)
+def test_what_operators_meet(scene: Callable[[int, Rules], None]) -> None:
+    """Every situation in which a quorum is forced ends well, or is refused."""
+    for seed in range(4):
+        scene(seed, ALL_RULES)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scene", SURVIVED, ids=lambda scene: scene.__name__)
+def test_what_operators_meet_at_other_times(scene: Callable[[int, Rules], None]) -> None:
+    """The same at many other moments."""
+    for seed in range(4, 40):
+        scene(seed, ALL_RULES)
+
+
+def disaster(seed: int, nodes: int, quorum: str) -> Outcome:
+    setting = Setting(nodes=nodes, mix="forced", chaos_s=60, quorum=quorum)
+    outcome = simulate(seed, setting)
+    assert outcome.ok, f"simulate({seed}, {setting})\n{outcome.violation}"
+    return outcome
+
+
+@pytest.mark.parametrize(("nodes", "quorum"), [(3, "majority"), (5, "majority"), (3, "disk")])
+def test_random_disasters(nodes: int, quorum: str) -> None:
+    """Machines die, parts are forced, rightly or not, and come back: histories stay whole."""
+    outcomes = [disaster(seed, nodes, quorum) for seed in range(6)]
+    healed = [one for one in outcomes if any("gives way" in line for line in one.trace)]
+    assert healed, "nothing was ever forced"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("nodes", [2, 3, 4, 5])
+@pytest.mark.parametrize("quorum", ["majority", "disk", "disk-witness", "tag-witness"])
+def test_many_random_disasters(nodes: int, quorum: str) -> None:
+    """The same for longer, with every kind of quorum."""
+    for seed in range(100, 140):
+        disaster(seed, nodes, quorum)
