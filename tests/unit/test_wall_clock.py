@@ -16,9 +16,11 @@ SHOWN = {
     "daemon/departure.py": "when this node left, for people",
     "system/diary.py": "stamps of log lines, for people",
     "daemon/forming.py": "stamp of the first entry, for people",
+    "daemon/giving_way.py": "when this node gave way, for people",
     "daemon/aside.py": "when state was set aside, for people",
     "daemon/restoring.py": "when a backup was made, for people",
-    "daemon/service.py": "when this node left or was locked out, for people",
+    "daemon/lifecycle.py": "when this node was locked out, for people",
+    "daemon/service.py": "when a restore was asked for, for people",
     "store/log.py": "age of history segments",
 }
 """Where the wall clock is read, and what for: only what is shown, or how long history is kept."""

@@ -23,7 +23,7 @@ __all__ = ["main"]
 
 async def _serve(service: DaemonService, path: Path) -> None:
     """Serve the API; its import takes as long as an election, so it waits for the first one."""
-    await service.settled()
+    await service.life.settled()
     api = await asyncio.to_thread(importlib.import_module, "leitwolf.api")
     # A failover must not wait for a collection of everything that was imported.
     gc.collect()
@@ -50,16 +50,16 @@ async def _run(settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGHUP, replace)
     async with asyncio.TaskGroup() as tasks:
         work = [
-            tasks.create_task(service.run()),
+            tasks.create_task(service.life.run()),
             tasks.create_task(_serve(service, settings.runtime / "api.sock")),
         ]
         await stopping.wait()
         if replaced:
             log.info("ending: another daemon takes over, the groups stay")
-            await service.hand_over()
+            await service.life.hand_over()
         else:
             log.info("stopping: groups move away first")
-            await service.drain()
+            await service.life.drain()
         for task in work:
             task.cancel()
 

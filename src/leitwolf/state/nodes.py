@@ -117,7 +117,7 @@ def apply_quorum_forced(draft: Draft, event: events.QuorumForced) -> None:
     for node in event.nodes:
         draft.nodes.need(node)
     draft.lineage, draft.forced = event.lineage, draft.index
-    draft.wish = QuorumWish()
+    draft.wish = QuorumWish(dynamic=draft.wish.dynamic)
     for resource in list(draft.resources):
         if resource.proven:
             # Perhaps it is still used somewhere, whatever the operator was told.
