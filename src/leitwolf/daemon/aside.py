@@ -7,7 +7,6 @@ import time
 from datetime import UTC, datetime
 
 from leitwolf.daemon.bootstrap import set_bootstrap_aside
-from leitwolf.daemon.cluster import state_folder
 from leitwolf.daemon.departure import Departure, load_departure, save_departure
 from leitwolf.store import quarantine
 from leitwolf.system.diary import log
@@ -31,7 +30,7 @@ def set_aside(settings: Settings, cluster: str, reason: str) -> None:
         OSError: a file cannot be moved; asked again, it goes on.
     """
     state = settings.state
-    log_folder = state_folder(settings)
+    log_folder = settings.quorum_log
     log_folder.mkdir(mode=0o700, exist_ok=True)
     folder = quarantine(log_folder)
     set_bootstrap_aside(state, folder)

@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from operator import is_
-from pathlib import Path
 
 import msgspec
 
@@ -55,6 +54,7 @@ from leitwolf.daemon.notes import Notes
 from leitwolf.daemon.outlets import Outlets
 from leitwolf.daemon.packets import PacketLink
 from leitwolf.daemon.pulse import Pulse
+from leitwolf.daemon.rejections import Rejections
 from leitwolf.daemon.shown import Shown
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.daemon.witnesses import Witnesses
@@ -69,7 +69,7 @@ from leitwolf.model.observations import HostReport, ResourceReport
 from leitwolf.model.quorum import AcceptorId, location_of
 from leitwolf.model.state import Node as MemberNode
 from leitwolf.peers.admission import OnJoin
-from leitwolf.peers.frames import Code, Hello, Rejection
+from leitwolf.peers.frames import Hello, Rejection
 from leitwolf.peers.identity import load_contexts
 from leitwolf.peers.marks import Marks
 from leitwolf.peers.streams import PeerCallbacks, PeerCodec, PeerNetwork
@@ -95,11 +95,9 @@ from leitwolf.wire.guard import (
 from leitwolf.wire.lineage import describe
 from leitwolf.wire.page import LeasePage
 
-__all__ = ["Cluster", "state_folder"]
+__all__ = ["Cluster"]
 
 _LEFT, _REMOVED = "it left the cluster", "it was removed from the cluster"
-_LAGGING_S = 5.0
-"""How long peers may not know a node that they granted: their logs reach them within moments."""
 _REPORTS: msgspec.msgpack.Decoder[HostReport] = msgspec.msgpack.Decoder(HostReport)
 _MESSAGES: msgspec.msgpack.Decoder[PeerMessage] = msgspec.msgpack.Decoder(PeerMessage)
 
@@ -145,17 +143,12 @@ class Cluster:
         self.roster: RosterReport | None = None
         """Newest word of the own guard about all nodes, in the last office that it had."""
         self.strangers: tuple[Stranger, ...] = ()
-        self.rejections: dict[int, tuple[str, str]] = {}
-        self._rejected_since: dict[int, float] = {}
-        self._refusals: dict[int, str] = {}
-        """Code with which this node rejects another one, until it is connected."""
         self.recorder = LocalRecorder(settings.state / "recorder")
         self.progress = progress
         self.keys = KeyFile(settings.config)
         self._keys_seen: tuple[bytes, ...] = ()
         self._rekey_wanted = asyncio.Event()
         self._on_evicted = on_evicted
-        self._on_locked_out = on_locked_out
         self._page = PageReader(settings.runtime / "guard.page")
         self._pages: tuple[LeasePage | None, ...] = ()
         """The page as the step under way sees it, once it was asked for."""
@@ -179,6 +172,13 @@ class Cluster:
         self._shown = self._writing = Shown.of(self.node, store)
         self._arranged: tuple[object, ...] = ()
         self._configured: tuple[tuple[str, ...], dict[int, tuple[str, ...]]] | None = None
+        self._rejections = Rejections(
+            self.node,
+            bootstrap,
+            record=self.record,
+            on_removed=self._removed,
+            on_locked_out=on_locked_out,
+        )
         self._connect(on_join, on_superseded)
 
     def _core(self) -> Node:
@@ -229,8 +229,8 @@ class Cluster:
                 on_message=self._from_peer,
                 on_up=self._peer_up,
                 on_lost=lambda node: self.feed(PeerLost(node=node)),
-                on_rejected=self._rejected,
-                on_refused=self._refused,
+                on_rejected=self._rejections.theirs,
+                on_refused=self._rejections.ours,
                 on_join=on_join,
                 admitted=self._admitted,
                 examine=self._examine,
@@ -528,39 +528,11 @@ class Cluster:
     def _examine(self, hello: Hello) -> Rejection | None:
         return self.histories.examine(hello) or self.marks.examine(hello)
 
-    def _refused(self, node: int, code: str, text: str) -> None:
-        if node and self._refusals.get(node) != code:
-            self._refusals[node] = code
-            self.record(f"this node rejects {self.histories.name(node)}: {text} [{code}]")
-
-    def _rejected(self, node: int, code: str, text: str) -> None:
-        if self.rejections.get(node, ("", ""))[0] != code:
-            self.record(f"{self.histories.name(node)} rejects this node: {text} [{code}]")
-        now = time.monotonic()
-        self.rejections[node] = (code, text)
-        self._rejected_since.setdefault(node, now)
-        if code in (Code.STATE_ROLLED_BACK, Code.STORAGE_UNKNOWN):
-            self._on_locked_out(code, f"{self.histories.name(node)} says: {text}")
-            return
-        voters = {acceptor.id.node for acceptor in self.node.quorum.config.acceptors}
-        # A node that has just joined knows its peers from its grant; they may lag behind the log.
-        patience_s = 0.0 if self.node.me in self.node.state.nodes else _LAGGING_S
-        voters = voters or {NodeId(peer.node) for peer in self.bootstrap.peers}
-        strangers = {
-            NodeId(other)
-            for other, (reason, _) in self.rejections.items()
-            if reason == Code.NOT_ADMITTED
-            and other not in self.node.connected
-            and now - self._rejected_since[other] >= patience_s
-        }
-        # One node may lag behind the log; a majority that does not know this node has removed it.
-        if 2 * len(strangers & voters) > len(voters - {self.node.me}):
-            self._on_evicted(f"its peers do not know it any more: {self._parting}")
+    def _removed(self) -> None:
+        self._on_evicted(f"its peers do not know it any more: {self._parting}")
 
     def _peer_up(self, node: int) -> None:
-        self.rejections.pop(node, None)
-        self._rejected_since.pop(node, None)
-        self._refusals.pop(node, None)
+        self._rejections.connected(node)
         self.feed(PeerUp(node=node, history=self.peers.history(node)))
 
     # --- requests --------------------------------------------------------------------------------
@@ -623,8 +595,3 @@ class Cluster:
         if answer.refusal is not None:
             log.warning("refused", command=type(command).__name__, text=answer.refusal.text)
         return answer.refusal is None
-
-
-def state_folder(settings: Settings) -> Path:
-    """Return where the quorum log of this node is."""
-    return settings.state / "quorum"

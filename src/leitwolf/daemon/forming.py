@@ -17,7 +17,7 @@ from leitwolf.core.membership import longest
 from leitwolf.core.membership.votes import wanted_acceptors
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
-from leitwolf.daemon.cluster import Cluster, state_folder
+from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.departure import write_durably
 from leitwolf.model.commands import StopNode, TransferLeader
 from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
@@ -199,7 +199,7 @@ def establish(
     save_identity(settings.config, identity)
     _remove_unfinished(settings)
     store = QuorumLog.create(
-        state_folder(settings), StoreIdentity(cluster=cluster, node=_FIRST_NODE, storage=storage)
+        settings.quorum_log, StoreIdentity(cluster=cluster, node=_FIRST_NODE, storage=storage)
     )
     try:
         store.write([PromisedRecord(ballot=_FIRST)])
@@ -279,7 +279,7 @@ async def join(
     save_identity(settings.config, identity_of(grant, trial.key))
     _remove_unfinished(settings)
     store = QuorumLog.create(
-        state_folder(settings),
+        settings.quorum_log,
         StoreIdentity(cluster=grant.cluster, node=grant.node, storage=trial.storage),
     )
     store.close()
@@ -337,8 +337,8 @@ def _begun(state: Path, token: JoinToken, name: str) -> _Trial | None:
 
 def _remove_unfinished(settings: Settings) -> None:
     """Set aside a log that stands without a bootstrap file: of a join that was cut off."""
-    if state_folder(settings).exists():
-        quarantine(state_folder(settings))
+    if settings.quorum_log.exists():
+        quarantine(settings.quorum_log)
 
 
 def issue(identity: Identity, request: JoinRequest) -> bytes:

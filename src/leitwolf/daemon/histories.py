@@ -19,6 +19,7 @@ from leitwolf.core.histories import Verdict, judge
 from leitwolf.core.node import Node
 from leitwolf.core.storages import known_instead
 from leitwolf.daemon.departure import way_back
+from leitwolf.daemon.rejections import name_of
 from leitwolf.model.commands import Command, ReplaceStorage
 from leitwolf.model.history import HistoryStanding
 from leitwolf.model.ids import NodeId
@@ -101,7 +102,7 @@ class Histories:
             self._foreign.pop(hello.node, None)
             return self._storage(hello)
         self._note(hello.node, verdict, hello.history)
-        name, there = self.name(hello.node), describe(hello.history.lineage)
+        name, there = name_of(self._node, hello.node), describe(hello.history.lineage)
         if verdict is Verdict.BEHIND:
             self._give_way(hello.history, f"quorum was forced by others: {name} is in {there}")
         texts = {
@@ -119,14 +120,16 @@ class Histories:
         known = self._foreign.get(node)
         if known is None or known[1:] != (verdict, history):
             there = describe(history.lineage)
-            self._record(f"{self.name(node)} is in another history, {there} [{verdict.value}]")
+            self._record(
+                f"{name_of(self._node, node)} is in another history, {there} [{verdict.value}]"
+            )
         self._foreign[node] = (time.monotonic(), verdict, history)
 
     def _storage(self, hello: Hello) -> Rejection | None:
         known = known_instead(self._node, NodeId(hello.node), hello.storage)
         if not known:
             return None
-        name = self.name(hello.node)
+        name = name_of(self._node, hello.node)
         formers = [former for former in hello.replaces if former in known]
         if not formers:
             return Rejection(
@@ -150,7 +153,7 @@ class Histories:
 
     def heard(self, report: HistoryHeard) -> None:
         """The own guard heard a leader of another history."""
-        name, there = self.name(report.node), describe(report.lineage)
+        name, there = name_of(self._node, report.node), describe(report.lineage)
         what = "everything here is being closed" if report.closed else "it is not answered"
         self._record(f"{name} leads in {there}: {what}")
         if not report.closed:
@@ -158,11 +161,6 @@ class Histories:
             verdict = judge(self._node.me, self._shown(), report.node, standing)
             if verdict is Verdict.APART:
                 self._foreign[report.node] = (time.monotonic(), verdict, standing)
-
-    def name(self, node: int) -> str:
-        """Return the name of a node, or its number."""
-        known = self._node.acquainted.get(node)
-        return known.name if known is not None else f"node {node}"
 
     # --- for people ------------------------------------------------------------------------------
 
@@ -186,7 +184,7 @@ class Histories:
         found = []
         halves: dict[tuple[Verdict, Lineage], list[str]] = {}
         for node, (verdict, history) in self._present().items():
-            halves.setdefault((verdict, history.lineage), []).append(self.name(node))
+            halves.setdefault((verdict, history.lineage), []).append(name_of(self._node, node))
         here = describe(self._shown().lineage)
         for (verdict, lineage), names in halves.items():
             who = ", ".join(names)

@@ -19,7 +19,7 @@ import msgspec
 from leitwolf.daemon import forming, giving_way
 from leitwolf.daemon.aside import set_aside
 from leitwolf.daemon.bootstrap import Bootstrap, load_bootstrap
-from leitwolf.daemon.cluster import Cluster, state_folder
+from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.departure import (
     Lockout,
     forget_departure,
@@ -132,7 +132,7 @@ class Lifecycle:
         identity = StoreIdentity(
             cluster=bootstrap.cluster, node=bootstrap.node, storage=bootstrap.storage
         )
-        store = QuorumLog.open(state_folder(self._settings), identity)
+        store = QuorumLog.open(self._settings.quorum_log, identity)
         if store.short_of_space:
             store.close()
             raise DiskFull(
@@ -237,7 +237,7 @@ class Lifecycle:
             if giving is not None:
                 self.changed.clear()
                 await asyncio.to_thread(begin_anew, self._settings, self._progress)
-                folder = state_folder(self._settings)
+                folder = self._settings.quorum_log
                 await asyncio.to_thread(giving_way.finish, state, folder, giving)
                 log.warning("gave way", reason=giving.reason, entries=giving.entries)
         except (LeitwolfError, OSError) as error:

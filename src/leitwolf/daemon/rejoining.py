@@ -21,7 +21,7 @@ import msgspec
 
 from leitwolf.daemon import forming
 from leitwolf.daemon.bootstrap import Bootstrap
-from leitwolf.daemon.cluster import Cluster, state_folder
+from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.departure import load_lockout
 from leitwolf.model.commands import Answer, ChangeGroup, Command, EvictNode, IssueToken
 from leitwolf.model.errors import Conflict, LeitwolfError
@@ -110,7 +110,7 @@ def _in_log(settings: Settings, bootstrap: Bootstrap) -> list[str]:
     """Return addresses of other nodes from what can be read of the log."""
     found: list[str] = []
     try:
-        for line in dump(state_folder(settings)):
+        for line in dump(settings.quorum_log):
             change = line.get("change")
             for event in change.get("events", ()) if isinstance(change, dict) else ():
                 if event.get("kind") == "NodeAdded" and event["node"] != bootstrap.node:

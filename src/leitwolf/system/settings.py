@@ -94,6 +94,11 @@ class Settings:
                 f"{longest - _SOCKET_PATH_BYTES_MAX} bytes: choose a shorter path",
             )
 
+    @property
+    def quorum_log(self) -> Path:
+        """Where the quorum log of this node is."""
+        return self.state / "quorum"
+
     @classmethod
     def load(cls, environment: Mapping[str, str], **options: str | None) -> Settings:
         """Return the settings of command-line options over the environment over the defaults.
