@@ -285,11 +285,15 @@ class DiskAcceptor(Passive):
         self._call(DiskCall(fence=fence, region=RegionRead(block=best) if behind else None))
 
     def _former(self, best: DiskBlock) -> tuple[int, ...]:
-        """Return the nodes that wrote here last and did not release."""
+        """Return the nodes that wrote here last and did not release.
+
+        A block of an earlier owner may stay armed for long: what it promised is outdone.
+        """
         return tuple(
             block.node
             for block in self._others.values()
-            if (block.armed or block is best) and not block.released
+            if (block is best or (block.armed and block.promised > best.accepted))
+            and not block.released
         )
 
     def _adopt(self, region: Region | None) -> None:
