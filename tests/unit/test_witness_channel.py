@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.disk_world import CLUSTER, HEADER, MemoryDevice, formatted
 
@@ -18,6 +19,7 @@ from leitwolf.model.quorum import Acceptor, AcceptorId
 from leitwolf.model.witness import DiskBlock
 from leitwolf.ports.witness import CasGet, DiskCall, DiskResult, WitnessFault
 from leitwolf.witness import disk as disk_module
+from leitwolf.witness.format import write_structure
 from leitwolf.witness.share import ShareCas
 
 IDENTITY = AcceptorId(NodeId(60_000), HEADER.disk)
@@ -143,4 +145,52 @@ async def test_another_place_waits_for_what_is_on_its_way(bench: Callable[[], Be
         await asyncio.sleep(0.02)
     assert isinstance(found, DiskResult)
     assert [one.stamp for one in found.blocks] == [3]
+    made.witnesses.stop()
+
+
+@pytest.mark.asyncio
+async def test_a_disk_formatted_anew_at_the_same_place_is_let_go_first(
+    bench: Callable[[], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former opening holds the right to write as this node; both are used for a moment."""
+    made = bench()
+    device = formatted()
+    holders: list[MemoryDevice] = []
+
+    def opening(*_: object, **__: object) -> MemoryDevice:
+        mine = MemoryDevice()
+        mine.content = device.content
+
+        def claim(*_: object) -> None:
+            if holders:
+                raise WitnessError("used by another process as node 1", code="witness-denied")
+            holders.append(mine)
+
+        def close() -> None:
+            if mine in holders:
+                holders.remove(mine)
+
+        mine.claim, mine.close = claim, close  # type: ignore[method-assign]
+        return mine
+
+    monkeypatch.setattr(disk_module, "open_device", opening)
+    assert isinstance((await made.call("/a", block(1))).result, DiskResult)
+    header = msgspec.structs.replace(HEADER, disk="disk-2")
+    write_structure(device, header, None)
+    fresh = AcceptorId(NodeId(60_001), "disk-2")
+    for serial in range(100, 150):
+        made.witnesses.call(
+            Acceptor(id=fresh, kind="disk", location="/a"),
+            CallWitness(acceptor=fresh, serial=serial, call=DiskCall(read=True)),
+        )
+        async with asyncio.timeout(20):
+            found = (await made.ends.get()).result
+        if isinstance(found, DiskResult):
+            break
+        await asyncio.sleep(0.02)
+    assert isinstance(found, DiskResult), found
+    former = (await made.call("/a")).result
+    assert isinstance(former, WitnessFault)
+    assert former.code == "witness-foreign"
+    assert len(holders) == 1
     made.witnesses.stop()
