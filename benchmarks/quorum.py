@@ -162,8 +162,12 @@ def _hand_over(stage: Stage, leader: str, successor: str, numbers: dict[str, int
     ended: list[float] = []
 
     def wait() -> None:
-        client.wait_beyond(index, 5)
-        ended.append(time.perf_counter())
+        after = index
+        while lines := client.log(after, wait_s=5):
+            if any(line.code == "elected" for line in lines):
+                ended.append(time.perf_counter())
+                return
+            after = lines[-1].index
 
     waiter = threading.Thread(target=wait)
     waiter.start()
@@ -171,8 +175,9 @@ def _hand_over(stage: Stage, leader: str, successor: str, numbers: dict[str, int
     begun = time.perf_counter()
     stage.client(leader).command(TransferLeader(node=NodeId(numbers[successor])))
     waiter.join()
-    if stage.wait(lambda view: bool(view.leader), "a leader").leader != successor:
+    if not ended:
         raise RuntimeError(f"{successor} does not lead")
+    stage.wait(lambda view: view.leader == successor, f"{successor} to lead")
     return (ended[0] - begun) * 1000
 
 
