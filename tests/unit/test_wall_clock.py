@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "leitwolf"
 SHOWN = {
     "daemon/cluster.py": "stamps of entries and of the recorder, for people",
     "daemon/departure.py": "when this node left, for people",
+    "daemon/giving_way.py": "when this node gave way, for people",
     "system/diary.py": "stamps of log lines, for people",
     "daemon/forming.py": "stamp of the first entry, for people",
     "daemon/giving_way.py": "when this node gave way, for people",
