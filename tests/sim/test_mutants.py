@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from tests.sim.test_quorum_kinds import DIRECTED as SHARED
 from tests.sim.test_quorum_kinds import MUTANTS as PASSIVE
 from tests.sim.test_rolled_back import SCENES as ROLLED_BACK
 from tests.sim_elections import ELECTIONS
@@ -66,7 +67,8 @@ meet anyway. What is seen is an entry that counts as committed and lacks a quoru
 
 def test_every_rule_is_accounted_for() -> None:
     """The simulator shows that each rule is needed, in one kind of run."""
-    shared = PASSIVE.keys() | ROLLED_BACK.keys() | {"drop-before-disarm"}
+    shared = PASSIVE.keys() | ROLLED_BACK.keys() | SHARED.keys()
+    shared |= {"drop-before-disarm", "silence-bounded", "silence-outlasts"}
     assert RANDOM.keys() | DIRECTED.keys() | shared == RULES.keys()
     assert not RANDOM.keys() & DIRECTED.keys()
 

@@ -17,7 +17,6 @@ SHOWN = {
     "daemon/giving_way.py": "when this node gave way, for people",
     "system/diary.py": "stamps of log lines, for people",
     "daemon/forming.py": "stamp of the first entry, for people",
-    "daemon/giving_way.py": "when this node gave way, for people",
     "daemon/aside.py": "when state was set aside, for people",
     "daemon/restoring.py": "when a backup was made, for people",
     "daemon/lifecycle.py": "when this node was locked out, for people",
