@@ -278,6 +278,22 @@ def stale_node_and_tag_witness(seed: int, rules: Rules) -> None:
     reach(world, lambda: serves(world, stale), 5 * SECOND)
 
 
+def leader_lives_at_the_witness(seed: int, rules: Rules) -> None:
+    """The link of two nodes is cut, the leader lives on with the disk: its stamp moves."""
+    world = World(seed=seed, nodes=2, quorum="disk-witness", rules=rules)
+    for node in world.nodes.values():
+        node.power_on()
+    world.run_until(5 * SECOND)
+    demand_service(world, "after the start")
+    cut_off = followers(world)[0]
+    isolate(world, cut_off)
+    world.run_until(world.now + SILENCE_S * SECOND)
+    answer = force(world, cut_off)
+    refused = answer.refusal is not None and answer.refusal.code == "witness-moves"
+    demand(world, refused, f"answered {answer}")
+    demand(world, leader(world) is not cut_off, "the node that was cut off leads")
+
+
 # --- what needs a rule ---------------------------------------------------------------------------
 
 
@@ -396,6 +412,7 @@ SURVIVED: tuple[Callable[[int, Rules], None], ...] = (
     entries_that_others_lack,
     disk_is_lost,
     stale_node_and_tag_witness,
+    leader_lives_at_the_witness,
     *FORCED.values(),
 )
 """Runs in which nothing may break."""

@@ -94,6 +94,7 @@ class FakeService:
     joined: list[JoinRequestView] = field(default_factory=list)
     saved: bytes = b""
     restored: list[tuple[bytes, str, bool]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
     def _check(self) -> None:
         if self.error is not None:
@@ -161,6 +162,14 @@ class FakeService:
         self._check()
         self.restored.append((data, node_name, replace))
         return self._setup("restored")
+
+    async def give_up(self, by: str) -> None:
+        self._check()
+        self.asked.append(f"give-up by {by}")
+
+    async def prevent(self, by: str, *, on: bool) -> None:
+        self._check()
+        self.asked.append(f"prevent={on} by {by}")
 
     async def destroy(self) -> None:
         self._check()

@@ -23,6 +23,7 @@ from leitwolf.cli.commands import cli
 from leitwolf.model.commands import (
     Answer,
     EvictNode,
+    ForceQuorum,
     PauseNode,
     Refusal,
     SetVotes,
@@ -31,7 +32,14 @@ from leitwolf.model.commands import (
 from leitwolf.model.errors import Conflict, NotPermitted, StorageError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.state import State
-from leitwolf.model.views import LogLine, StatusView
+from leitwolf.model.views import (
+    FindingView,
+    ForceGroup,
+    ForceNode,
+    ForceView,
+    LogLine,
+    StatusView,
+)
 from leitwolf.state import encode_backup, take_backup
 from leitwolf.store import QuorumLog
 from leitwolf.wire.ballot import Ballot
@@ -332,6 +340,72 @@ def test_destroy_with_json_asks_nobody(folder: Path, service: FakeService) -> No
     assert done.exit_code == 2
     assert json.loads(done.stdout)["code"] == "not-confirmed"
     assert service.view.formed
+
+
+# --- forced quorum -------------------------------------------------------------------------------
+
+
+def plan(**changes: object) -> Answer:
+    """What a node says about a force."""
+    line = ForceNode(node="n1", here=True, named=True, answers=True, heard_ms=0, index=8)
+    lost = ForceNode(node="n2", here=False, named=False, answers=False, heard_ms=9_000, index=-1)
+    view = ForceView(
+        nodes=(line, lost),
+        index=8,
+        known=9,
+        known_at="n2",
+        loss="entry 9, which n2 holds",
+        groups=(ForceGroup(group="web", node="n1"),),
+        wait_ms=4_000,
+        **changes,  # type: ignore[arg-type]
+    )
+    return Answer(index=12, data={"plan": msgspec.json.encode(view).decode()})
+
+
+def test_force_shows_what_would_be_lost_and_asks(folder: Path, service: FakeService) -> None:
+    """Without an answer nothing is forced; the answer, or the option, does it for those shown."""
+    service.view, service.answer = status_view(), plan()
+    for typed in (None, "n\n"):
+        done = run(folder, "force", typed=typed)
+        assert done.exit_code == 2
+        assert "entry 9, which n2 holds" in done.stderr
+        assert "web on n1" in done.stderr
+        assert "last heard 9.0 s ago" in done.stderr
+        assert "[not-confirmed]" in done.stderr
+    assert not any(command.others_down for command, _ in service.commands)  # type: ignore[union-attr]
+    for arguments, typed in ((("force",), "y\n"), (("force", "--confirm-others-down"), None)):
+        service.commands.clear()
+        assert run(folder, *arguments, typed=typed).exit_code == 0
+        assert service.commands[-1][0] == ForceQuorum(nodes=(NodeId(1),), others_down=True)
+
+
+def test_force_that_would_be_refused_asks_nobody(folder: Path, service: FakeService) -> None:
+    """The code of the refusal is the command's."""
+    service.view = status_view()
+    service.answer = plan(code="others-heard", text="n3 can be heard", hint="switch it off")
+    done = run(folder, "force", "--confirm-others-down")
+    assert done.exit_code != 0
+    assert "n3 can be heard [others-heard]" in done.stderr
+    shown = run(folder, "force", "--show", "--json")
+    assert shown.exit_code == 0
+    assert json.loads(shown.stdout)["code"] == "others-heard"
+
+
+def test_give_up_and_prevent_say_who_asked(folder: Path, service: FakeService) -> None:
+    """Giving up asks first when a half is heard; preventing asks nobody."""
+    service.view = status_view(
+        findings=(FindingView(code="two-forced-halves", text="TWO FORCED HALVES", fix="decide"),)
+    )
+    assert run(folder, "give-up", typed="n\n").exit_code == 2
+    assert not service.asked
+    assert run(folder, "give-up", "--yes").exit_code == 0
+    assert run(folder, "node", "prevent").exit_code == 0
+    assert run(folder, "node", "prevent", "--end").exit_code == 0
+    assert [line.split(" by")[0] for line in service.asked] == [
+        "give-up",
+        "prevent=True",
+        "prevent=False",
+    ]
 
 
 # --- following -----------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ SOURCE = Path(__file__).parents[2] / "src" / "leitwolf"
 SHOWN = {
     "daemon/cluster.py": "stamps of entries and of the recorder, for people",
     "daemon/departure.py": "when this node left, for people",
+    "daemon/giving_way.py": "when this node gave way, for people",
     "system/diary.py": "stamps of log lines, for people",
     "daemon/forming.py": "stamp of the first entry, for people",
-    "daemon/giving_way.py": "when this node gave way, for people",
     "daemon/aside.py": "when state was set aside, for people",
     "daemon/restoring.py": "when a backup was made, for people",
     "daemon/lifecycle.py": "when this node was locked out, for people",

@@ -34,7 +34,8 @@ _TIMEOUT_S_MAX = 600.0
 _LOG_LINES_MAX = 10_000
 
 _DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (Command, InitRequest, JoinRequestView)
+    kind: msgspec.json.Decoder(kind)
+    for kind in (Command, InitRequest, JoinRequestView, PreventRequest)
 }
 """Made once: for a union of all commands that takes longer than to decode one."""
 

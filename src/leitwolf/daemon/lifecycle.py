@@ -223,11 +223,15 @@ class Lifecycle:
     def superseded(self, history: HistoryStanding, reason: str) -> None:
         """Others forced a quorum: stop everything, go on in their history with an empty log."""
         cluster = self.cluster
-        if cluster is not None and not self._ending:
-            giving_way.intend(
-                self._settings.state, cluster.bootstrap, cluster.node, history, reason
-            )
-            self._end(f"gives way: {reason}")
+        if cluster is None or self._ending:
+            return
+        state = self._settings.state
+        try:
+            giving_way.intend(state, cluster.bootstrap, cluster.node, history, reason)
+        except OSError as error:  # tried again when the others call again
+            cluster.record(f"cannot give way yet: {error}")
+            return
+        self._end(f"gives way: {reason}")
 
     async def _gave_way(self) -> bool:
         """Finish giving way, if that was begun; return whether nothing of it is left to do."""

@@ -31,7 +31,7 @@ class Forcing:
         self._over = 0
 
     def disaster(self, node: SimNode) -> None:
-        """All but a minority are gone; ``node`` is forced with that minority."""
+        """All but a minority are gone, with all witnesses; ``node`` is forced with the rest."""
         world, entropy = self._world, self._entropy
         if world.now < self._over:
             return
@@ -50,6 +50,8 @@ class Forcing:
                     world.network.cut(other.id, one.id)
             else:
                 one.power_off("disaster")
+        for witness in world.witnesses.values():
+            witness.unreached.update(world.nodes)
         world.refresh_streams()
         numbers = tuple(NodeId(one.id) for one in named)
         for at_ms in (entropy.between(3_300, 4_500), entropy.between(9_000, 12_000)):
@@ -65,6 +67,8 @@ class Forcing:
 
     def _back(self, gone: list[SimNode]) -> None:
         self._world.network.heal()
+        for witness in self._world.witnesses.values():
+            witness.unreached.clear()
         for node in gone:
             node.power_on()
         self._world.refresh_streams()

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from leitwolf.model import events
 from leitwolf.model.errors import check
 from leitwolf.model.ids import NO_NODE, NodeStatus
-from leitwolf.model.quorum import QuorumWish, Relocation
+from leitwolf.model.quorum import Relocation
 from leitwolf.model.state import Network, Node, Token
 from leitwolf.model.witness import WITNESS_ID_MIN, is_witness
 from leitwolf.state.draft import Draft
@@ -117,7 +117,8 @@ def apply_quorum_forced(draft: Draft, event: events.QuorumForced) -> None:
     for node in event.nodes:
         draft.nodes.need(node)
     draft.lineage, draft.forced = event.lineage, draft.index
-    draft.wish = QuorumWish(dynamic=draft.wish.dynamic)
+    voteless = tuple(node for node in draft.wish.voteless if node not in event.nodes)
+    draft.wish = replace(draft.wish, witness=None, node_weight=1, voteless=voteless)
     for resource in list(draft.resources):
         if resource.proven:
             # Perhaps it is still used somewhere, whatever the operator was told.
