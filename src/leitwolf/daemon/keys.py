@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from leitwolf.model.commands import Rekey
+from leitwolf.model.errors import StorageError
 from leitwolf.model.limits import HEARTBEAT_KEY_BYTES
 from leitwolf.model.state import State
 from leitwolf.peers.identity import load_identity, save_heartbeat_keys
@@ -30,12 +31,20 @@ class KeyFile:
         """Write the keys of the log; return whether they changed, so that the guard reads them.
 
         Raises:
-            OSError: the file cannot be written.
+            StorageError: the file cannot be written (``keys-not-written``). The daemon ends with
+                it, and the next one tries again: the keys are in the log.
         """
         wanted = b"".join(state.keys)
         if not wanted or wanted == self._keys:
             return False
-        save_heartbeat_keys(self._config, wanted)
+        try:
+            save_heartbeat_keys(self._config, wanted)
+        except OSError as error:
+            raise StorageError(
+                f"the heartbeat keys of the log cannot be written below {self._config}: {error}",
+                code="keys-not-written",
+                hint="make room there, or make it writable; this node goes on by itself",
+            ) from error
         self._keys = wanted
         log.info("heartbeat keys changed", stage=state.keys_stage)
         return True

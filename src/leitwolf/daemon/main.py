@@ -77,14 +77,20 @@ def main() -> int:
         ensure_folders(settings)
         asyncio.run(_run(settings))
     except* LeitwolfError as group:
-        status = 1
-        for failure in group.exceptions:
-            log.critical("the daemon ends", error=str(failure))
-            if isinstance(failure, LeitwolfError):
-                log.critical("because", code=failure.code, hint=failure.hint)
-                status = failure.exit_code
-        os._exit(status)
+        os._exit(_told(group))
     return 0
+
+
+def _told(error: LeitwolfError | ExceptionGroup[LeitwolfError]) -> int:
+    """Tell the diary why the daemon ends, whatever groups of tasks the error came through.
+
+    Returns:
+        Its exit status: that of the last error.
+    """
+    if isinstance(error, LeitwolfError):
+        log.critical("the daemon ends", error=error.text, code=error.code, hint=error.hint)
+        return error.exit_code
+    return [_told(one) for one in error.exceptions][-1]
 
 
 if __name__ == "__main__":
