@@ -195,7 +195,7 @@ def main() -> None:
     questions = {address: question(address, mac) for address in addresses}
     ownership = Ownership(window, interval)
     be_punctual()
-    suffix, due = bridge.removeprefix("br"), time.monotonic_ns()
+    suffix, due = bridge.removeprefix("br-"), time.monotonic_ns()
     while True:
         now = time.monotonic_ns()
         if now >= due:

@@ -105,6 +105,27 @@ def test_a_second_keeper_refuses(node: Node) -> None:
     assert living(node) == before
 
 
+def test_a_keeper_of_the_service_manager_replaces_one_that_it_does_not_know(node: Node) -> None:
+    """The host revived one before systemd's was up: the first gives way, nothing is restarted."""
+    before = living(node)
+    former = node.started[0]
+    with Outage(node) as outage, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        address = str(node.base / "notify")
+        manager.bind(address)
+        manager.settimeout(20)
+        node.environment |= {"NOTIFY_SOCKET": address}
+        second = start(node)
+        assert former.wait(20) == 0
+        assert manager.recv(1_000).startswith(b"READY=1")
+        assert living(node) == before
+        third = start(node)
+        assert third.wait(20) == 4, "managed ones do not displace each other"
+        assert second.poll() is None
+        time.sleep(1.0)
+    assert outage.seen == 0
+    assert living(node) == before
+
+
 def test_the_next_keeper_adopts_what_lives(node: Node) -> None:
     """SIGKILL of the keeper: guard, daemon and host go on, and the next one supervises them."""
     before = living(node)

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.netns, needs_root]
 _INIT = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c",
-    "from leitwolf.system.selffence import self_fence; self_fence('namespace')"])
+    "from leitwolf.system.selffence import self_fence; self_fence('namespace', 'test')"])
 time.sleep(60)
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -84,40 +83,19 @@ def test_pid_namespaces_are_taken_when_asked_for(tmp_path: Path) -> None:
     assert found.directory == tmp_path / "cells"
 
 
-def fake_delegation(tmp_path: Path, controllers: str) -> Path:
-    """Plain files where the kernel would have its own, for machines without the controller."""
-    base = writable_cgroup(tmp_path)
-    (base / "cgroup.procs").write_text("101\n102\n")
-    (base / "cgroup.controllers").write_text(controllers)
-    for path in (base, base / "leitwolf", base / "leitwolf.processes"):
-        path.mkdir(exist_ok=True)
-        (path / "cgroup.subtree_control").touch()
-        (path / "cgroup.procs").touch()
-    return base
-
-
-def test_own_processes_make_room_in_a_delegated_cgroup(tmp_path: Path) -> None:
-    """systemd's delegation: the node's processes move aside, then the controller is enabled."""
-    base = fake_delegation(tmp_path, "cpu pids\n")
-    try:
-        os.setxattr(base, "user.delegate", b"1")
-    except OSError as error:
-        pytest.skip(f"the temporary directory keeps no attributes: {error}")
-    CgroupContainment(base / "leitwolf").prepare()
-    assert (base / "leitwolf.processes" / "cgroup.procs").read_text() == "102"
-    assert (base / "cgroup.subtree_control").read_text() == "+pids"
-    assert (base / "leitwolf" / "cgroup.subtree_control").read_text() == "+pids"
-
-
 @pytest.mark.parametrize(("controllers", "enabled"), [("cpu pids\n", "+pids"), ("cpu\n", "")])
-def test_processes_of_others_stay_where_they_are(
+def test_a_controller_is_passed_on_and_none_is_enabled_above(
     tmp_path: Path, controllers: str, enabled: str
 ) -> None:
-    """What was not delegated is not emptied; what is not there is not enabled."""
-    base = fake_delegation(tmp_path, controllers)
+    """With one enabled above, systemd could not put the next keeper where the last one was."""
+    base = writable_cgroup(tmp_path)
+    for path in (base, base / "leitwolf"):  # plain files where the kernel would have its own
+        path.mkdir(exist_ok=True)
+        (path / "cgroup.controllers").write_text(controllers)
+        (path / "cgroup.subtree_control").touch()
     CgroupContainment(base / "leitwolf").prepare()
-    assert (base / "leitwolf.processes" / "cgroup.procs").read_text() == ""
-    assert (base / "cgroup.subtree_control").read_text() == enabled
+    assert (base / "cgroup.subtree_control").read_text() == ""
+    assert (base / "leitwolf" / "cgroup.subtree_control").read_text() == enabled
 
 
 def test_closing_a_cell_forbids_forks_in_all_of_it(tmp_path: Path) -> None:

@@ -141,6 +141,25 @@ def test_self_fencing_by_namespace_is_refused_on_the_machine_itself(
     monkeypatch.setattr(selffence, "_OWN_PID_NAMESPACE", Path("/proc/1/none"))
     assert selffence.in_first_pid_namespace()
     with pytest.raises(selffence.FenceRefused, match="machine's own"):
-        selffence.self_fence("namespace")
+        selffence.self_fence("namespace", "test")
     with pytest.raises(selffence.FenceRefused, match="no effect"):
-        selffence.self_fence("unknown")
+        selffence.self_fence("unknown", "test")
+
+
+def test_the_kernels_log_says_why_a_machine_resets_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line comes before the reset; that it cannot be written delays nothing."""
+    for name in ("_KERNEL_LOG", "_SYSRQ"):
+        monkeypatch.setattr(selffence, name, tmp_path / name)
+    monkeypatch.setattr(selffence, "_reboot", lambda: None)
+    with pytest.raises(selffence.FenceRefused):
+        selffence.self_fence("reboot", "stop-not-confirmed")
+    line = "<1>leitwolf: this node resets itself: stop-not-confirmed"
+    assert (tmp_path / "_KERNEL_LOG").read_text() == line
+    assert (tmp_path / "_SYSRQ").read_text() == "b"
+    monkeypatch.setattr(selffence, "_KERNEL_LOG", tmp_path / "none" / "log")
+    (tmp_path / "_SYSRQ").unlink()
+    with pytest.raises(selffence.FenceRefused):
+        selffence.self_fence("reboot", "stop-not-confirmed")
+    assert (tmp_path / "_SYSRQ").read_text() == "b"

@@ -19,7 +19,7 @@ def test_a_guard_that_may_not_reset_the_node_starves_its_watchdog(
 ) -> None:
     """If it ended instead, its successors would feed the watchdog, and nothing ever reset."""
 
-    def refuse(_: str) -> NoReturn:
+    def refuse(*_: str) -> NoReturn:
         raise FenceRefused("not permitted")
 
     monkeypatch.setattr(process, "self_fence", refuse)

@@ -33,10 +33,10 @@ def play(checkout: Path, name: str, text: str) -> None:
     tool.chmod(0o755)
 
 
-def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(checkout: Path, *arguments: str, lab: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [checkout / "run", *arguments],
-        env={"PATH": f"{checkout.parent}/tools:{os.environ['PATH']}"},
+        env={"PATH": f"{checkout.parent}/tools:{os.environ['PATH']}", "LEITWOLF_VMLAB": lab},
         capture_output=True,
         text=True,
         check=False,
@@ -102,6 +102,23 @@ def test_a_moved_checkout_gets_a_new_environment(checkout: Path) -> None:
     assert done.returncode == 3
     assert "moved or copied" in done.stderr
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("tool", ["", "/nowhere/lab"])
+def test_virtual_machines_need_a_lab_tool(checkout: Path, tool: str) -> None:
+    """Nothing is installed without one; the text names the variable, its value and the page."""
+    done = run(checkout, "vm", lab=tool)
+    assert done.returncode == 3
+    assert f"LEITWOLF_VMLAB = '{tool}'" in done.stderr
+    assert "tests/vm/machines.py" in done.stderr
+
+
+def test_virtual_machines_are_tested_by_the_tool_that_is_named(checkout: Path) -> None:
+    """The folder that no other verb collects; options are passed on."""
+    folder = environment(checkout, checkout)
+    shutil.copy(checkout / "requirements/dev.txt", folder / ".stamp-dev")
+    done = run(checkout, "vm", "-x", lab=str(checkout / "run"))
+    assert (done.returncode, done.stdout) == (0, "-m pytest tests/vm -x\n")
 
 
 def test_an_unknown_verb_is_refused(checkout: Path) -> None:

@@ -352,7 +352,7 @@ class GuardProcess:
         self._rebooting = reason
         self._record("self-fence", reason)
         try:
-            self_fence(self._settings.fence)
+            self_fence(self._settings.fence, reason)
         except FenceRefused as error:
             self._record("self-fence-refused", str(error))
 

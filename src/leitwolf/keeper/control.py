@@ -1,4 +1,4 @@
-"""``keeper.sock``: questions of the host. Never blocks; who breaks the protocol is dropped."""
+"""``keeper.sock``: questions to a keeper. It never blocks; who breaks the protocol is dropped."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from leitwolf.keeper.reaper import Reaper
-from leitwolf.wire.keeper import KEEPER, Accepted, ExitAnswer, ExitQuery, RestartKeeper
+from leitwolf.wire.keeper import (
+    KEEPER,
+    Accepted,
+    Declined,
+    ExitAnswer,
+    ExitQuery,
+    GiveWay,
+    RestartKeeper,
+)
 from leitwolf.wire.layout import LayoutError
 
-__all__ = ["Control"]
+__all__ = ["Control", "ask_to_give_way"]
 
 _QUESTION_BYTES_MAX = 256
 _CLIENTS_MAX = 16
+_ANSWER_S = 1.0
 
 
 class Control:
@@ -24,14 +33,22 @@ class Control:
         path: of the socket; one that is there is replaced.
         reaper: knows how processes ended.
         restart: called when the keeper is to replace its program.
+        give_way: called when it is to end for another one; tells whether it will.
 
     Raises:
         OSError: the socket cannot be made.
     """
 
-    def __init__(self, path: Path, reaper: Reaper, restart: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        reaper: Reaper,
+        restart: Callable[[], None],
+        give_way: Callable[[], bool],
+    ) -> None:
         self._reaper = reaper
         self._restart = restart
+        self._give_way = give_way
         self._clients: dict[int, socket.socket] = {}
         self._listener = socket.socket(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -77,7 +94,7 @@ class Control:
             return
         self._clients[client.fileno()] = client
 
-    def _answer(self, question: object) -> ExitAnswer | Accepted:
+    def _answer(self, question: object) -> ExitAnswer | Accepted | Declined:
         if isinstance(question, ExitQuery):
             self._reaper.reap()
             found = self._reaper.status(question.process, question.started)
@@ -87,6 +104,8 @@ class Control:
         if isinstance(question, RestartKeeper):
             self._restart()
             return Accepted()
+        if isinstance(question, GiveWay):
+            return Accepted() if self._give_way() else Declined()
         raise LayoutError(f"{type(question).__name__} is no question")
 
     def close(self) -> None:
@@ -95,3 +114,15 @@ class Control:
             client.close()
         self._clients = {}
         self._listener.close()
+
+
+def ask_to_give_way(path: Path) -> bool:
+    """Ask the keeper that listens there to end for this one; tell whether it will."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as channel:
+        channel.settimeout(_ANSWER_S)
+        try:
+            channel.connect(str(path))
+            channel.send(KEEPER.encode(GiveWay()))
+            return isinstance(KEEPER.decode(channel.recv(_QUESTION_BYTES_MAX)), Accepted)
+        except (OSError, LayoutError):
+            return False

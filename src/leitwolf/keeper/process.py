@@ -1,7 +1,9 @@
 """The keeper process: spawns, reaps and restarts guard, daemon and host; nothing else.
 
 Rules
-- One keeper per runtime directory (a lock). Another one ends at once.
+- One keeper per runtime directory (a lock). Another one ends at once, unless the service manager
+  started it and not the one that has the lock: then that one gives way. Who is not known to the
+  service manager could not be stopped, reloaded or watched by it.
 - A new guard starts only when the old one's descriptor says that it is gone (L9). One that is
   killed and does not end within two seconds cannot be replaced: the node fences itself.
 - What lives is adopted, by process id and start time in the progress page; nothing is restarted
@@ -26,12 +28,13 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from leitwolf.guard import main as guard_main
 from leitwolf.keeper.children import Child, Limits
-from leitwolf.keeper.control import Control
+from leitwolf.keeper.control import Control, ask_to_give_way
 from leitwolf.keeper.reaper import Reaper
 from leitwolf.system import clock, containment, realtime
 from leitwolf.system.notify import VARIABLES, Notifier
@@ -58,6 +61,9 @@ _DAEMON_STOP = 60 * _SECOND
 _GUARD_STOP = 30 * _SECOND
 _HOST_STOP = 10 * _SECOND
 _REPLACE = 5 * _SECOND
+_GIVE_WAY = 2 * _SECOND
+_GIVE_WAY_LOOK_S = 0.01
+_LOCK, _SOCKET = "keeper.lock", "keeper.sock"
 _PR_SET_CHILD_SUBREAPER = 36
 _EXIT_FAILED = 70
 _LINE_BYTES_MAX = 2_048
@@ -94,17 +100,19 @@ class Keeper:
             require_volatile(runtime)
         # Nothing may run where nothing can be killed; and guards are forked with it imported.
         containment.find(settings)
-        self._lock = _take_lock(runtime / "keeper.lock")
+        self._notifier = Notifier(os.environ)
+        self._lock = self._take_office(runtime)
         self._programs = programs or {
             Role.KEEPER: (sys.executable, "-m", "leitwolf.keeper.main"),
             Role.DAEMON: (sys.executable, "-m", "leitwolf.daemon.main"),
             Role.HOST: (sys.executable, "-m", "leitwolf.host.main"),
         }
-        self._notifier = Notifier(os.environ)
         self._progress = Progress(runtime / "progress.page")
         self._progress.begin(Role.KEEPER)
         self._reaper = Reaper()
-        self._control = Control(runtime / "keeper.sock", self._reaper, self._order_restart)
+        self._control = Control(
+            runtime / _SOCKET, self._reaper, self._order_restart, self._give_way
+        )
         self._signals, self._waker = socket.socketpair()
         self._signals.setblocking(False)
         self._waker.setblocking(False)
@@ -130,6 +138,26 @@ class Keeper:
         }
 
     # --- life ------------------------------------------------------------------------------------
+
+    def _take_office(self, runtime: Path) -> int:
+        """Return the descriptor of the lock, once whoever has it gave way.
+
+        Raises:
+            KeeperRunning: it did not.
+        """
+        try:
+            return _take_lock(runtime / _LOCK)
+        except KeeperRunning:
+            if not (self._notifier.managed and ask_to_give_way(runtime / _SOCKET)):
+                raise
+        until = clock.raw_ns() + _GIVE_WAY
+        while True:
+            try:
+                return _take_lock(runtime / _LOCK)
+            except KeeperRunning:
+                if clock.raw_ns() > until:
+                    raise
+                time.sleep(_GIVE_WAY_LOOK_S)
 
     def run(self) -> int:
         """Keep the node until an orderly stop is done; return the exit code."""
@@ -217,7 +245,7 @@ class Keeper:
             self._say("the guard cannot be killed: this node fences itself")
             self._exit = _EXIT_FAILED
             try:
-                self_fence(self._settings.fence)
+                self_fence(self._settings.fence, "the guard cannot be killed")
             except FenceRefused as error:
                 self._say(str(error))
 
@@ -283,6 +311,14 @@ class Keeper:
 
     def _order_restart(self) -> None:
         self._restart = True
+
+    def _give_way(self) -> bool:
+        """End for a keeper of the service manager, which adopts what this one leaves."""
+        if self._notifier.managed or self._stopping or self._replacing:
+            return False
+        self._say("giving way to the keeper of the service manager")
+        self._exit = 0
+        return True
 
     def _obey(self, now: int) -> None:
         orders, self._orders = self._orders, set()

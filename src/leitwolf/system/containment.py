@@ -10,10 +10,11 @@ Rules (L7):
 - Cells survive the processes that made them, and any later one finds them by their names.
 
 Theory of operation. :class:`CgroupContainment` makes one cgroup (version 2) per cell;
-``cgroup.kill`` reaches stopped, frozen and just forking processes. Where the controller ``pids``
-is there, ``pids.max`` = 0 ends forking first. For ordinary users without a delegated cgroup,
-:class:`leitwolf.system.pidnamespace.PidNamespaceContainment` runs each cell below an init of its
-own.
+``cgroup.kill`` reaches stopped, frozen and just forking processes. Where the cgroup was given the
+controller ``pids``, ``pids.max`` = 0 ends forking first. We enable no controller in it ourselves:
+the kernel would refuse the service manager to put the next keeper there. For ordinary users without
+a delegated cgroup, :class:`leitwolf.system.pidnamespace.PidNamespaceContainment` runs each cell
+below an init of its own.
 
 What this does not guarantee: a process frozen by the freezer of cgroup version 1, or in an
 uninterruptible wait, dies only when it thaws. Until then its cell is not empty, which the guard
@@ -53,9 +54,6 @@ __all__ = [
 _SUFFIX: Final = ".cell"
 _NAME_BYTES_MAX: Final = 240
 _UNIFIED = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
-_OWN_GROUP: Final = "leitwolf.processes"
-"""Where the processes of a delegated cgroup go: one that has children with controllers may itself
-hold none."""
 _GONE = (errno.ENOENT, errno.ENODEV)
 """A cgroup that is not there, and one that was removed between open and read."""
 _KILL_PASSES: Final = 16
@@ -157,26 +155,10 @@ class CgroupContainment:
         self.root = root
 
     def prepare(self) -> None:
-        """Make the root; give it the controller ``pids`` where that is possible."""
+        """Make the root; pass the controller ``pids`` on to the cells if it has it."""
         self.root.mkdir(parents=True, exist_ok=True)
-        parent = self.root.parent
-        if "pids" in _words(parent / "cgroup.controllers"):
-            if _delegated(parent):
-                self._leave(parent)
-            # A parent with processes of others in it refuses; then killing is repeated instead.
-            if _enable_pids(parent):
-                _enable_pids(self.root)
-
-    @staticmethod
-    def _leave(parent: Path) -> None:
-        """Move the processes of our own delegated cgroup into a child of it."""
-        own = parent / _OWN_GROUP
-        own.mkdir(exist_ok=True)
-        for pid in _numbers(parent / "cgroup.procs"):
-            try:
-                _write(own / "cgroup.procs", str(pid))
-            except ProcessLookupError:
-                continue  # it ended meanwhile
+        if "pids" in _words(self.root / "cgroup.controllers"):
+            _write(self.root / "cgroup.subtree_control", "+pids")
 
     def spawn(self, cell: str, program: Program, permitted: Callable[[], bool]) -> Child:
         """Start a program in a cell, see :meth:`Containment.spawn`."""
@@ -291,32 +273,6 @@ def _write_where_there(path: Path, text: str) -> bool:
     return True
 
 
-def _enable_pids(path: Path) -> bool:
-    """Give the children of a cgroup the controller; False: it holds processes, or may not."""
-    if "pids" in _words(path / "cgroup.subtree_control"):
-        return True
-    try:
-        _write(path / "cgroup.subtree_control", "+pids")
-    except OSError as error:
-        refusals = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT)
-        if error.errno not in refusals:
-            raise
-        return False
-    return True
-
-
-def _delegated(path: Path) -> bool:
-    """Tell whether the service manager gave this cgroup away (systemd marks those)."""
-    for name in ("trusted.delegate", "user.delegate"):
-        try:
-            if os.getxattr(path, name) == b"1":
-                return True
-        except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
-                raise
-    return False
-
-
 def _own_cgroup() -> Path | None:
     """Return the cgroup (version 2) of this process, None when there is no such hierarchy."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -325,7 +281,7 @@ def _own_cgroup() -> Path | None:
         for mount in _UNIFIED:
             path = mount / line.removeprefix("0::/")
             if (path / "cgroup.procs").exists():
-                return path.parent if path.name == _OWN_GROUP else path
+                return path
     return None
 
 

@@ -2,7 +2,8 @@
 
 ``reboot`` resets the machine at once, without syncing: whatever still runs must not write any more.
 ``namespace`` ends the PID namespace of this process and nothing else; it is refused in the first
-PID namespace of the machine. Standard library only: the guard imports this module.
+PID namespace of the machine. Why stands in the log of the kernel: on consoles, and afterwards
+where that log outlives a reset (pstore). Standard library only: the guard imports this module.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 _RB_AUTOBOOT = 0x01234567
 _OWN_PID_NAMESPACE = Path("/proc/self/ns/pid")
 _SYSRQ = Path("/proc/sysrq-trigger")
+_KERNEL_LOG = Path("/dev/kmsg")
+_ALERT = 1
+_LINE_CHARACTERS_MAX = 200
 
 
 class FenceRefused(RuntimeError):
@@ -36,23 +40,27 @@ def in_first_pid_namespace() -> bool:
         return True
 
 
-def self_fence(kind: str) -> None:
+def self_fence(kind: str, reason: str) -> None:
     """End this machine, or this PID namespace; does not return when it works.
 
     Args:
         kind: reboot or namespace, as in the settings.
+        reason: for the kernel's log.
 
     Raises:
         FenceRefused: it is not permitted, or nothing happened.
     """
     if kind == "reboot":
-        _reset_machine()
+        _reset_machine(reason)
     elif kind == "namespace":
         _end_namespace()
     raise FenceRefused(f"self-fencing by {kind!r} had no effect")
 
 
-def _reset_machine() -> None:
+def _reset_machine(reason: str) -> None:
+    with contextlib.suppress(OSError):  # for people only
+        line = f"<{_ALERT}>leitwolf: this node resets itself: {reason}"
+        _KERNEL_LOG.write_text(line[:_LINE_CHARACTERS_MAX])
     with contextlib.suppress(OSError):  # not there or not permitted: the system call comes next
         _SYSRQ.write_text("b")
     _reboot()

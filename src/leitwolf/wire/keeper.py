@@ -1,4 +1,4 @@
-"""What the host of a node asks its keeper.
+"""What the host of a node, or the next keeper, asks a keeper.
 
 Channel: SOCK_SEQPACKET on ``keeper.sock`` in the runtime directory, one message per packet, each
 question answered by one answer. Standard library only.
@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 from leitwolf.wire.layout import Registry
 
-__all__ = ["KEEPER", "Accepted", "ExitAnswer", "ExitQuery", "KeeperMessage", "RestartKeeper"]
+__all__ = [
+    "KEEPER",
+    "Accepted",
+    "Declined",
+    "ExitAnswer",
+    "ExitQuery",
+    "GiveWay",
+    "KeeperMessage",
+    "RestartKeeper",
+]
 
 KEEPER = Registry()
 
@@ -29,6 +38,12 @@ class ExitQuery:
 @dataclass(frozen=True, slots=True)
 class RestartKeeper:
     """Replace your program by the installed one; nothing else is restarted."""
+
+
+@KEEPER.message(3)
+@dataclass(frozen=True, slots=True)
+class GiveWay:
+    """I was started by the service manager and you were not: end, and leave me what runs."""
 
 
 @KEEPER.message(32)
@@ -50,4 +65,10 @@ class Accepted:
     """The order will be carried out."""
 
 
-KeeperMessage = ExitQuery | RestartKeeper | ExitAnswer | Accepted
+@KEEPER.message(34)
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The order will not be carried out."""
+
+
+KeeperMessage = ExitQuery | RestartKeeper | GiveWay | ExitAnswer | Accepted | Declined
