@@ -118,7 +118,7 @@ def test_a_keeper_of_the_service_manager_replaces_one_that_it_does_not_know(node
         assert former.wait(20) == 0
         assert manager.recv(1_000).startswith(b"READY=1")
         assert living(node) == before
-        third = start(node)
+        third = node.start(sys.executable, "-m", "leitwolf.keeper.main")
         assert third.wait(20) == 4, "managed ones do not displace each other"
         assert second.poll() is None
         time.sleep(1.0)
