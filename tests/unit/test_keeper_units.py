@@ -149,3 +149,4 @@ def test_the_unit_survives_restarts_and_carries_the_settings() -> None:
         assert line in text.splitlines()
     assert "LEITWOLF_RUNTIME" not in text
     assert "WatchdogSec=" in text
+    assert "WatchdogSignal=SIGKILL" in text.splitlines()

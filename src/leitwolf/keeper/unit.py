@@ -24,6 +24,8 @@ KillMode=process
 Restart=always
 RestartSec=100ms
 WatchdogSec=10s
+# A keeper that is stopped takes no other signal, and has nothing to tidy up.
+WatchdogSignal=SIGKILL
 TimeoutStartSec=90s
 TimeoutStopSec=120s
 # Resources live in cgroups of their own below this one.
