@@ -248,7 +248,9 @@ class Cluster:
         """
         text = self.machines.sh(
             node,
-            "od -An -v -td8 -w256 /run/leitwolf/progress.page | head -4; "
+            "if [ -e /run/leitwolf/progress.page ]; then "
+            "od -An -v -td8 -w256 -N1024 /run/leitwolf/progress.page; "
+            "else printf '0\\n0\\n0\\n0\\n'; fi; "
             f"pgrep -f '^/usr/bin/python3 {_SERVICE}' || echo 0",
             10,
         )

@@ -44,9 +44,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
-    """Add what the machines say to the report of a failed test."""
+    """Add what the machines say to the report of a failed test, and leave the next one a chance."""
     report = yield
     if report.failed and _running:
+        _running[0].machines.mend()
         for node in NODES:
             report.sections.append((f"node{node}", _diary(_running[0], node)))
     return report
