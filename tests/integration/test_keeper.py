@@ -143,15 +143,16 @@ def test_the_next_keeper_adopts_what_lives(node: Node) -> None:
 
 
 def test_a_host_can_revive_the_keeper() -> None:
-    """``revive`` starts a keeper that outlives who called it."""
+    """``revive`` starts a keeper that outlives who called it, and names its process."""
     with nodes("r") as (node,):
         program = (
             "import os, leitwolf.keeper.main as main, leitwolf.system.settings as settings\n"
-            "main.revive(settings.Settings.load(os.environ))"
+            "print('revived', main.revive(settings.Settings.load(os.environ)))"
         )
         assert node.start(sys.executable, "-c", program).wait(20) == 0
         slot = eventually(lambda: s if (s := node.progress.slot(Role.KEEPER)).counter else None)
         assert node.outer(slot.process)
+        assert f"revived {slot.process}\n" in node.log()
 
 
 def ask(node: Node, question: object) -> object:

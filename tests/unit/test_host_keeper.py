@@ -41,8 +41,14 @@ def spawn() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 
 
-async def watched(slots: Slots, revived: asyncio.Event) -> asyncio.Task[None]:
-    task = asyncio.create_task(watch_keeper(slots, revived.set))  # type: ignore[arg-type]
+async def watched(
+    slots: Slots, revived: asyncio.Event, started: list[int] | None = None
+) -> asyncio.Task[None]:
+    def revive() -> int:
+        revived.set()
+        return started.pop() if started else os.getpid()
+
+    task = asyncio.create_task(watch_keeper(slots, revive))  # type: ignore[arg-type]
     await asyncio.sleep(0.05)
     return task
 
@@ -55,6 +61,23 @@ async def test_dead_keeper_is_revived() -> None:
     task = await watched(Slots(Slot(process=child.pid, started=start_time(child.pid))), revived)
     assert not revived.is_set()
     child.communicate()
+    await asyncio.wait_for(revived.wait(), 10)
+    task.cancel()
+
+
+@pytest.mark.asyncio
+async def test_one_keeper_is_revived_at_a_time() -> None:
+    """A slow start is waited for; only when it ended without taking the slot comes another."""
+    child, slow = spawn(), spawn()
+    revived = asyncio.Event()
+    slots = Slots(Slot(process=child.pid, started=start_time(child.pid)))
+    task = await watched(slots, revived, [slow.pid])
+    child.communicate()
+    await asyncio.wait_for(revived.wait(), 10)
+    revived.clear()
+    await asyncio.sleep(0.3)
+    assert not revived.is_set()
+    slow.communicate()
     await asyncio.wait_for(revived.wait(), 10)
     task.cancel()
 

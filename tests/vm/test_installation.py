@@ -27,6 +27,7 @@ def test_the_unit_runs_as_it_was_written(cluster: Cluster) -> None:
             "MainPID": str(cluster.pids(node)["keeper"]),
         }
         assert cluster.unit(node, *wanted) == wanted
+    assert not cluster.machines.sh(1, f"systemd-analyze verify {UNIT} 2>&1")
 
 
 def test_the_files_of_an_installation_are_there(cluster: Cluster) -> None:

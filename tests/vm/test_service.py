@@ -8,8 +8,9 @@ import pytest
 from tests.vm.cluster import ROLES, UNIT, VIP, Cluster, eventually
 
 pytestmark = pytest.mark.timeout(500)
-NO_OUTAGE_S = 2.0
-"""An emulated machine that starts programs may take so long for an answer."""
+NO_OUTAGE_S = 4.0
+"""An emulated machine that starts four programs may take so long for an answer; a service that was
+stopped, or lost its lease, would take R and its start."""
 UNIT_WATCHDOG_S = 10
 """WatchdogSec of the unit."""
 

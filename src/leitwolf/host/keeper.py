@@ -9,7 +9,7 @@ from pathlib import Path
 
 from leitwolf.resources import ExitStatus
 from leitwolf.system.pidfd import ProcessHandle
-from leitwolf.system.progress import Progress, Role
+from leitwolf.system.progress import Progress, Role, Slot
 from leitwolf.wire.keeper import KEEPER, ExitAnswer, ExitQuery
 from leitwolf.wire.layout import LayoutError
 
@@ -49,12 +49,12 @@ async def exit_status(path: Path, pid: int, started: int) -> ExitStatus:
     return ExitStatus(answer.code, answer.signal)
 
 
-async def watch_keeper(progress: Progress, revive: Callable[[], None]) -> None:
+async def watch_keeper(progress: Progress, revive: Callable[[], int]) -> None:
     """See to it that there is a keeper; never returns.
 
     Args:
         progress: its slot names the keeper.
-        revive: starts a keeper, which ends at once when another has the lock.
+        revive: starts a keeper, which ends at once when another has the lock; returns its process.
     """
     loop = asyncio.get_running_loop()
     while True:
@@ -73,8 +73,23 @@ async def watch_keeper(progress: Progress, revive: Callable[[], None]) -> None:
             continue
         await asyncio.sleep(REVIVE_AFTER_S)
         if progress.slot(Role.KEEPER) == slot:
-            revive()
+            await _until_up(progress, slot, revive())
+
+
+async def _until_up(progress: Progress, former: Slot, process: int) -> None:
+    """Wait until there is a keeper, or the one that was started ended without being it.
+
+    On a busy machine a start takes seconds; starting another meanwhile makes it take more.
+    """
+    try:
+        started = ProcessHandle(process)
+    except ProcessLookupError:
+        return
+    try:
+        while progress.slot(Role.KEEPER) == former and not started.ended():
             await asyncio.sleep(_LOOK_S)
+    finally:
+        started.close()
 
 
 def _set(ended: asyncio.Future[None]) -> None:

@@ -83,10 +83,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         failed.result()
 
 
-def _revive(settings: Settings) -> None:
+def _revive(settings: Settings) -> int:
     from leitwolf.keeper.main import revive  # noqa: PLC0415  # rarely needed
 
-    revive(settings)
+    return revive(settings)
 
 
 async def _main() -> None:

@@ -116,8 +116,12 @@ class Control:
         self._listener.close()
 
 
-def ask_to_give_way(path: Path) -> bool:
-    """Ask the keeper that listens there to end for this one; tell whether it will."""
+def ask_to_give_way(path: Path) -> bool | None:
+    """Ask the keeper that listens there to end for this one.
+
+    Returns:
+        Whether it will; None: nobody answers, as it has just begun, or ended.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as channel:
         channel.settimeout(_ANSWER_S)
         try:
@@ -125,4 +129,4 @@ def ask_to_give_way(path: Path) -> bool:
             channel.send(KEEPER.encode(GiveWay()))
             return isinstance(KEEPER.decode(channel.recv(_QUESTION_BYTES_MAX)), Accepted)
         except (OSError, LayoutError):
-            return False
+            return None

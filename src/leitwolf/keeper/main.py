@@ -41,10 +41,13 @@ def run(settings: Settings) -> int:
         return _EXIT_USAGE
 
 
-def revive(settings: Settings) -> None:
+def revive(settings: Settings) -> int:
     """Start a keeper that is nobody's child; it ends at once when there is one already.
 
     For a host that finds its keeper dead and no other one in its place.
+
+    Returns:
+        Its process.
 
     Raises:
         OSError: no process can be made.
@@ -56,10 +59,23 @@ def revive(settings: Settings) -> None:
     }
     environment.update(settings.environment())
     # The shell starts it and ends at once, so that it goes to the init of the machine.
-    script = '"$@" & exit 0'
+    script = '"$@" >&2 & echo $!'
     arguments = [_SHELL, "-c", script, _SHELL, sys.executable, "-m", "leitwolf.keeper.main"]
-    shell = os.posix_spawn(_SHELL, arguments, environment, setsid=True, setsigmask=())
-    os.waitpid(shell, 0)
+    reading, writing = os.pipe()
+    try:
+        shell = os.posix_spawn(
+            _SHELL,
+            arguments,
+            environment,
+            file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1)],
+            setsid=True,
+            setsigmask=(),
+        )
+        os.waitpid(shell, 0)
+        return int(os.read(reading, 64))
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def main() -> int:

@@ -61,8 +61,8 @@ _DAEMON_STOP = 60 * _SECOND
 _GUARD_STOP = 30 * _SECOND
 _HOST_STOP = 10 * _SECOND
 _REPLACE = 5 * _SECOND
-_GIVE_WAY = 2 * _SECOND
-_GIVE_WAY_LOOK_S = 0.01
+_GIVE_WAY = 10 * _SECOND
+_GIVE_WAY_LOOK_S = 0.05
 _LOCK, _SOCKET = "keeper.lock", "keeper.sock"
 _PR_SET_CHILD_SUBREAPER = 36
 _EXIT_FAILED = 70
@@ -145,19 +145,16 @@ class Keeper:
         Raises:
             KeeperRunning: it did not.
         """
-        try:
-            return _take_lock(runtime / _LOCK)
-        except KeeperRunning:
-            if not (self._notifier.managed and ask_to_give_way(runtime / _SOCKET)):
-                raise
         until = clock.raw_ns() + _GIVE_WAY
         while True:
             try:
                 return _take_lock(runtime / _LOCK)
             except KeeperRunning:
-                if clock.raw_ns() > until:
+                if not self._notifier.managed or clock.raw_ns() > until:
                     raise
-                time.sleep(_GIVE_WAY_LOOK_S)
+                if ask_to_give_way(runtime / _SOCKET) is False:
+                    raise
+            time.sleep(_GIVE_WAY_LOOK_S)
 
     def run(self) -> int:
         """Keep the node until an orderly stop is done; return the exit code."""
