@@ -13,7 +13,7 @@ from pathlib import Path
 
 TARGET = "iqn.2026-01.org.leitwolf.test:disk"
 READY_S = 20.0
-_AHEAD = ("nice", "-n", "-15")
+_PRIORITY = -15
 """A SAN has processors of its own: what a busy machine does to it is not what is tested."""
 CONTROL = "9"
 """Number of the control socket, whose folder belongs to the test."""
@@ -72,13 +72,14 @@ class Target:
         portal = f"portal={self._host}:{self.port}"
         log = (self._folder / "tgtd.log").open("ab")
         self._process = subprocess.Popen(
-            [*self._enter, *_AHEAD, "tgtd", "-f", "-C", CONTROL, "--iscsi", portal],
+            [*self._enter, "tgtd", "-f", "-C", CONTROL, "--iscsi", portal],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
         log.close()
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, _PRIORITY)
         deadline = time.monotonic() + READY_S
         while self._ask("--op", "show", "--mode", "sys").returncode:
             assert time.monotonic() < deadline, (self._folder / "tgtd.log").read_text()
