@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.sim.test_quorum_kinds import calm, cut, owners
 from tests.sim_calm import MS, SECOND, leader, mend
+from tests.sim_forced import HEALED_S, SILENCE_S, force
 from tests.sim_votes import config, dynamic, notices_at, settled, votes
 
 from leitwolf.model.commands import EvictNode, MoveGroup, SetQuorum, SetVotes, StopNode
@@ -360,3 +361,26 @@ def test_random_faults(quorum: str, nodes: int) -> None:
         )
         outcome = simulate(seed, setting)
         assert outcome.ok, f"seed {seed} {setting}: {outcome.violation}"
+
+
+def test_a_distant_site_that_is_forced_votes_until_the_others_are_back() -> None:
+    """Its weight of 0 would leave nobody; how votes are given outlasts the force."""
+    world = dynamic(3)
+    ask(world, 1, SetVotes(weights={NodeId(3): 0}))
+    world.run_until(world.now + 2 * SECOND)
+    site, lost = world.nodes[3], [world.nodes[1], world.nodes[2]]
+    for node in lost:
+        node.power_off("for good")
+    world.run_until(world.now + SILENCE_S * SECOND)
+    assert force(world, site).refusal is None
+    world.run_until(world.now + 5 * SECOND)
+    assert leader(world) is site
+    assert votes(world) == {3: 1}
+    demand_service(world, "at the distant site")
+    for node in lost:
+        node.power_on()
+    world.run_until(world.now + HEALED_S * SECOND)
+    weights = votes(world)
+    assert weights[3] == 0
+    assert sorted(weights.values()) == [0, 1, 2]
+    demand_service(world, "with the main site back")

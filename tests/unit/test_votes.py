@@ -62,6 +62,8 @@ def votes(acceptors: tuple[Acceptor, ...]) -> list[int]:
         (QuorumWish(dynamic=True, voteless=(NodeId(4),)), 4, set(), [1, 1, 1, 0]),
         (QuorumWish(dynamic=True, voteless=(NodeId(4),)), 4, {1, 2, 3}, [1, 1, 1, 0]),
         (QuorumWish(voteless=(NodeId(4),)), 4, {4}, [1, 1, 1, 0]),
+        (QuorumWish(voteless=(NodeId(1), NodeId(2))), 2, {2}, [1, 1]),  # nobody else is left
+        (QuorumWish(dynamic=True, voteless=(NodeId(1), NodeId(2))), 2, {2}, [1, 0]),
     ],
 )
 def test_votes(wish: QuorumWish, count: int, absent: set[int], expected: list[int]) -> None:

@@ -281,7 +281,9 @@ class DaemonService:
         while self.life.cluster is None and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
         while self.life.cluster is not None and time.monotonic() < deadline:
-            if self.life.cluster.node.leader and self.life.cluster.node.state.nodes:
+            node = self.life.cluster.node
+            # What is missing for safety is told by the votes that there are with this node.
+            if node.leader and views.votes_settled(node.state, node.me):
                 break
             await asyncio.sleep(0.005)
         state = self.life.cluster.node.state if self.life.cluster is not None else None
@@ -366,7 +368,7 @@ class DaemonService:
             while (line := await lines.get()) is not None:
                 yield line
             bootstrap, grant = await joining
-            yield "waiting for the log of the cluster"
+            yield "waiting for the log of the cluster, and a place among those that vote"
             yield await self._started(bootstrap, grant.profile, grant.addresses)
 
     async def _leave_faulty(self) -> None:

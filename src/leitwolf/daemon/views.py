@@ -44,7 +44,15 @@ from leitwolf.wire.ballot import NO_BALLOT
 from leitwolf.wire.guard import LinkState, RosterReport
 from leitwolf.wire.page import LeasePage
 
-__all__ = ["advice", "describe", "explanation", "log_line", "quorum_view", "status_view"]
+__all__ = [
+    "advice",
+    "describe",
+    "explanation",
+    "log_line",
+    "quorum_view",
+    "status_view",
+    "votes_settled",
+]
 
 _ROSTER_NS = 2_000 * MILLISECOND
 """The guard in office reports once a second; what is older is of a former office."""
@@ -115,6 +123,13 @@ def explanation(
         waits_for=explained.waits_for,
         causes=tuple(causes),
     )
+
+
+def votes_settled(state: State, node: NodeId) -> bool:
+    """Return whether a node is an acceptor, by one configuration."""
+    config = state.quorum
+    acceptors = config.acceptors if config is not None and config.former is None else ()
+    return any(acceptor.id.node == node for acceptor in acceptors)
 
 
 def advice(state: State) -> str:

@@ -117,8 +117,7 @@ def apply_quorum_forced(draft: Draft, event: events.QuorumForced) -> None:
     for node in event.nodes:
         draft.nodes.need(node)
     draft.lineage, draft.forced = event.lineage, draft.index
-    voteless = tuple(node for node in draft.wish.voteless if node not in event.nodes)
-    draft.wish = replace(draft.wish, witness=None, node_weight=1, voteless=voteless)
+    draft.wish = replace(draft.wish, witness=None, node_weight=1)  # votes are given as before
     for resource in list(draft.resources):
         if resource.proven:
             # Perhaps it is still used somewhere, whatever the operator was told.

@@ -11,7 +11,8 @@ Rules:
   there, and the casting vote does not wander as nodes come and go.
 - A node of weight 0 never votes. Where the witness decides alone no node does, and nothing follows
   who is there.
-- Somebody always votes: if all that may are absent, nobody's vote is taken.
+- Somebody always votes: if all that may are absent, nobody's vote is taken; if no member may (a
+  distant site went on alone by force), all do.
 
 Why the casting vote is no vote taken away from another node: a node without a vote cannot lead.
 With two nodes both forms have the same quorums.
@@ -60,6 +61,8 @@ def wanted_acceptors(
     """
     nodes = tuple(nodes)
     able = [identity.node for identity in nodes if configured_weight(wish, identity.node)]
+    if not able and wish.node_weight:
+        able = [identity.node for identity in nodes]
     voting, casting = able, NO_NODE
     witness = wish.witness
     if wish.dynamic and able:
