@@ -13,7 +13,8 @@ REGISTER, RESERVE, RELEASE, PREEMPT, PREEMPT_ABORT = (
     0x401870C8, 0x401070C9, 0x401070CA, 0x401870CB, 0x401870CC,
 )  # fmt: skip
 """As a C compiler has them on x86-64 and arm64."""
-GOOD, CONFLICT = 0, 0x18
+GOOD, CONFLICT, CHECK = 0, 0x118, 0x402
+"""As a kernel 6.1 gave them for a LUN of tgt: the SCSI status, and bits above it."""
 REGISTRANTS_ONLY = 3
 IGNORE_KEY = 1
 
@@ -21,8 +22,11 @@ IGNORE_KEY = 1
 class Lun:
     """The state that a LUN keeps; ``hosts`` are the initiators."""
 
-    def __init__(self, *, reservations: bool = True, aborts: bool = True) -> None:
+    def __init__(
+        self, *, reservations: bool = True, aborts: bool = True, outlives_power: bool = True
+    ) -> None:
         self.reservations = reservations
+        self.outlives_power = outlives_power
         self.aborts = aborts
         self.keys: dict[str, int] = {}
         self.holder: tuple[str, int] | None = None
@@ -46,12 +50,19 @@ class Host:
         self.lun = lun
         self.name = name
         self.calls: list[int] = []
+        self.attention = False
+        """The next call only tells that something changed."""
 
     def ioctl(self, _descriptor: int, number: int, order: bytearray) -> int:
         self.calls.append(number)
         if not self.lun.reservations:
             raise OSError(errno.EOPNOTSUPP, "not supported")
+        if self.attention:
+            self.attention = False
+            return CHECK
         if number == REGISTER:
+            if not self.lun.outlives_power:
+                return CHECK
             old, new, flags, _ = struct.unpack("<QQII", order)
             return self._register(old, new, ignore=bool(flags & IGNORE_KEY))
         if number in {RESERVE, RELEASE}:

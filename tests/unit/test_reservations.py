@@ -62,6 +62,34 @@ def test_a_removed_key_ends_writing_and_the_reservation_passes_on(aborts: bool) 
     assert not lun.may_write("a")
 
 
+def test_a_unit_attention_is_no_answer() -> None:
+    """After a login or a removal the first command is not done: it is made again."""
+    lun = Lun()
+    first, kernel = on(lun, "a")
+    kernel.attention = True
+    assert first.claim(1, welcome) == ""
+    assert lun.keys == {"a": 1}
+
+
+def test_a_target_that_forgets_in_a_power_loss_is_used_without() -> None:
+    """The kernel asks for registrations that outlive it; the disk works, and says what it lacks."""
+    lun = Lun(outlives_power=False)
+    first, _ = on(lun, "a")
+    assert "outlives a power loss" in first.claim(1, welcome)
+    with pytest.raises(WitnessError):
+        first.claim(1, evicted)
+    assert (lun.keys, lun.holder) == ({}, None)
+
+
+def test_a_lost_path_is_no_success() -> None:
+    """Its status has zeros where SCSI has its own."""
+    lost = KernelReservations(-1, "/dev/lun", lambda *_: 0x10000)
+    assert lost.lacking()
+    assert lost.claim(1, welcome)
+    with pytest.raises(WitnessError):
+        lost.fence(1, 2)
+
+
 def test_a_fenced_node_fences_nobody() -> None:
     """It is told that it was fenced itself, not that all is well."""
     lun = Lun()

@@ -196,7 +196,7 @@ class DirectFile:
             admit()
             return
         with self._explained("reserve"):
-            self._reservations.claim(key_of(cluster, node), admit)
+            self._unfenced = self._reservations.claim(key_of(cluster, node), admit)
         self._claimed = cluster, node
 
     def read(self, offset: int, length: int) -> bytes:

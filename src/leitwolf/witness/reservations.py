@@ -36,7 +36,8 @@ Control = Callable[[int, int, bytearray], int]
 
 _WRITE_EXCLUSIVE_REGISTRANTS_ONLY = 3
 _IGNORE_KEY = 1
-_CONFLICT = 0x18
+_CONFLICT, _CHECK_CONDITION = 0x18, 0x02
+"""SCSI status in the low byte of what the call returns; older kernels set bits above it."""
 _REGISTRATION = struct.Struct("<QQII")
 """Old key, new key, flags, padding."""
 _RESERVATION = struct.Struct("<QII")
@@ -79,6 +80,14 @@ def _reservation(key: int) -> bytes:
     return _RESERVATION.pack(key, _WRITE_EXCLUSIVE_REGISTRANTS_ONLY, 0)
 
 
+def _done(status: int) -> bool:
+    return status == 0  # a lost path has zeros in the low byte
+
+
+def _conflicts(status: int) -> bool:
+    return status & 0xFF == _CONFLICT
+
+
 class KernelReservations:
     """Reservations of a block device, by the kernel."""
 
@@ -104,29 +113,37 @@ class KernelReservations:
             status = self._call(_RELEASE, _reservation(0))
         except OSError as error:
             return _LACKING.get(error.errno or 0, f"reservations fail: {error.strerror}")
-        return "" if status in {0, _CONFLICT} else f"the disk refuses reservations ({status:#x})"
+        return (
+            ""
+            if _done(status) or _conflicts(status)
+            else f"the disk refuses reservations ({status:#x})"
+        )
 
-    def claim(self, key: int, admit: Admit) -> None:
+    def claim(self, key: int, admit: Admit) -> str:
         """Register ``key`` and see that the device is reserved for those who are registered.
+
+        Returns:
+            Why the device takes no registration, '': it did. The kernel asks for such as outlive a
+            loss of power (APTPL), which not every target has.
 
         Raises:
             WitnessError: what ``admit`` raises; ``witness-unfit``, the device refuses.
         """
         status = self._register(0, key, _IGNORE_KEY)
-        if status:
-            raise WitnessError(
-                f"{self._name} takes no registration (status {status:#x})", code="witness-unfit"
-            )
+        if not _done(status):
+            admit()
+            return f"the disk takes no registration that outlives a power loss ({status:#x})"
         try:
             admit()
         except WitnessError:
             self._register(key, 0, 0)
             raise
         status = self._call(_RESERVE, _reservation(key))
-        if status not in {0, _CONFLICT}:  # another node of the cluster may hold it
+        if not _done(status) and not _conflicts(status):  # another node may hold it
             raise WitnessError(
                 f"{self._name} takes no reservation (status {status:#x})", code="witness-unfit"
             )
+        return ""
 
     def fence(self, key: int, victim: int) -> None:
         """Remove the key ``victim`` and end what its node has on its way.
@@ -147,13 +164,13 @@ class KernelReservations:
                 if call == _PREEMPT:
                     raise
                 continue
-            if status == 0:
+            if _done(status):
                 return
-            if status == _CONFLICT:
+            if _conflicts(status):
                 break
-        if status == _CONFLICT and self._register(key, key, 0) == 0:
+        if _conflicts(status) and _done(self._register(key, key, 0)):
             return  # the own key is there, so it was the other one that is not
-        if status == _CONFLICT:
+        if _conflicts(status):
             raise WitnessError(
                 f"{self._name}: the key of this node was removed", code="witness-fenced"
             )
@@ -165,5 +182,9 @@ class KernelReservations:
         return self._call(_REGISTER, _REGISTRATION.pack(old, new, flags, 0))
 
     def _call(self, number: int, order: bytes) -> int:
+        """Return the status; a call that only told that something changed is made again."""
         # Something that may be changed: only then the status comes back.
-        return self._control(self._descriptor, number, bytearray(order))
+        status = self._control(self._descriptor, number, bytearray(order))
+        if status & 0xFF == _CHECK_CONDITION:
+            status = self._control(self._descriptor, number, bytearray(order))
+        return status
