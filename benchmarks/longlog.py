@@ -8,7 +8,6 @@ from pathlib import Path
 from benchmarks.rows import Row, median
 from benchmarks.stage import GROUP, Stage, say
 from leitwolf.daemon.bootstrap import load_bootstrap
-from leitwolf.daemon.cluster import state_folder
 from leitwolf.model.events import Cause, Change, GroupChanged
 from leitwolf.model.ids import GroupId
 from leitwolf.model.limits import SNAPSHOT_ENTRIES
@@ -127,7 +126,7 @@ def long_log(changes: int, rounds: int) -> list[Row]:
         stage.world.power_off(node)
         short = median(_restarts(stage, node, rounds, 1))
         settings = Settings.load(stage.cluster.environment(node))
-        folder = state_folder(settings)
+        folder = settings.quorum_log
         begun = time.monotonic()
         half, whole, index = _fill(settings, folder, changes)
         say(f"  {changes} changes in {time.monotonic() - begun:.0f} s: {half:.0f}, {whole:.0f} MiB")

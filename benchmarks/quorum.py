@@ -135,7 +135,8 @@ def owner_losses(stage: Stage, rounds: int) -> list[Row]:
 
 def quorum_moves(stage: Stage, rounds: int) -> list[Row]:
     """Hand the disk over from node to node, while clients ask both groups."""
-    took, lost = [], 0.0
+    took: list[float] = []
+    lost = 0.0
     numbers = {node.name: node.id for node in stage.status().nodes}
     for _ in range(rounds):
         stage.calm()
@@ -155,7 +156,7 @@ def quorum_moves(stage: Stage, rounds: int) -> list[Row]:
     ]
 
 
-def _hand_over(stage: Stage, leader: str, successor: str, numbers: dict[str, int]) -> float:
+def _hand_over(stage: Stage, leader: str, successor: str, numbers: dict[str, NodeId]) -> float:
     """Return how long (ms) it takes from the command until the successor's first entry is there."""
     client = stage.client(successor)
     index = stage.status(leader).index
@@ -173,7 +174,7 @@ def _hand_over(stage: Stage, leader: str, successor: str, numbers: dict[str, int
     waiter.start()
     time.sleep(0.05)  # it asks by now
     begun = time.perf_counter()
-    stage.client(leader).command(TransferLeader(node=NodeId(numbers[successor])))
+    stage.client(leader).command(TransferLeader(node=numbers[successor]))
     waiter.join()
     if not ended:
         raise RuntimeError(f"{successor} does not lead")

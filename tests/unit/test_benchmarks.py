@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 
@@ -93,3 +94,8 @@ def test_refusals_are_never_counted(wrong: bytes) -> None:
     """A server that refuses quickly is not a quick one."""
     with pytest.raises(RuntimeError):
         Answers().push(wrong)
+
+
+def test_the_program_that_measures_can_be_loaded() -> None:
+    """What it uses of the product is still there; it runs too seldom to find out only then."""
+    assert callable(importlib.import_module("benchmarks.__main__").main)
