@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import threading
@@ -20,6 +21,7 @@ from tests.unit.test_store_log import IDENTITY, SMALL, entry
 
 from leitwolf.api import serve_unix
 from leitwolf.cli.commands import cli
+from leitwolf.client import Client
 from leitwolf.model.commands import (
     Answer,
     EvictNode,
@@ -28,10 +30,10 @@ from leitwolf.model.commands import (
     SetVotes,
     TransferLeader,
 )
-from leitwolf.model.errors import Conflict, NotPermitted, StorageError
+from leitwolf.model.errors import Conflict, NotPermitted, RequestTimeout, StorageError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.state import State
-from leitwolf.model.views import LogLine, StatusView
+from leitwolf.model.views import LogLine, ResourceView, StatusView
 from leitwolf.state import encode_backup, take_backup
 from leitwolf.store import QuorumLog
 from leitwolf.wire.ballot import Ballot
@@ -281,6 +283,29 @@ def test_what_is_no_command_about_votes_is_refused(
     assert not service.commands
 
 
+@pytest.mark.parametrize("name", ["n2", "2"])
+def test_pause_waits_until_the_groups_are_gone(
+    folder: Path, service: FakeService, name: str
+) -> None:
+    """Whether the node was given by its name or by its number."""
+    item = ResourceView(
+        id="web-ip",
+        type="ip_address",
+        state="online",
+        wish="online",
+        code="c",
+        reason="r",
+        parameters={},
+        depends=(),
+        changed=5,
+    )
+    (group,) = service.view.groups
+    service.view = status_view(groups=(msgspec.structs.replace(group, resources=(item,)),))
+    done = run(folder, "node", "pause", name, "--timeout", "0.1")
+    assert done.exit_code == 6
+    assert "web still on n2" in done.stderr
+
+
 def test_evict_waits_until_the_node_is_gone(folder: Path, service: FakeService) -> None:
     """It does not say that it is done before it is."""
     service.answer = Answer(index=1)
@@ -334,6 +359,73 @@ def test_destroy_with_json_asks_nobody(folder: Path, service: FakeService) -> No
     assert service.view.formed
 
 
+# --- wrong calls ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("stauts", "--json"), "status"),
+        (("token", "--lifetime", "1h", "--json"), "1h"),
+        (("group", "move", "--json"), "NAME"),
+        (("group", "online", "web", "--timeout", "-1", "--json"), "-1"),
+    ],
+)
+def test_a_wrong_call_with_json_is_answered_in_json(
+    folder: Path, words: tuple[str, ...], said: str
+) -> None:
+    """A program reads what is wrong where it reads everything else."""
+    done = run(folder, *words)
+    assert done.exit_code == 2
+    answer = json.loads(done.stdout)
+    assert answer["code"] == "usage"
+    assert said in answer["error"]
+    assert answer["hint"].endswith("--help")
+
+
+def test_a_wrong_call_of_a_person_is_answered_in_text(folder: Path) -> None:
+    """On stderr, with the usage."""
+    done = run(folder, "token", "--lifetime", "1h")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "not a valid integer" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "ä ö/../x", "100%"])
+def test_any_text_may_be_the_name_of_a_group_that_is_not_there(folder: Path, name: str) -> None:
+    """It is looked up as a name, not as a part of the API."""
+    done = run(folder, "why", "--", name)
+    assert done.exit_code == 3
+    assert f"there is no group {name!r}" in done.stderr
+
+
+def test_a_user_who_may_not_open_the_socket_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting the daemon would not help."""
+
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("leitwolf.client.client._UnixConnection.connect", refuse)
+    done = run(tmp_path, "status")
+    assert done.exit_code == 5
+    assert "group leitwolf" in done.stderr
+
+
+def test_a_daemon_that_hangs_does_not_hold_a_read_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who waits is told where to look."""
+    monkeypatch.setattr("leitwolf.client.client._READ_TIMEOUT_S", 0.1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "api.sock"))
+        listener.listen()
+        with pytest.raises(RequestTimeout) as caught:
+            Client(tmp_path).status()
+    assert "journalctl" in caught.value.hint
+
+
 # --- following -----------------------------------------------------------------------------------
 
 
@@ -346,6 +438,18 @@ def test_log_after_an_index(folder: Path, service: FakeService) -> None:
     done = run(folder, "log", "--after", "1")
     assert "e2" in done.output
     assert "e1" not in done.output
+
+
+def test_log_without_an_index_shows_the_newest(folder: Path, service: FakeService) -> None:
+    """Who looks at night wants to know what has just happened."""
+    service.view = status_view(index=9)
+    service.lines = [
+        LogLine(index=i, wall=0, by="x", code="c", because=f"b{i}", cause=0, events=(f"e{i}",))
+        for i in range(1, 10)
+    ]
+    done = run(folder, "log", "--limit", "2")
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.output.splitlines()] == ["8", "9"]
 
 
 def test_every_command_has_help_and_json() -> None:

@@ -134,6 +134,7 @@ BAD: list[tuple[Command, str, str]] = [
     (group("new", address("a", "192.0.2.2/24")), "address-in-use", "node2"),
     (group("new", address("a", "198.51.100.1/24")), "address-outside", "192.0.2.0/24"),
     (group("new", address("a", "192.0.2.20")), "invalid-parameter", "prefix"),
+    (group("new", address("a", "192.0.2.20/16")), "invalid-prefix", "192.0.2.20/24"),
     (
         AddResource(group=WEB, resource=ResourceId("a"), type="disk", parameters={}),
         "unknown-type",
@@ -470,6 +471,8 @@ def test_judging_changes_nothing(world: World) -> None:
         ("check_tcp", "[::1]:80", True),
         ("check_tcp", "localhost:80", True),
         ("check_tcp", "80", False),
+        ("check_tcp", "::1:80", False),
+        ("check_tcp", "[::1:80", False),
         ("check_tcp", "127.0.0.1:0", False),
         ("check_tcp", "web.example:80", False),
         ("check_http", "http://127.0.0.1:8080/health", True),

@@ -268,7 +268,7 @@ def application(service: Service, caller: Callable[[Request], Caller]) -> Starle
             change("/v1/command", api.command),
             read("/v1/status", api.status),
             read("/v1/quorum", api.quorum),
-            read("/v1/why/{group}", api.why),
+            read("/v1/why/{group:path}", api.why),
             read("/v1/types", api.types),
             read("/v1/log", api.log),
             read("/v1/wait", api.wait),

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from leitwolf.cli.common import Context, confirm, find_node, send, with_json
+from leitwolf.cli.common import Context, confirm, find_node, send, timeout_option, with_json
 from leitwolf.model.commands import ChangeCluster, EvictNode, SetNetwork
 from leitwolf.model.errors import Conflict, RequestTimeout
 from leitwolf.model.ids import NetworkRole
@@ -111,7 +111,7 @@ def _join(context: Context, request: JoinRequestView) -> None:
 
 
 @click.command()
-@click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds.")
+@timeout_option(120.0)
 @with_json
 def leave(context: Context, timeout_s: float) -> None:
     """Leave the cluster: groups move away first."""
@@ -126,8 +126,8 @@ def leave(context: Context, timeout_s: float) -> None:
     number = find_node(view, view.node)
     answer = client.command(EvictNode(node=number, leaving=True))
     deadline = time.monotonic() + timeout_s
+    context.progress("waiting until the cluster goes on without this node")
     while (now := client.status()).formed or now.fault == "leaving":
-        context.progress("waiting until the cluster goes on without this node")
         if time.monotonic() > deadline:
             raise RequestTimeout(f"not done after {timeout_s:g} s; it goes on")
         time.sleep(0.5)

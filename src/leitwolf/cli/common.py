@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 import msgspec
@@ -29,7 +29,9 @@ __all__ = [
     "confirm",
     "find_node",
     "pass_context",
+    "report",
     "send",
+    "timeout_option",
     "wait_for_group",
     "wait_option",
     "with_json",
@@ -83,7 +85,7 @@ def with_json(function: F) -> F:
     return cast("F", option(passed))
 
 
-def report(context: Context, error: LeitwolfError) -> None:
+def report(context: Context, error: LeitwolfError) -> NoReturn:
     """Print an error with its code and what to do, and leave with its exit code."""
     if context.json:
         body = {"code": error.code, "error": error.text, "hint": error.hint, "field": error.field}
@@ -113,11 +115,21 @@ def confirm(context: Context, question: str, *, hint: str) -> None:
     raise UsageError(f"not done: it was not confirmed{said}", code="not-confirmed", hint=hint)
 
 
+def timeout_option(default_s: float) -> Callable[[F], F]:
+    """Give a command ``--timeout``, in seconds."""
+    return click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(min=0),
+        default=default_s,
+        show_default=True,
+        help="Seconds to wait.",
+    )
+
+
 def wait_option(function: F) -> F:
     """Give a command ``--wait/--no-wait`` and ``--timeout``."""
-    function = click.option(
-        "--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds to wait."
-    )(function)
+    function = timeout_option(60.0)(function)
     return click.option("--wait/--no-wait", default=True, help="Wait for the outcome (default).")(
         function
     )

@@ -45,13 +45,25 @@ def status(context: Context, watch: bool) -> None:
 
 
 @click.command()
-@click.option("--after", default=0, help="Only entries above this index.")
-@click.option("--limit", default=1000, show_default=True, help="At most so many entries.")
+@click.option(
+    "--after",
+    type=click.IntRange(min=0),
+    help="Go on behind this index (default: the newest entries).",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=1000,
+    show_default=True,
+    help="At most so many entries.",
+)
 @click.option("--follow", is_flag=True, help="Go on as new entries come, until Ctrl-C.")
 @with_json
-def log(context: Context, after: int, limit: int, follow: bool) -> None:
-    """Show the merged timeline of all nodes."""
+def log(context: Context, after: int | None, limit: int, follow: bool) -> None:
+    """Show the merged timeline of all nodes, oldest entry first, newest last."""
     client = context.client
+    if after is None:
+        after = max(0, client.status().index - limit)
     while True:
         lines = client.log(after, limit, wait_s=30 if follow else 0)
         for entry in lines:

@@ -27,9 +27,11 @@ def node() -> None:
 def pause(context: Context, name: str, drain: bool, wait: bool, timeout_s: float) -> None:
     """Place nothing on a node any more and move its groups away."""
     client = context.client
-    number = find_node(client.status(), name)
+    status = client.status()
+    number = find_node(status, name)
+    name = next(item.name for item in status.nodes if item.id == number)
     answer = client.command(PauseNode(node=number, paused=True, drain=drain))
-    deadline = time.monotonic() + timeout_s
+    deadline, said = time.monotonic() + timeout_s, ""
     while drain and wait:
         status = client.status()
         left = [
@@ -39,7 +41,10 @@ def pause(context: Context, name: str, drain: bool, wait: bool, timeout_s: float
         ]
         if status.index >= answer.index and not left:
             break
-        context.progress(f"{name}: {len(left)} groups left: {', '.join(left)}")
+        line = f"{name}: still to move: {', '.join(left)}"
+        if left and line != said:
+            context.progress(line)
+            said = line
         if time.monotonic() > deadline:
             raise RequestTimeout(
                 f"{', '.join(left)} still on {name} after {timeout_s:g} s",
