@@ -41,6 +41,17 @@ def test_the_chain_of_causes_leads_back_to_the_failure() -> None:
     assert len(found.lines) <= 10
 
 
+def test_the_time_is_written_as_the_caller_wants() -> None:
+    """As its entries beside it are; UTC where nobody says how."""
+    world = failed_over()
+    found = why(world.state, world.log.get, WEB, clock=lambda _: "at noon")
+    assert found is not None
+    assert "since at noon" in found.summary
+    found = why(world.state, world.log.get, WEB)
+    assert found is not None
+    assert " UTC " in found.summary
+
+
 def test_causes_are_told_without_the_history() -> None:
     """The state keeps why the group was placed, whatever became of the log."""
     world = failed_over()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
 
 from leitwolf.model.commands import Answer
@@ -21,6 +19,7 @@ from leitwolf.model.views import (
     StatusView,
     SurvivalView,
 )
+from leitwolf.system.walltime import local_time
 
 __all__ = ["explanation", "force", "line", "plan_of", "quorum", "status"]
 
@@ -33,11 +32,6 @@ _GLYPHS = {
     "partially-online": "◒",
     "failed": "✗",
 }
-
-
-def _when(wall: int) -> str:
-    moment = datetime.fromtimestamp(wall / 1e9, UTC).astimezone()
-    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
 
 
 def _node(node: NodeLine) -> str:
@@ -116,7 +110,7 @@ def status(view: StatusView) -> str:
         lines.extend(_group(group))
     if view.stopped:
         lines.append("stopped here without quorum")
-        lines.extend(f"  {_when(item.at_wall)}  {item.text}" for item in view.stopped)
+        lines.extend(f"  {local_time(item.at_wall)}  {item.text}" for item in view.stopped)
     return "\n".join(lines)
 
 
@@ -153,7 +147,7 @@ def _storage(member: QuorumMember) -> list[str]:
     if reach:
         lines.append(f"    reached by {', '.join(reach)}")
     lines.extend(
-        f"    NOT reached by {path.node} since {_when(path.since_wall)}: {path.fault}"
+        f"    NOT reached by {path.node} since {local_time(path.since_wall)}: {path.fault}"
         for path in member.paths
         if not path.reaches
     )
@@ -267,10 +261,11 @@ def force(view: ForceView) -> str:
 
 
 def line(entry: LogLine) -> str:
-    """Return one line of the timeline."""
+    """Return one line of the timeline: why first, for those who look what has happened."""
     cause = f" <- {entry.cause}" if entry.cause else ""
     events = "; ".join(entry.events)
-    return f"{entry.index:>7}  {_when(entry.wall)}  {entry.by}: {events} ({entry.because}{cause})"
+    when = local_time(entry.wall)
+    return f"{entry.index:>7}  {when}  {entry.by}: {entry.because}{cause}  [{events}]"
 
 
 def explanation(view: ExplanationView) -> str:

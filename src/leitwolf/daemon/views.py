@@ -40,6 +40,7 @@ from leitwolf.model.views import (
     WitnessView,
 )
 from leitwolf.model.witness import WITNESS_ID_MIN, is_witness
+from leitwolf.system.walltime import local_time
 from leitwolf.wire.ballot import NO_BALLOT
 from leitwolf.wire.guard import LinkState, RosterReport
 from leitwolf.wire.page import LeasePage
@@ -99,15 +100,15 @@ def explanation(
     Raises:
         NotFound: there is no such group.
     """
-    explained = why(state, lookup, GroupId(group))
+    explained = why(state, lookup, GroupId(group), clock=local_time)
     if explained is None:
         names = ", ".join(state.groups) or "none"
         raise NotFound(f"there is no group {group!r}; groups are: {names}")
     causes = []
-    for reason in explained.reasons:
-        change = lookup(reason.index)
+    for index in dict.fromkeys(reason.index for reason in explained.reasons):
+        change = lookup(index)
         if change is not None:
-            causes.append(log_line(state, reason.index, change))
+            causes.append(log_line(state, index, change))
     return ExplanationView(
         group=group,
         summary=explained.summary,
