@@ -54,7 +54,7 @@ def _serve(cluster: LabCluster, listener: socket.socket) -> None:
         except OSError:
             return  # closed: the shell ended
         with connection:
-            words = shlex.split(connection.recv(1024).decode())
+            words = connection.recv(1024).decode(errors="replace").split()
             try:
                 answer = _break(cluster, words)
             except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -75,9 +75,10 @@ def _commands(cluster: LabCluster, folder: Path) -> None:
         enter = f'nsenter --target="$(cat {pid_file})" --net --pid --mount --uts --ipc --'
         environment = {} if machine == "client" else cluster.environment(machine)
         assignments = " ".join(f"{name}={shlex.quote(v)}" for name, v in environment.items())
+        off = f"{machine} is off (fault boot {machine})"
         _script(
             folder / machine,
-            f'[ "$(cat {pid_file})" = 0 ] && {{ echo "{machine} is off"; exit 1; }}\n'
+            f'[ "$(cat {pid_file})" = 0 ] && {{ echo "{off}" >&2; exit 1; }}\n'
             f'exec {enter} env {assignments} PATH={shlex.quote(str(folder))}/tools:"$PATH" "$@"',
         )
     tools = folder / "tools"

@@ -426,6 +426,42 @@ def test_a_daemon_that_hangs_does_not_hold_a_read_for_long(
     assert "journalctl" in caught.value.hint
 
 
+# --- completion ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("group move w", ["web"]),
+        ("group move web ", ["n1", "n2", "n3"]),
+        ("node pause n2", ["n2"]),
+        ("why x", []),
+        ("group add w", []),
+        ("group set web --prefer n", ["n1", "n2", "n3"]),
+    ],
+)
+def test_shells_complete_names_that_the_daemon_knows(
+    folder: Path, typed: str, names: list[str]
+) -> None:
+    """Nobody has to remember or copy them."""
+    assert completed(folder, typed) == names
+
+
+def test_completion_without_a_daemon_is_silent(tmp_path: Path) -> None:
+    """A shell is no place for errors."""
+    assert completed(tmp_path, "why ") == []
+
+
+def completed(folder: Path, typed: str) -> list[str]:
+    environment = {
+        "_LEITWOLF_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"leitwolf --runtime {folder} {typed}",
+        "COMP_CWORD": str(len(typed.split(" ")) + 2),
+    }
+    done = CliRunner().invoke(cli, [], prog_name="leitwolf", env=environment)
+    return [line.removeprefix("plain,") for line in done.stdout.splitlines() if line]
+
+
 # --- following -----------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -26,6 +26,9 @@ from leitwolf.model.views import GroupView, StatusView
 
 __all__ = [
     "Context",
+    "complete_group",
+    "complete_node",
+    "complete_resource",
     "confirm",
     "find_node",
     "pass_context",
@@ -67,6 +70,35 @@ class Context:
 
 
 pass_context = click.make_pass_decorator(Context)
+
+
+# --- completion ----------------------------------------------------------------------------------
+
+
+def _completes(
+    names: Callable[[StatusView], Iterable[str]],
+) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Let a shell complete an argument by names that the daemon knows; without it, by nothing."""
+
+    def complete(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+        runtime = Path(context.find_root().params["runtime"])
+        try:
+            view = Client(runtime, timeout_s=1).status()
+        except LeitwolfError:
+            return []
+        return [name for name in names(view) if name.startswith(begun)]
+
+    return complete
+
+
+complete_group = _completes(lambda view: [group.id for group in view.groups])
+complete_node = _completes(lambda view: [node.name for node in view.nodes])
+complete_resource = _completes(
+    lambda view: [resource.id for group in view.groups for resource in group.resources]
+)
+
+
+# --- output, errors, waiting ---------------------------------------------------------------------
 
 
 def with_json(function: F) -> F:

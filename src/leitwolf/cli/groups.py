@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from leitwolf.cli.common import Context, find_node, send, wait_for_group, wait_option, with_json
+from leitwolf.cli.common import (
+    Context,
+    complete_group,
+    complete_node,
+    find_node,
+    send,
+    wait_for_group,
+    wait_option,
+    with_json,
+)
 from leitwolf.model.commands import (
     AddGroup,
     ChangeGroup,
@@ -58,7 +67,12 @@ def _resources(
 @click.option("--check-http", default="", help="URL that must answer.")
 @click.option("--check-tcp", default="", help="HOST:PORT that must accept.")
 @click.option("--check-command", default="", help="Command that must succeed.")
-@click.option("--prefer", multiple=True, help="Preferred owner; repeat in order.")
+@click.option(
+    "--prefer",
+    multiple=True,
+    help="Preferred owner; repeat in order.",
+    shell_complete=complete_node,
+)
 @click.option("--offline", is_flag=True, help="Do not bring it online.")
 @click.option("--restarts", default=1, show_default=True, help="Restarts in place per period.")
 @click.option("--restart-period", default=900, show_default=True, help="Seconds.")
@@ -111,7 +125,7 @@ def add(
 
 
 @group.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_group)
 @click.option("--force", is_flag=True, help="Take it offline and remove its resources too.")
 @with_json
 def remove(context: Context, name: str, force: bool) -> None:
@@ -132,7 +146,7 @@ def _wish(context: Context, name: str, wish: Wish, wait: bool, timeout_s: float)
 
 
 @group.command("online")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_group)
 @wait_option
 @with_json
 def online(context: Context, name: str, wait: bool, timeout_s: float) -> None:
@@ -141,7 +155,7 @@ def online(context: Context, name: str, wait: bool, timeout_s: float) -> None:
 
 
 @group.command("offline")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_group)
 @wait_option
 @with_json
 def offline(context: Context, name: str, wait: bool, timeout_s: float) -> None:
@@ -150,8 +164,8 @@ def offline(context: Context, name: str, wait: bool, timeout_s: float) -> None:
 
 
 @group.command("move")
-@click.argument("name")
-@click.argument("node", required=False)
+@click.argument("name", shell_complete=complete_group)
+@click.argument("node", required=False, shell_complete=complete_node)
 @wait_option
 @with_json
 def move(context: Context, name: str, node: str | None, wait: bool, timeout_s: float) -> None:
@@ -180,7 +194,7 @@ def move(context: Context, name: str, node: str | None, wait: bool, timeout_s: f
 
 
 @group.command("recover")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_group)
 @with_json
 def recover(context: Context, name: str) -> None:
     """Forget the failures of a group and try again."""
@@ -188,8 +202,13 @@ def recover(context: Context, name: str) -> None:
 
 
 @group.command("set")
-@click.argument("name")
-@click.option("--prefer", multiple=True, help="Preferred owner; repeat in order; 'none' clears.")
+@click.argument("name", shell_complete=complete_group)
+@click.option(
+    "--prefer",
+    multiple=True,
+    help="Preferred owner; repeat in order; 'none' clears.",
+    shell_complete=complete_node,
+)
 @click.option("--restarts", type=int, help="Restarts in place per period.")
 @click.option("--restart-period", type=int, help="Seconds.")
 @click.option("--failovers", type=int, help="Failovers per period; -1: nodes minus one.")

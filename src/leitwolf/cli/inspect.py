@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from leitwolf.cli import render
-from leitwolf.cli.common import Context, with_json
+from leitwolf.cli.common import Context, complete_group, with_json
 from leitwolf.cli.disk import disk
 from leitwolf.cli.quorum import move, replace, set_, votes, weight
 from leitwolf.cli.quorumlog import log as quorum_log
@@ -75,7 +75,7 @@ def log(context: Context, after: int | None, limit: int, follow: bool) -> None:
 
 
 @click.command()
-@click.argument("group")
+@click.argument("group", shell_complete=complete_group)
 @with_json
 def why(context: Context, group: str) -> None:
     """Explain where a group is and why."""

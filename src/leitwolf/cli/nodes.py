@@ -6,7 +6,7 @@ import time
 
 import click
 
-from leitwolf.cli.common import Context, find_node, send, wait_option, with_json
+from leitwolf.cli.common import Context, complete_node, find_node, send, wait_option, with_json
 from leitwolf.model.commands import EvictNode, PauseNode, TransferLeader
 from leitwolf.model.errors import Conflict, LeitwolfError, RequestTimeout
 from leitwolf.model.ids import NodeId
@@ -20,7 +20,7 @@ def node() -> None:
 
 
 @node.command("pause")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @click.option("--drain/--no-drain", default=True, help="Move its groups away (default).")
 @wait_option
 @with_json
@@ -55,7 +55,7 @@ def pause(context: Context, name: str, drain: bool, wait: bool, timeout_s: float
 
 
 @node.command("resume")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @with_json
 def resume(context: Context, name: str) -> None:
     """Let a paused node own groups again."""
@@ -78,7 +78,7 @@ def prevent(context: Context, end: bool) -> None:
 
 
 @node.command("evict")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @wait_option
 @with_json
 def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
@@ -130,7 +130,7 @@ def replace(context: Context, name: str, lifetime: int) -> None:
 
 
 @click.command("lead")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_node)
 @with_json
 def lead(context: Context, name: str | None) -> None:
     """Hand leadership to a node (or to the best other one)."""
