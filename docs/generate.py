@@ -219,7 +219,7 @@ def codes() -> str:
         "JSON.",
         "## Exit codes and errors",
         "0 done. 1 not all is well (`check`), or an error without a code of its own. 10 a group "
-        "has failed (`status`).",
+        "has failed (`status`). 130 ended by Ctrl-C.",
         _table(
             ("error", "code", "exit", "try again", "meaning"), _error_rows(errors.LeitwolfError)
         ),

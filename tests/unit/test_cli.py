@@ -426,6 +426,39 @@ def test_a_daemon_that_hangs_does_not_hold_a_read_for_long(
     assert "journalctl" in caught.value.hint
 
 
+# --- Ctrl-C --------------------------------------------------------------------------------------
+
+
+def press_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "wait_beyond", pressed)
+
+
+def test_ctrl_c_ends_the_waiting_and_says_what_goes_on(
+    folder: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who gave up knows that the group moves all the same."""
+    service.answer = Answer(index=99)
+    press_ctrl_c(monkeypatch)
+    done = run(folder, "group", "move", "web")
+    assert done.exit_code == 130
+    assert "leitwolf why web" in done.stderr
+    done = run(folder, "group", "move", "web", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["code"]) == (130, "interrupted")
+
+
+def test_ctrl_c_is_how_one_leaves_what_goes_on_until_then(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is wrong, and nothing is said."""
+    press_ctrl_c(monkeypatch)
+    done = run(folder, "status", "--watch")
+    assert done.exit_code == 130
+    assert done.stderr == ""
+
+
 # --- completion ----------------------------------------------------------------------------------
 
 

@@ -126,10 +126,11 @@ def leave(context: Context, timeout_s: float) -> None:
     number = find_node(view, view.node)
     answer = client.command(EvictNode(node=number, leaving=True))
     deadline = time.monotonic() + timeout_s
+    context.waits_for = "it goes on without you; see: leitwolf status"
     context.progress("waiting until the cluster goes on without this node")
     while (now := client.status()).formed or now.fault == "leaving":
         if time.monotonic() > deadline:
-            raise RequestTimeout(f"not done after {timeout_s:g} s; it goes on")
+            raise RequestTimeout(f"not done after {timeout_s:g} s", hint=context.waits_for)
         time.sleep(0.5)
     context.show(answer, f"{view.node} left {view.cluster}")
 

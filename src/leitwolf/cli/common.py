@@ -50,6 +50,8 @@ class Context:
         """Remember where the daemon is."""
         self.runtime = Path(runtime) if runtime else None
         self.json = False
+        self.waits_for = ""
+        """What goes on when the caller ends the waiting for it; '': nothing."""
 
     @property
     def client(self) -> Client:
@@ -67,6 +69,13 @@ class Context:
         """Say what is going on, on stderr, so that stdout stays clean."""
         if not self.json:
             click.echo(text, err=True)
+
+
+class Interrupted(LeitwolfError):
+    """Somebody pressed Ctrl-C."""
+
+    code = "interrupted"
+    exit_code = 130
 
 
 pass_context = click.make_pass_decorator(Context)
@@ -111,6 +120,10 @@ def with_json(function: F) -> F:
             function(context, *args, **kwargs)
         except LeitwolfError as error:
             report(context, error)
+        except KeyboardInterrupt:
+            if context.waits_for:
+                report(context, Interrupted("not waiting any more", hint=context.waits_for))
+            sys.exit(Interrupted.exit_code)  # of what follows until Ctrl-C: nothing to tell
 
     passed: Any = pass_context(cast("Any", wrapper))
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout.")
@@ -225,6 +238,7 @@ def wait_for_group(
         Conflict: the group failed.
         RequestTimeout: it is not as wanted in time.
     """
+    context.waits_for = f"it goes on without you; ask: leitwolf why {name}"
     client, deadline, said = context.client, time.monotonic() + timeout_s, ""
     while True:
         status = client.status()
@@ -242,6 +256,6 @@ def wait_for_group(
         if remaining <= 0:
             raise RequestTimeout(
                 f"group {name} is {group.status} after {timeout_s:g} s: {group.reason}",
-                hint=f"it goes on without you; ask: leitwolf why {name}",
+                hint=context.waits_for,
             )
         client.wait_beyond(status.index, min(remaining, 1.0))

@@ -32,6 +32,7 @@ def pause(context: Context, name: str, drain: bool, wait: bool, timeout_s: float
     name = next(item.name for item in status.nodes if item.id == number)
     answer = client.command(PauseNode(node=number, paused=True, drain=drain))
     deadline, said = time.monotonic() + timeout_s, ""
+    context.waits_for = "its groups go on moving; see: leitwolf status"
     while drain and wait:
         status = client.status()
         left = [
@@ -89,6 +90,7 @@ def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
     itself = any(item.id == number and item.here for item in status.nodes)
     answer = client.command(EvictNode(node=number))
     deadline = time.monotonic() + timeout_s
+    context.waits_for = "it goes on without you; see: leitwolf status"
     if wait:
         context.progress(f"waiting until nothing of {name} can run any more")
     while wait:
@@ -98,7 +100,9 @@ def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
         if status.index >= answer.index and all(item.id != number for item in status.nodes):
             break
         if time.monotonic() > deadline:
-            raise RequestTimeout(f"{name} is not removed after {timeout_s:g} s")
+            raise RequestTimeout(
+                f"{name} is not removed after {timeout_s:g} s", hint=context.waits_for
+            )
         try:
             client.wait_beyond(status.index, 1)
         except LeitwolfError as error:
