@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import socket
@@ -59,7 +60,8 @@ def _serve(cluster: LabCluster, listener: socket.socket) -> None:
                 answer = _break(cluster, words)
             except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                 answer = f"failed: {error}"
-            connection.sendall(answer.encode() + b"\n")
+            with contextlib.suppress(OSError):  # nobody waits for it any more
+                connection.sendall(answer.encode() + b"\n")
 
 
 def _script(path: Path, text: str) -> None:
@@ -86,7 +88,9 @@ def _commands(cluster: LabCluster, folder: Path) -> None:
     _script(tools / "leitwolf", f'exec {shlex.quote(sys.executable)} -m leitwolf.cli "$@"')
     _script(folder / "leitwolf", f'exec {folder}/{world.nodes[0]} leitwolf "$@"')
     client = "import socket,sys;s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1]);"
-    client += "s.sendall(' '.join(sys.argv[2:]).encode());print(s.recv(4096).decode(),end='')"
+    client += (
+        "s.sendall((' '.join(sys.argv[2:])+'\\n').encode());print(s.recv(4096).decode(),end='')"
+    )
     _script(
         folder / "fault",
         f'exec {shlex.quote(sys.executable)} -S -E -c "{client}" {world.folder}/fault.sock "$@"',

@@ -229,6 +229,48 @@ def test_unknown_node_lists_the_nodes(folder: Path) -> None:
     assert "n1, n2, n3" in done.stderr
 
 
+# --- commands about groups -----------------------------------------------------------------------
+
+
+def test_nobody_waits_for_an_empty_group(folder: Path, service: FakeService) -> None:
+    """With nothing in it, it never comes online."""
+    service.answer = Answer(index=1)
+    (group,) = service.view.groups
+    service.view = status_view(groups=(msgspec.structs.replace(group, status="offline"),))
+    done = run(folder, "group", "online", "web", "--timeout", "0.1")
+    assert done.exit_code == 0, done.output
+    assert "first resource" in done.stdout
+    done = run(folder, "group", "move", "web", "n2", "--timeout", "0.1")
+    assert done.exit_code == 0, done.output
+    assert "empty on n2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--run", ""), "run is empty"),
+        (("--user", "www-data"), "--user without --run"),
+        (("--check-http", "http://127.0.0.1/"), "--check-http without --run"),
+    ],
+)
+def test_nothing_of_a_new_group_is_left_out_silently(
+    folder: Path, service: FakeService, words: tuple[str, ...], said: str
+) -> None:
+    """Whoever gave a check believes that it checks."""
+    done = run(folder, "group", "add", "web2", *words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not service.commands
+
+
+def test_a_new_network_needs_its_subnets(folder: Path, service: FakeService) -> None:
+    """The option that is missing is named."""
+    done = run(folder, "network", "set", "storage", "--role", "interconnect")
+    assert done.exit_code == 2
+    assert "--subnet" in done.stderr
+    assert not service.commands
+
+
 # --- commands about nodes ------------------------------------------------------------------------
 
 
@@ -507,6 +549,21 @@ def test_log_after_an_index(folder: Path, service: FakeService) -> None:
     done = run(folder, "log", "--after", "1")
     assert "e2" in done.output
     assert "e1" not in done.output
+
+
+@pytest.mark.parametrize("words", [("why", "web"), ("log",), ("network", "list")])
+def test_reads_without_quorum_say_that_they_may_be_old(
+    folder: Path, service: FakeService, words: tuple[str, ...]
+) -> None:
+    """They answer all the same; the warning stands beside, not in, what they print."""
+    for more in ((), ("--json",)):
+        assert "may be old" not in run(folder, *words, *more).stderr
+    service.view = status_view(quorum=False, fresh=False)
+    for more in ((), ("--json",)):
+        done = run(folder, *words, *more)
+        assert done.exit_code == 0, done.output
+        assert "may be old" in done.stderr
+        assert "may be old" not in done.stdout
 
 
 def test_log_without_an_index_shows_the_newest(folder: Path, service: FakeService) -> None:

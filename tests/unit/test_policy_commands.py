@@ -188,6 +188,7 @@ BAD: list[tuple[Command, str, str]] = [
     (subnet("new", "192.0.2.128/25"), "network-overlap", "client"),
     (subnet("new", "192.0.0.0/16"), "network-overlap", "client"),
     (subnet("new", "10.0.0.1/24"), "invalid-subnet", "192.0.2.0/24"),
+    (subnet("new", "10.0.0.0"), "invalid-subnet", "prefix length is missing"),
     (subnet("new"), "out-of-range", "1..16"),
     (subnet("client", "10.0.0.0/24"), "network-in-use", "node1"),
     (ChangeCluster(profile="warp"), "unknown-profile", "default"),

@@ -6,8 +6,16 @@ from msgspec.structs import replace
 from tests.policy_world import AWAY, World
 
 from leitwolf.core.policy import survives, why
-from leitwolf.model.commands import MoveGroup
-from leitwolf.model.ids import GroupId, GroupPhase, GroupStatus, NodeId, ResourceState
+from leitwolf.model.commands import AddGroup, MoveGroup, NewResource, WishResource
+from leitwolf.model.ids import (
+    GroupId,
+    GroupPhase,
+    GroupStatus,
+    NodeId,
+    ResourceId,
+    ResourceState,
+    Wish,
+)
 from leitwolf.model.quorum import Acceptor
 
 WEB = GroupId("web")
@@ -50,6 +58,35 @@ def test_the_time_is_written_as_the_caller_wants() -> None:
     found = why(world.state, world.log.get, WEB)
     assert found is not None
     assert " UTC " in found.summary
+
+
+def test_a_resource_that_was_taken_offline_is_named() -> None:
+    """Else a group that is partly online by somebody's wish looks like a riddle."""
+    world = World()
+    world.online("web")
+    world.do(WishResource(resource=ResourceId("web-app"), wish=Wish.OFFLINE))
+    world.report("web-app", ResourceState.OFFLINE)
+    world.settle()
+    found = why(world.state, world.log.get, WEB)
+    assert found is not None
+    assert "web-app is offline, as it shall be, with what depends on it" in found.lines
+
+
+def test_what_is_waited_for_names_the_check() -> None:
+    """A wrong port is found by reading it."""
+    world = World()
+    app = NewResource(
+        resource=ResourceId("app"),
+        type="process",
+        parameters={"command": "/bin/server", "check_tcp": "127.0.0.1:81"},
+    )
+    world.do(AddGroup(group=GroupId("new"), resources=(app,)))
+    world.settle()
+    world.report("app", ResourceState.ONLINE_PENDING)
+    world.settle()
+    found = why(world.state, world.log.get, GroupId("new"))
+    assert found is not None
+    assert found.waits_for == "app (its check_tcp 127.0.0.1:81) to come online"
 
 
 def test_causes_are_told_without_the_history() -> None:

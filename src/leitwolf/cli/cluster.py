@@ -6,9 +6,17 @@ import time
 
 import click
 
-from leitwolf.cli.common import Context, confirm, find_node, send, timeout_option, with_json
+from leitwolf.cli.common import (
+    Context,
+    confirm,
+    find_node,
+    send,
+    timeout_option,
+    warn_if_old,
+    with_json,
+)
 from leitwolf.model.commands import ChangeCluster, EvictNode, SetNetwork
-from leitwolf.model.errors import Conflict, RequestTimeout
+from leitwolf.model.errors import Conflict, InvalidConfig, RequestTimeout
 from leitwolf.model.ids import NetworkRole
 from leitwolf.model.views import ClusterSetup, InitRequest, JoinRequestView
 
@@ -160,6 +168,7 @@ def network() -> None:
 def network_list(context: Context) -> None:
     """List networks with their role and state."""
     found = context.client.status().networks
+    warn_if_old(context)
     text = "\n".join(
         f"{'up  ' if item.up else 'down'}  {item.name}  {', '.join(item.subnets)}  {item.role}"
         for item in found
@@ -177,6 +186,12 @@ def network_set(context: Context, name: str, subnets: tuple[str, ...], role: str
     if not subnets:
         known = {item.name: item.subnets for item in context.client.status().networks}
         subnets = known.get(name, ())
+        if not subnets:
+            raise InvalidConfig(
+                f"network {name} is new and needs its subnets",
+                field="subnets",
+                hint="--subnet 192.0.2.0/24; repeat it for several",
+            )
     command = SetNetwork(name=name, subnets=subnets, role=NetworkRole(role))
     send(context, command, f"network {name} is {role}")
 

@@ -37,6 +37,7 @@ __all__ = [
     "timeout_option",
     "wait_for_group",
     "wait_option",
+    "warn_if_old",
     "with_json",
 ]
 
@@ -215,6 +216,13 @@ def _failure(group: GroupView) -> Conflict:
             text = f"group {group.id} failed: {item.reason}"
             return Conflict(text, code=item.code, hint=hint)
     return Conflict(f"group {group.id} failed: {group.reason}", code="group-failed", hint=hint)
+
+
+def warn_if_old(context: Context) -> None:
+    """Say on stderr that what is shown may be old, where there is no quorum."""
+    status = context.client.status()
+    if status.formed and not status.quorum:
+        click.echo("! no quorum here: as this node knows it, may be old", err=True)
 
 
 def wait_for_group(

@@ -58,11 +58,24 @@ def _resources(
     return tuple(found)
 
 
+def _demand_run(run: str | None, given: dict[str, str]) -> None:
+    """Refuse what would silently be left out: settings of a process that is not given."""
+    if run is not None and not run.strip():
+        raise InvalidConfig("run is empty", field="run", hint="--run 'PROGRAM ARGUMENTS'")
+    alone = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if run is None and alone:
+        raise InvalidConfig(
+            f"{', '.join(alone)} without --run: there is no process that it could be about",
+            field="run",
+            hint="give --run 'PROGRAM ARGUMENTS', too",
+        )
+
+
 @group.command("add")
 @click.argument("name")
 @click.option("--address", "addresses", multiple=True, help="Virtual address with prefix length.")
 @click.option("--network", default="", help="Network or interface of the addresses.")
-@click.option("--run", default="", help="Command of a process to keep running.")
+@click.option("--run", help="Command of a process to keep running.")
 @click.option("--user", default="", help="User of the process.")
 @click.option("--check-http", default="", help="URL that must answer.")
 @click.option("--check-tcp", default="", help="HOST:PORT that must accept.")
@@ -83,7 +96,7 @@ def add(
     name: str,
     addresses: tuple[str, ...],
     network: str,
-    run: str,
+    run: str | None,
     user: str,
     check_http: str,
     check_tcp: str,
@@ -106,10 +119,11 @@ def add(
         "check_tcp": check_tcp,
         "check_command": check_command,
     }
+    _demand_run(run, check)
     command = AddGroup(
         group=GroupId(name),
         preferred=preferred,
-        resources=_resources(name, addresses, network, run, check),
+        resources=_resources(name, addresses, network, run or "", check),
         wish=Wish.OFFLINE if offline else Wish.ONLINE,
         restart_threshold=restarts,
         restart_period_s=restart_period,
@@ -139,8 +153,15 @@ def _wish(context: Context, name: str, wish: Wish, wait: bool, timeout_s: float)
         context.show(answer, f"group {name} shall be {wish} (entry {answer.index})")
         return
     view = wait_for_group(
-        context, name, lambda g: g.status == wish.value, index=answer.index, timeout_s=timeout_s
+        context,
+        name,
+        lambda g: g.status == wish.value or not g.resources,
+        index=answer.index,
+        timeout_s=timeout_s,
     )
+    if wish is Wish.ONLINE and not view.resources:
+        context.show(view, f"group {name} is empty; it goes online with its first resource")
+        return
     where = f" on {view.owner}" if view.owner else ""
     context.show(view, f"group {name} is {view.status}{where}")
 
@@ -183,14 +204,15 @@ def move(context: Context, name: str, node: str | None, wait: bool, timeout_s: f
         context,
         name,
         lambda g: (
-            g.status == settled
+            (g.status == settled or not g.resources)
             and g.phase == "active"
             and (g.owner == wanted if wanted else g.owner != before.owner)
         ),
         index=answer.index,
         timeout_s=timeout_s,
     )
-    context.show(view, f"group {name} is {view.status} on {view.owner}")
+    state = view.status if view.resources else "empty"
+    context.show(view, f"group {name} is {state} on {view.owner}")
 
 
 @group.command("recover")

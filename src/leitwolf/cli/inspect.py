@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from leitwolf.cli import render
-from leitwolf.cli.common import Context, complete_group, with_json
+from leitwolf.cli.common import Context, complete_group, warn_if_old, with_json
 from leitwolf.cli.disk import disk
 from leitwolf.cli.quorum import move, replace, set_, votes, weight
 from leitwolf.cli.quorumlog import log as quorum_log
@@ -62,6 +62,7 @@ def status(context: Context, watch: bool) -> None:
 def log(context: Context, after: int | None, limit: int, follow: bool) -> None:
     """Show the merged timeline of all nodes, oldest entry first, newest last."""
     client = context.client
+    warn_if_old(context)
     if after is None:
         after = max(0, client.status().index - limit)
     while True:
@@ -80,6 +81,7 @@ def log(context: Context, after: int | None, limit: int, follow: bool) -> None:
 def why(context: Context, group: str) -> None:
     """Explain where a group is and why."""
     view = context.client.why(group)
+    warn_if_old(context)
     context.show(view, render.explanation(view))
 
 
@@ -93,6 +95,7 @@ def quorum() -> None:
 def quorum_status(context: Context) -> None:
     """Show who promised what, votes, lease margins, worst stall, profile."""
     view = context.client.quorum()
+    warn_if_old(context)
     context.show(view, render.quorum(view))
 
 

@@ -55,15 +55,20 @@ def _node(node: NodeLine) -> str:
     return "  " + "  ".join(part for part in parts if part)
 
 
-def _group(group: GroupView) -> list[str]:
+def _group(group: GroupView, *, ends: bool) -> list[str]:
+    """Return the lines of a group; ``ends``: this node owns it and has no quorum any more."""
     where = f" on {group.owner}" if group.owner else ""
     glyph = _GLYPHS.get(group.status, "?")
     lines = [f"  {glyph} {group.id}  {group.status}{where}  {group.reason}"]
+    if ends:
+        lines = [f"  ○ {group.id}  ends here without quorum (by the log: {group.status}{where})"]
+    elif not group.resources:
+        lines = [f"  ○ {group.id}  empty{where}  leitwolf resource add {group.id} ..."]
     for index, resource in enumerate(group.resources):
         branch = "└" if index == len(group.resources) - 1 else "├"
-        glyph = _GLYPHS.get(resource.state, "?")
+        glyph = "○" if ends else _GLYPHS.get(resource.state, "?")
         detail = resource.parameters.get("address") or resource.parameters.get("command", "")
-        reason = "" if resource.state == "online" else f"  {resource.reason}"
+        reason = "" if ends or resource.state == "online" else f"  {resource.reason}"
         lines.append(f"    {branch} {glyph} {resource.id}  {resource.type} {detail}{reason}")
     return lines
 
@@ -105,9 +110,11 @@ def status(view: StatusView) -> str:
         f"  {'●' if net.up else '○'} {net.name}  {', '.join(net.subnets)}  {net.role}"
         for net in view.networks
     )
-    lines.append("groups" if view.groups else "groups: none (leitwolf group add --help)")
+    known = "" if view.quorum else f"  as of entry {view.index}; others may have them by now"
+    lines.append(f"groups{known}" if view.groups else "groups: none (leitwolf group add --help)")
     for group in view.groups:
-        lines.extend(_group(group))
+        ends = not view.quorum and group.owner == view.node and group.status != "offline"
+        lines.extend(_group(group, ends=ends))
     if view.stopped:
         lines.append("stopped here without quorum")
         lines.extend(f"  {local_time(item.at_wall)}  {item.text}" for item in view.stopped)

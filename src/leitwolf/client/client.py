@@ -87,7 +87,7 @@ class Client:
             connection.close()
             raise PeerUnreachable(
                 f"no daemon answers at {self._socket}: {error.strerror or error}",
-                hint="start it: systemctl start leitwolf (or: leitwolf run)",
+                hint="a moment after its death it is back; else: systemctl start leitwolf",
             ) from error
 
     def _call(

@@ -251,6 +251,8 @@ def _canonical(address: str) -> str:
 def parse_subnet(text: str, field: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Return a subnet."""
     try:
+        if "/" not in text:
+            raise ValueError("its prefix length is missing")  # noqa: TRY301 — one answer for all
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise Refused(

@@ -34,7 +34,7 @@ from leitwolf.model.ids import (
     Wish,
 )
 from leitwolf.model.observations import Observations
-from leitwolf.model.state import Group, State
+from leitwolf.model.state import Group, Resource, State
 from leitwolf.state import SECOND
 
 __all__ = ["Explanation", "Reason", "why"]
@@ -237,7 +237,17 @@ def _resource_lines(state: State, group: GroupId) -> list[str]:
         if resource.state is not ResourceState.ONLINE and is_wanted(state, resource)
     ]
     odd.sort(key=lambda resource: resource.state is not ResourceState.FAILED)
-    return [f"{resource.id} is {resource.state}: {resource.cause.text}" for resource in odd[:2]]
+    lines = [f"{resource.id} is {resource.state}: {resource.cause.text}" for resource in odd[:2]]
+    asked = [
+        resource.id
+        for resource in members(state, group)
+        if resource.wish is Wish.OFFLINE and resource.state is ResourceState.OFFLINE
+    ]
+    if asked:
+        shall = "as it shall be" if len(asked) == 1 else "as they shall be"
+        be = "is" if len(asked) == 1 else "are"
+        lines.append(f"{', '.join(asked[:3])} {be} offline, {shall}, with what depends on it")
+    return lines
 
 
 def _waits_for(state: State, group: Group, seen: Observations | None) -> str:
@@ -265,8 +275,19 @@ def _waits_for(state: State, group: Group, seen: Observations | None) -> str:
         if is_wanted(state, resource) and resource.state is not ResourceState.ONLINE
     ]
     if pending:
-        return f"{', '.join(resource.id for resource in pending[:3])} to come online"
+        return f"{', '.join(_coming(resource) for resource in pending[:3])} to come online"
     return ""
+
+
+_CHECKS = ("check_command", "check_tcp", "check_http")
+
+
+def _coming(resource: Resource) -> str:
+    """Return a resource, with the check that has to succeed before it counts as online."""
+    check = next((name for name in _CHECKS if resource.parameters.get(name)), "")
+    if not check or resource.state is not ResourceState.ONLINE_PENDING:
+        return resource.id
+    return f"{resource.id} (its {check} {resource.parameters[check]})"
 
 
 def _unusable(state: State, owner: NodeId, seen: Observations | None) -> str:
