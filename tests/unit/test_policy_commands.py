@@ -213,6 +213,21 @@ def test_bad_commands_are_refused_with_code_and_fix(
     assert world.state is before
 
 
+def test_nodes_tell_their_addresses_on_a_network_that_came_later(world: World) -> None:
+    """Without them a second interconnect would be a name; what peers use now stays as it is."""
+    world.do(SetNetwork(name="ic2", subnets=("10.2.0.0/24",), role=NetworkRole.INTERCONNECT))
+    former = world.state.nodes[NodeId(1)].addresses
+    told = {"client": "192.0.2.99", "ic2": "10.2.0.1"}
+    tell = TellAbility(node=NodeId(1), realtime=True, addresses=told)
+    assert "node1 has an address on ic2" in world.do(tell).because.text
+    assert world.state.nodes[NodeId(1)].addresses == former | {"ic2": "10.2.0.1"}
+    assert world.do(tell).events == ()
+    for at, code in (("10.2.0.1", "node-exists"), ("10.3.0.2", "address-outside")):
+        found = world.command(TellAbility(node=NodeId(2), realtime=True, addresses={"ic2": at}))
+        assert isinstance(found, Refusal)
+        assert found.code == code
+
+
 def test_a_profile_that_a_node_cannot_hold_is_refused(world: World) -> None:
     """Nodes tell whether they have real-time scheduling; who did not tell is no obstacle."""
     assert world.do(TellAbility(node=NodeId(1), realtime=True)).events
