@@ -263,6 +263,25 @@ def test_nothing_of_a_new_group_is_left_out_silently(
     assert not service.commands
 
 
+@pytest.mark.parametrize("words", [("set",), ("group", "set", "web"), ("resource", "set", "x")])
+def test_a_change_of_nothing_is_refused(
+    folder: Path, service: FakeService, words: tuple[str, ...]
+) -> None:
+    """It is not told as done."""
+    done = run(folder, *words)
+    assert done.exit_code == 2
+    assert "nothing to change" in done.stderr
+    assert not service.commands
+
+
+def test_networks_of_no_cluster_are_no_empty_list(folder: Path, service: FakeService) -> None:
+    """A node that was removed says so."""
+    service.view = status_view(formed=False, networks=())
+    done = run(folder, "network", "list", "--json")
+    assert done.exit_code == 4
+    assert json.loads(done.stdout)["code"] == "not-in-a-cluster"
+
+
 def test_a_new_network_needs_its_subnets(folder: Path, service: FakeService) -> None:
     """The option that is missing is named."""
     done = run(folder, "network", "set", "storage", "--role", "interconnect")

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from tests.policy_world import AWAY, World
 
 from leitwolf.core.policy import survives, why
-from leitwolf.model.commands import AddGroup, MoveGroup, NewResource, WishResource
+from leitwolf.model.commands import AddGroup, ChangeGroup, MoveGroup, NewResource, WishResource
 from leitwolf.model.ids import (
     GroupId,
     GroupPhase,
@@ -87,6 +87,14 @@ def test_what_is_waited_for_names_the_check() -> None:
     found = why(world.state, world.log.get, GroupId("new"))
     assert found is not None
     assert found.waits_for == "app (its check_tcp 127.0.0.1:81) to come online"
+
+
+def test_new_settings_leave_the_reason_of_the_place() -> None:
+    """Nothing moved because of them."""
+    world = failed_over()
+    before = world.group("web").cause
+    world.do(ChangeGroup(group=WEB, restart_threshold=5))
+    assert (world.group("web").restart_threshold, world.group("web").cause) == (5, before)
 
 
 def test_causes_are_told_without_the_history() -> None:

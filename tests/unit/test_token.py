@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leitwolf.model.errors import InvalidConfig
+from leitwolf.peers import join
+from leitwolf.peers.frames import Rejection
 from leitwolf.peers.token import JoinToken, digest, format_token, new_secret, parse_token
 
 TOKEN = JoinToken(
@@ -121,3 +123,9 @@ def test_digest_and_representation_do_not_betray_the_secret() -> None:
     assert digest(secret) != digest(new_secret())
     assert secret.hex() not in digest(secret)
     assert str(TOKEN.secret) not in repr(TOKEN)
+
+
+def test_a_joiner_with_a_wrong_name_is_told_of_the_value() -> None:
+    """The name is wrong, not the network."""
+    reason = Rejection(code="invalid-name", text="name = 'N 1' is no name", hint="1..63")
+    assert join._error_of(reason).exit_code == InvalidConfig.exit_code

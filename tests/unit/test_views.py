@@ -13,7 +13,7 @@ from leitwolf.cli import render
 from leitwolf.core.node import Node
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon import views
-from leitwolf.model.ids import NetworkRole
+from leitwolf.model.ids import NetworkRole, NodeId
 from leitwolf.model.state import Network
 from leitwolf.model.views import LogLine, ProofView, StatusView, StoppedView
 from leitwolf.system.walltime import local_time
@@ -38,6 +38,18 @@ def test_a_leader_tells_of_itself_how_much_it_has() -> None:
     assert core is not None
     shown = views.quorum_view(core, None, 0, worst_stall=0, realtime=True)
     assert {member.match for member in shown.members} == {shown.last}
+
+
+def test_what_a_node_lacked_and_has_by_now_is_no_warning() -> None:
+    """Somebody who knew more once is told only while he does."""
+    core = leader(calm(1, ALL_RULES)).daemon.core
+    assert core is not None
+    last = core.quorum.last_key.index
+    for known, warned in ((last - 1, False), (last + 1, True)):
+        core.behind.clear()
+        core.behind[NodeId(2)] = known
+        shown = views.quorum_view(core, None, 0, worst_stall=0, realtime=True)
+        assert bool(shown.lacking) is warned
 
 
 def shown_status(core: Node, *, leased: bool) -> StatusView:

@@ -21,6 +21,7 @@ from leitwolf.model.errors import (
     NotPermitted,
     UnavailableError,
 )
+from leitwolf.model.limits import TOKEN_LIFETIME_S_MAX
 from leitwolf.model.types import TYPES
 from leitwolf.model.views import InitRequest, JoinRequestView, PreventRequest
 from leitwolf.ports.service import Service
@@ -207,7 +208,7 @@ class _Api:
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     async def token(self, request: Request) -> Response:
-        lifetime_s = int(_number(request, "lifetime_s", 3_600, float(1 << 31)))
+        lifetime_s = int(_number(request, "lifetime_s", 3_600, TOKEN_LIFETIME_S_MAX))
         return _json({"token": await self._service.token(lifetime_s, request.state.caller.name)})
 
     async def backup(self, request: Request) -> Response:

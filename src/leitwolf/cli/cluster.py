@@ -167,7 +167,10 @@ def network() -> None:
 @with_json
 def network_list(context: Context) -> None:
     """List networks with their role and state."""
-    found = context.client.status().networks
+    status = context.client.status()
+    if not status.formed:
+        raise Conflict("this node is in no cluster", code="not-in-a-cluster")
+    found = status.networks
     warn_if_old(context)
     text = "\n".join(
         f"{'up  ' if item.up else 'down'}  {item.name}  {', '.join(item.subnets)}  {item.role}"
@@ -210,6 +213,8 @@ def rekey(context: Context) -> None:
 @with_json
 def change(context: Context, name: str | None, profile: str | None) -> None:
     """Change settings of the cluster."""
+    if name is None and profile is None:
+        raise InvalidConfig("nothing to change was given", hint="leitwolf set --help")
     send(context, ChangeCluster(name=name, profile=profile), "cluster changed")
 
 

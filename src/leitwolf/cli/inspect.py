@@ -30,7 +30,7 @@ def _status_exit(view: StatusView) -> int:
 def status(context: Context, watch: bool) -> None:
     """Show nodes, networks, quorum, groups and resources.
 
-    Exit code 0: all is well; 6: no quorum here; 10: a group failed.
+    Exit code 0: all is well; 6: no quorum here; 7: no daemon here; 10: a group failed.
     """
     client = context.client
     view = client.status()

@@ -443,6 +443,7 @@ def quorum_view(
     lacking = "; ".join(
         f"{naming(other)} knows entries up to {index}, this node up to {quorum.last_key.index}"
         for other, index in node.behind.items()
+        if index > quorum.last_key.index
     )
     text, survival = _survival(node, naming)
     leased = page.lease != 0 and now < page.lease_end
