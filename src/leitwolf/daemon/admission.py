@@ -11,7 +11,7 @@ from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.rejoining import Vacancy, vouch
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.model.commands import AddNode, Answer, Command, IssueToken, Refusal
-from leitwolf.model.errors import Conflict, InvalidConfig, UnavailableError
+from leitwolf.model.errors import Conflict, InvalidConfig, LeitwolfError, UnavailableError
 from leitwolf.model.events import Cause, TokenUsed
 from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.limits import TOKEN_LIFETIME_S_MAX
