@@ -219,7 +219,7 @@ def codes() -> str:
         "JSON.",
         "## Exit codes and errors",
         "0 done. 1 not all is well (`check`), or an error without a code of its own. 10 a group "
-        "has failed (`status`).",
+        "has failed (`status`). 130 ended by Ctrl-C.",
         _table(
             ("error", "code", "exit", "try again", "meaning"), _error_rows(errors.LeitwolfError)
         ),
@@ -321,8 +321,8 @@ def api() -> str:
     for route in application(service, unused).routes:
         if isinstance(route, Route):
             method = "GET" if "GET" in (route.methods or ()) else "POST"
-            text, answer = ROUTES.get(route.path, ("", ""))
-            rows.append((f"`{method} {route.path}`", text, answer))
+            text, answer = ROUTES.get(route.path_format, ("", ""))
+            rows.append((f"`{method} {route.path_format}`", text, answer))
     wanted = [kind.__name__ for kind in get_args(commands.Command)]
     return _page(
         "API",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import socket
@@ -54,12 +55,13 @@ def _serve(cluster: LabCluster, listener: socket.socket) -> None:
         except OSError:
             return  # closed: the shell ended
         with connection:
-            words = shlex.split(connection.recv(1024).decode())
+            words = connection.recv(1024).decode(errors="replace").split()
             try:
                 answer = _break(cluster, words)
             except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                 answer = f"failed: {error}"
-            connection.sendall(answer.encode() + b"\n")
+            with contextlib.suppress(OSError):  # nobody waits for it any more
+                connection.sendall(answer.encode() + b"\n")
 
 
 def _script(path: Path, text: str) -> None:
@@ -75,9 +77,10 @@ def _commands(cluster: LabCluster, folder: Path) -> None:
         enter = f'nsenter --target="$(cat {pid_file})" --net --pid --mount --uts --ipc --'
         environment = {} if machine == "client" else cluster.environment(machine)
         assignments = " ".join(f"{name}={shlex.quote(v)}" for name, v in environment.items())
+        off = f"{machine} is off (fault boot {machine})"
         _script(
             folder / machine,
-            f'[ "$(cat {pid_file})" = 0 ] && {{ echo "{machine} is off"; exit 1; }}\n'
+            f'[ "$(cat {pid_file})" = 0 ] && {{ echo "{off}" >&2; exit 1; }}\n'
             f'exec {enter} env {assignments} PATH={shlex.quote(str(folder))}/tools:"$PATH" "$@"',
         )
     tools = folder / "tools"
@@ -85,7 +88,9 @@ def _commands(cluster: LabCluster, folder: Path) -> None:
     _script(tools / "leitwolf", f'exec {shlex.quote(sys.executable)} -m leitwolf.cli "$@"')
     _script(folder / "leitwolf", f'exec {folder}/{world.nodes[0]} leitwolf "$@"')
     client = "import socket,sys;s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1]);"
-    client += "s.sendall(' '.join(sys.argv[2:]).encode());print(s.recv(4096).decode(),end='')"
+    client += (
+        "s.sendall((' '.join(sys.argv[2:])+'\\n').encode());print(s.recv(4096).decode(),end='')"
+    )
     _script(
         folder / "fault",
         f'exec {shlex.quote(sys.executable)} -S -E -c "{client}" {world.folder}/fault.sock "$@"',

@@ -118,7 +118,7 @@ def test_errors_of_the_daemon_are_problems(error: Any) -> None:
         ("GET", "/v2/status", 404),
         ("POST", "/v1/status", 405),
         ("DELETE", "/v1/command", 405),
-        ("GET", "/v1/why/", 404),
+        ("GET", "/v1/whys/web", 404),
     ],
 )
 def test_unknown_routes_are_problems(method: str, path: str, status: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import threading
@@ -20,6 +21,7 @@ from tests.unit.test_store_log import IDENTITY, SMALL, entry
 
 from leitwolf.api import serve_unix
 from leitwolf.cli.commands import cli
+from leitwolf.client import Client
 from leitwolf.model.commands import (
     Answer,
     EvictNode,
@@ -29,7 +31,7 @@ from leitwolf.model.commands import (
     SetVotes,
     TransferLeader,
 )
-from leitwolf.model.errors import Conflict, NotPermitted, StorageError
+from leitwolf.model.errors import Conflict, NotPermitted, RequestTimeout, StorageError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.state import State
 from leitwolf.model.views import (
@@ -38,6 +40,7 @@ from leitwolf.model.views import (
     ForceNode,
     ForceView,
     LogLine,
+    ResourceView,
     StatusView,
 )
 from leitwolf.state import encode_backup, take_backup
@@ -235,6 +238,67 @@ def test_unknown_node_lists_the_nodes(folder: Path) -> None:
     assert "n1, n2, n3" in done.stderr
 
 
+# --- commands about groups -----------------------------------------------------------------------
+
+
+def test_nobody_waits_for_an_empty_group(folder: Path, service: FakeService) -> None:
+    """With nothing in it, it never comes online."""
+    service.answer = Answer(index=1)
+    (group,) = service.view.groups
+    service.view = status_view(groups=(msgspec.structs.replace(group, status="offline"),))
+    done = run(folder, "group", "online", "web", "--timeout", "0.1")
+    assert done.exit_code == 0, done.output
+    assert "first resource" in done.stdout
+    done = run(folder, "group", "move", "web", "n2", "--timeout", "0.1")
+    assert done.exit_code == 0, done.output
+    assert "empty on n2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--run", ""), "run is empty"),
+        (("--user", "www-data"), "--user without --run"),
+        (("--check-http", "http://127.0.0.1/"), "--check-http without --run"),
+    ],
+)
+def test_nothing_of_a_new_group_is_left_out_silently(
+    folder: Path, service: FakeService, words: tuple[str, ...], said: str
+) -> None:
+    """Whoever gave a check believes that it checks."""
+    done = run(folder, "group", "add", "web2", *words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not service.commands
+
+
+@pytest.mark.parametrize("words", [("set",), ("group", "set", "web"), ("resource", "set", "x")])
+def test_a_change_of_nothing_is_refused(
+    folder: Path, service: FakeService, words: tuple[str, ...]
+) -> None:
+    """It is not told as done."""
+    done = run(folder, *words)
+    assert done.exit_code == 2
+    assert "nothing to change" in done.stderr
+    assert not service.commands
+
+
+def test_networks_of_no_cluster_are_no_empty_list(folder: Path, service: FakeService) -> None:
+    """A node that was removed says so."""
+    service.view = status_view(formed=False, networks=())
+    done = run(folder, "network", "list", "--json")
+    assert done.exit_code == 4
+    assert json.loads(done.stdout)["code"] == "not-in-a-cluster"
+
+
+def test_a_new_network_needs_its_subnets(folder: Path, service: FakeService) -> None:
+    """The option that is missing is named."""
+    done = run(folder, "network", "set", "storage", "--role", "interconnect")
+    assert done.exit_code == 2
+    assert "--subnet" in done.stderr
+    assert not service.commands
+
+
 # --- commands about nodes ------------------------------------------------------------------------
 
 
@@ -287,6 +351,29 @@ def test_what_is_no_command_about_votes_is_refused(
     assert done.exit_code == code
     assert said in done.stderr
     assert not service.commands
+
+
+@pytest.mark.parametrize("name", ["n2", "2"])
+def test_pause_waits_until_the_groups_are_gone(
+    folder: Path, service: FakeService, name: str
+) -> None:
+    """Whether the node was given by its name or by its number."""
+    item = ResourceView(
+        id="web-ip",
+        type="ip_address",
+        state="online",
+        wish="online",
+        code="c",
+        reason="r",
+        parameters={},
+        depends=(),
+        changed=5,
+    )
+    (group,) = service.view.groups
+    service.view = status_view(groups=(msgspec.structs.replace(group, resources=(item,)),))
+    done = run(folder, "node", "pause", name, "--timeout", "0.1")
+    assert done.exit_code == 6
+    assert "web still on n2" in done.stderr
 
 
 def test_evict_waits_until_the_node_is_gone(folder: Path, service: FakeService) -> None:
@@ -408,6 +495,142 @@ def test_give_up_and_prevent_say_who_asked(folder: Path, service: FakeService) -
     ]
 
 
+# --- wrong calls ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("stauts", "--json"), "status"),
+        (("token", "--lifetime", "1h", "--json"), "1h"),
+        (("group", "move", "--json"), "NAME"),
+        (("group", "online", "web", "--timeout", "-1", "--json"), "-1"),
+    ],
+)
+def test_a_wrong_call_with_json_is_answered_in_json(
+    folder: Path, words: tuple[str, ...], said: str
+) -> None:
+    """A program reads what is wrong where it reads everything else."""
+    done = run(folder, *words)
+    assert done.exit_code == 2
+    answer = json.loads(done.stdout)
+    assert answer["code"] == "usage"
+    assert said in answer["error"]
+    assert answer["hint"].endswith("--help")
+
+
+def test_a_wrong_call_of_a_person_is_answered_in_text(folder: Path) -> None:
+    """On stderr, with the usage."""
+    done = run(folder, "token", "--lifetime", "1h")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "not a valid integer" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "ä ö/../x", "100%"])
+def test_any_text_may_be_the_name_of_a_group_that_is_not_there(folder: Path, name: str) -> None:
+    """It is looked up as a name, not as a part of the API."""
+    done = run(folder, "why", "--", name)
+    assert done.exit_code == 3
+    assert f"there is no group {name!r}" in done.stderr
+
+
+def test_a_user_who_may_not_open_the_socket_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting the daemon would not help."""
+
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("leitwolf.client.client._UnixConnection.connect", refuse)
+    done = run(tmp_path, "status")
+    assert done.exit_code == 5
+    assert "group leitwolf" in done.stderr
+
+
+def test_a_daemon_that_hangs_does_not_hold_a_read_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who waits is told where to look."""
+    monkeypatch.setattr("leitwolf.client.client._READ_TIMEOUT_S", 0.1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "api.sock"))
+        listener.listen()
+        with pytest.raises(RequestTimeout) as caught:
+            Client(tmp_path).status()
+    assert "journalctl" in caught.value.hint
+
+
+# --- Ctrl-C --------------------------------------------------------------------------------------
+
+
+def press_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "wait_beyond", pressed)
+
+
+def test_ctrl_c_ends_the_waiting_and_says_what_goes_on(
+    folder: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who gave up knows that the group moves all the same."""
+    service.answer = Answer(index=99)
+    press_ctrl_c(monkeypatch)
+    done = run(folder, "group", "move", "web")
+    assert done.exit_code == 130
+    assert "leitwolf why web" in done.stderr
+    done = run(folder, "group", "move", "web", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["code"]) == (130, "interrupted")
+
+
+def test_ctrl_c_is_how_one_leaves_what_goes_on_until_then(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is wrong, and nothing is said."""
+    press_ctrl_c(monkeypatch)
+    done = run(folder, "status", "--watch")
+    assert done.exit_code == 130
+    assert done.stderr == ""
+
+
+# --- completion ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("group move w", ["web"]),
+        ("group move web ", ["n1", "n2", "n3"]),
+        ("node pause n2", ["n2"]),
+        ("why x", []),
+        ("group add w", []),
+        ("group set web --prefer n", ["n1", "n2", "n3"]),
+    ],
+)
+def test_shells_complete_names_that_the_daemon_knows(
+    folder: Path, typed: str, names: list[str]
+) -> None:
+    """Nobody has to remember or copy them."""
+    assert completed(folder, typed) == names
+
+
+def test_completion_without_a_daemon_is_silent(tmp_path: Path) -> None:
+    """A shell is no place for errors."""
+    assert completed(tmp_path, "why ") == []
+
+
+def completed(folder: Path, typed: str) -> list[str]:
+    environment = {
+        "_LEITWOLF_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"leitwolf --runtime {folder} {typed}",
+        "COMP_CWORD": str(len(typed.split(" ")) + 2),
+    }
+    done = CliRunner().invoke(cli, [], prog_name="leitwolf", env=environment)
+    return [line.removeprefix("plain,") for line in done.stdout.splitlines() if line]
+
+
 # --- following -----------------------------------------------------------------------------------
 
 
@@ -420,6 +643,33 @@ def test_log_after_an_index(folder: Path, service: FakeService) -> None:
     done = run(folder, "log", "--after", "1")
     assert "e2" in done.output
     assert "e1" not in done.output
+
+
+@pytest.mark.parametrize("words", [("why", "web"), ("log",), ("network", "list")])
+def test_reads_without_quorum_say_that_they_may_be_old(
+    folder: Path, service: FakeService, words: tuple[str, ...]
+) -> None:
+    """They answer all the same; the warning stands beside, not in, what they print."""
+    for more in ((), ("--json",)):
+        assert "may be old" not in run(folder, *words, *more).stderr
+    service.view = status_view(quorum=False, fresh=False)
+    for more in ((), ("--json",)):
+        done = run(folder, *words, *more)
+        assert done.exit_code == 0, done.output
+        assert "may be old" in done.stderr
+        assert "may be old" not in done.stdout
+
+
+def test_log_without_an_index_shows_the_newest(folder: Path, service: FakeService) -> None:
+    """Who looks at night wants to know what has just happened."""
+    service.view = status_view(index=9)
+    service.lines = [
+        LogLine(index=i, wall=0, by="x", code="c", because=f"b{i}", cause=0, events=(f"e{i}",))
+        for i in range(1, 10)
+    ]
+    done = run(folder, "log", "--limit", "2")
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.output.splitlines()] == ["8", "9"]
 
 
 def test_every_command_has_help_and_json() -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from click.testing import CliRunner
 
+from leitwolf.cli.commands import cli
 from leitwolf.model.errors import WitnessError
 from leitwolf.witness import device, disktest
 from leitwolf.witness.device import DirectFile
 from leitwolf.witness.disktest import try_file
+from leitwolf.witness.format import format_disk
+from leitwolf.witness.inspect import check_disk
 from leitwolf.witness.mounts import Mount
 
 
@@ -92,3 +97,41 @@ def test_a_share_without_locks_is_refused(place: Path, monkeypatch: pytest.Monke
     assert [check.found for check in report.checks if not check.ok] == [
         "two processes hold the lock of one block"
     ]
+
+
+@pytest.mark.parametrize("size", [0, 4096, 8192])
+def test_a_file_too_short_for_a_quorum_disk_is_none(place: Path, size: int) -> None:
+    """A mistyped name is told as what it is, and the file is closed."""
+    place.write_bytes(bytes(size))
+    with pytest.raises(WitnessError) as raised:
+        check_disk(str(place))
+    assert raised.value.code == "witness-unformatted"
+
+
+def test_a_file_that_became_shorter_is_told_and_can_be_closed(place: Path) -> None:
+    """An error of a read holds nothing of the buffer."""
+    opened = DirectFile(place)
+    place.write_bytes(b"")
+    with pytest.raises(WitnessError) as raised:
+        opened.read(0, 4096)
+    assert "shorter" in raised.value.text
+    opened.close()
+
+
+def test_a_disk_that_cannot_be_made_leaves_no_file(tmp_path: Path) -> None:
+    """The next try is not refused because of what the first one left."""
+    path = tmp_path / "disk"
+    with pytest.raises(WitnessError) as raised:
+        format_disk(str(path), cluster=str(uuid4()), region_bytes=1 << 48, create=True)
+    assert "--region" in raised.value.hint
+    assert not path.exists()
+
+
+def test_a_cluster_that_is_no_uuid_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """A word in its place would be a disk that no cluster takes."""
+    path = tmp_path / "disk"
+    words = ["quorum", "disk", "format", str(path), "--create", "--cluster", "office"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 2
+    assert "'office' is no UUID" in done.stderr
+    assert not path.exists()

@@ -134,6 +134,7 @@ BAD: list[tuple[Command, str, str]] = [
     (group("new", address("a", "192.0.2.2/24")), "address-in-use", "node2"),
     (group("new", address("a", "198.51.100.1/24")), "address-outside", "192.0.2.0/24"),
     (group("new", address("a", "192.0.2.20")), "invalid-parameter", "prefix"),
+    (group("new", address("a", "192.0.2.20/16")), "invalid-prefix", "192.0.2.20/24"),
     (
         AddResource(group=WEB, resource=ResourceId("a"), type="disk", parameters={}),
         "unknown-type",
@@ -187,6 +188,7 @@ BAD: list[tuple[Command, str, str]] = [
     (subnet("new", "192.0.2.128/25"), "network-overlap", "client"),
     (subnet("new", "192.0.0.0/16"), "network-overlap", "client"),
     (subnet("new", "10.0.0.1/24"), "invalid-subnet", "192.0.2.0/24"),
+    (subnet("new", "10.0.0.0"), "invalid-subnet", "prefix length is missing"),
     (subnet("new"), "out-of-range", "1..16"),
     (subnet("client", "10.0.0.0/24"), "network-in-use", "node1"),
     (ChangeCluster(profile="warp"), "unknown-profile", "default"),
@@ -209,6 +211,21 @@ def test_bad_commands_are_refused_with_code_and_fix(
     assert found.code == code
     assert word in f"{found.text} {found.hint}"
     assert world.state is before
+
+
+def test_nodes_tell_their_addresses_on_a_network_that_came_later(world: World) -> None:
+    """Without them a second interconnect would be a name; what peers use now stays as it is."""
+    world.do(SetNetwork(name="ic2", subnets=("10.2.0.0/24",), role=NetworkRole.INTERCONNECT))
+    former = world.state.nodes[NodeId(1)].addresses
+    told = {"client": "192.0.2.99", "ic2": "10.2.0.1"}
+    tell = TellAbility(node=NodeId(1), realtime=True, addresses=told)
+    assert "node1 has an address on ic2" in world.do(tell).because.text
+    assert world.state.nodes[NodeId(1)].addresses == former | {"ic2": "10.2.0.1"}
+    assert world.do(tell).events == ()
+    for at, code in (("10.2.0.1", "node-exists"), ("10.3.0.2", "address-outside")):
+        found = world.command(TellAbility(node=NodeId(2), realtime=True, addresses={"ic2": at}))
+        assert isinstance(found, Refusal)
+        assert found.code == code
 
 
 def test_a_profile_that_a_node_cannot_hold_is_refused(world: World) -> None:
@@ -470,6 +487,8 @@ def test_judging_changes_nothing(world: World) -> None:
         ("check_tcp", "[::1]:80", True),
         ("check_tcp", "localhost:80", True),
         ("check_tcp", "80", False),
+        ("check_tcp", "::1:80", False),
+        ("check_tcp", "[::1:80", False),
         ("check_tcp", "127.0.0.1:0", False),
         ("check_tcp", "web.example:80", False),
         ("check_http", "http://127.0.0.1:8080/health", True),

@@ -6,8 +6,16 @@ from msgspec.structs import replace
 from tests.policy_world import AWAY, World
 
 from leitwolf.core.policy import survives, why
-from leitwolf.model.commands import MoveGroup
-from leitwolf.model.ids import GroupId, GroupPhase, GroupStatus, NodeId, ResourceState
+from leitwolf.model.commands import AddGroup, ChangeGroup, MoveGroup, NewResource, WishResource
+from leitwolf.model.ids import (
+    GroupId,
+    GroupPhase,
+    GroupStatus,
+    NodeId,
+    ResourceId,
+    ResourceState,
+    Wish,
+)
 from leitwolf.model.quorum import Acceptor
 
 WEB = GroupId("web")
@@ -39,6 +47,54 @@ def test_the_chain_of_causes_leads_back_to_the_failure() -> None:
     assert (found.phase, found.owner, found.status) == (GroupPhase.ACTIVE, 2, GroupStatus.OFFLINE)
     assert found.waits_for == "web-app to come online"
     assert len(found.lines) <= 10
+
+
+def test_the_time_is_written_as_the_caller_wants() -> None:
+    """As its entries beside it are; UTC where nobody says how."""
+    world = failed_over()
+    found = why(world.state, world.log.get, WEB, clock=lambda _: "at noon")
+    assert found is not None
+    assert "since at noon" in found.summary
+    found = why(world.state, world.log.get, WEB)
+    assert found is not None
+    assert " UTC " in found.summary
+
+
+def test_a_resource_that_was_taken_offline_is_named() -> None:
+    """Else a group that is partly online by somebody's wish looks like a riddle."""
+    world = World()
+    world.online("web")
+    world.do(WishResource(resource=ResourceId("web-app"), wish=Wish.OFFLINE))
+    world.report("web-app", ResourceState.OFFLINE)
+    world.settle()
+    found = why(world.state, world.log.get, WEB)
+    assert found is not None
+    assert "web-app is offline, as it shall be, with what depends on it" in found.lines
+
+
+def test_what_is_waited_for_names_the_check() -> None:
+    """A wrong port is found by reading it."""
+    world = World()
+    app = NewResource(
+        resource=ResourceId("app"),
+        type="process",
+        parameters={"command": "/bin/server", "check_tcp": "127.0.0.1:81"},
+    )
+    world.do(AddGroup(group=GroupId("new"), resources=(app,)))
+    world.settle()
+    world.report("app", ResourceState.ONLINE_PENDING)
+    world.settle()
+    found = why(world.state, world.log.get, GroupId("new"))
+    assert found is not None
+    assert found.waits_for == "app (its check_tcp 127.0.0.1:81) to come online"
+
+
+def test_new_settings_leave_the_reason_of_the_place() -> None:
+    """Nothing moved because of them."""
+    world = failed_over()
+    before = world.group("web").cause
+    world.do(ChangeGroup(group=WEB, restart_threshold=5))
+    assert (world.group("web").restart_threshold, world.group("web").cause) == (5, before)
 
 
 def test_causes_are_told_without_the_history() -> None:

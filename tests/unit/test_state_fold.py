@@ -146,7 +146,9 @@ def test_touched_objects_know_entry_and_cause(world: World) -> None:
     index = world.apply(event)
     assert (world.resource("web-app").changed, world.resource("web-app").cause) == (index, cause)
     assert world.group("web").changed < index
-    index = world.apply(events.GroupChanged(group=WEB, retry_period_s=5), because=cause)
+    index = world.apply(events.GroupWished(group=WEB, wish=Wish.OFFLINE), because=cause)
+    assert (world.group("web").changed, world.group("web").cause) == (index, cause)
+    world.apply(events.GroupChanged(group=WEB, retry_period_s=5))  # no reason for its place
     assert (world.group("web").changed, world.group("web").cause) == (index, cause)
 
 

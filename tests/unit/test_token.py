@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import string
+from typing import Any, cast
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leitwolf.model.errors import InvalidConfig
+from leitwolf.daemon.admission import new_token
+from leitwolf.model.commands import Answer, Refusal
+from leitwolf.model.errors import InvalidConfig, UnavailableError
+from leitwolf.peers import join
+from leitwolf.peers.frames import Rejection
 from leitwolf.peers.token import JoinToken, digest, format_token, new_secret, parse_token
 
 TOKEN = JoinToken(
@@ -121,3 +127,21 @@ def test_digest_and_representation_do_not_betray_the_secret() -> None:
     assert digest(secret) != digest(new_secret())
     assert secret.hex() not in digest(secret)
     assert str(TOKEN.secret) not in repr(TOKEN)
+
+
+def test_a_joiner_with_a_wrong_name_is_told_of_the_value() -> None:
+    """The name is wrong, not the network."""
+    reason = Rejection(code="invalid-name", text="name = 'N 1' is no name", hint="1..63")
+    assert join._error_of(reason).exit_code == InvalidConfig.exit_code
+
+
+def test_a_token_without_quorum_is_refused_as_all_commands_are() -> None:
+    """Scripts know by the exit code that it may be asked for again."""
+    refusal = Refusal(code="no-quorum", text="no leader", hint="mend it", retryable=True)
+
+    async def refuse(*_: object) -> Answer:
+        return Answer(refusal=refusal)
+
+    with pytest.raises(UnavailableError) as raised:
+        asyncio.run(new_token(cast("Any", None), 60, "root", refuse))
+    assert (raised.value.exit_code, raised.value.code) == (6, "no-quorum")

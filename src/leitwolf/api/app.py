@@ -21,6 +21,7 @@ from leitwolf.model.errors import (
     NotPermitted,
     UnavailableError,
 )
+from leitwolf.model.limits import TOKEN_LIFETIME_S_MAX
 from leitwolf.model.types import TYPES
 from leitwolf.model.views import InitRequest, JoinRequestView, PreventRequest
 from leitwolf.ports.service import Service
@@ -208,7 +209,7 @@ class _Api:
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     async def token(self, request: Request) -> Response:
-        lifetime_s = int(_number(request, "lifetime_s", 3_600, float(1 << 31)))
+        lifetime_s = int(_number(request, "lifetime_s", 3_600, TOKEN_LIFETIME_S_MAX))
         return _json({"token": await self._service.token(lifetime_s, request.state.caller.name)})
 
     async def backup(self, request: Request) -> Response:
@@ -269,7 +270,7 @@ def application(service: Service, caller: Callable[[Request], Caller]) -> Starle
             change("/v1/command", api.command),
             read("/v1/status", api.status),
             read("/v1/quorum", api.quorum),
-            read("/v1/why/{group}", api.why),
+            read("/v1/why/{group:path}", api.why),
             read("/v1/types", api.types),
             read("/v1/log", api.log),
             read("/v1/wait", api.wait),

@@ -6,9 +6,17 @@ import time
 
 import click
 
-from leitwolf.cli.common import Context, confirm, find_node, send, with_json
+from leitwolf.cli.common import (
+    Context,
+    confirm,
+    find_node,
+    send,
+    timeout_option,
+    warn_if_old,
+    with_json,
+)
 from leitwolf.model.commands import ChangeCluster, EvictNode, SetNetwork
-from leitwolf.model.errors import Conflict, RequestTimeout
+from leitwolf.model.errors import Conflict, InvalidConfig, RequestTimeout
 from leitwolf.model.ids import NetworkRole
 from leitwolf.model.views import ClusterSetup, InitRequest, JoinRequestView
 
@@ -111,7 +119,7 @@ def _join(context: Context, request: JoinRequestView) -> None:
 
 
 @click.command()
-@click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds.")
+@timeout_option(120.0)
 @with_json
 def leave(context: Context, timeout_s: float) -> None:
     """Leave the cluster: groups move away first."""
@@ -126,10 +134,11 @@ def leave(context: Context, timeout_s: float) -> None:
     number = find_node(view, view.node)
     answer = client.command(EvictNode(node=number, leaving=True))
     deadline = time.monotonic() + timeout_s
+    context.waits_for = "it goes on without you; see: leitwolf status"
+    context.progress("waiting until the cluster goes on without this node")
     while (now := client.status()).formed or now.fault == "leaving":
-        context.progress("waiting until the cluster goes on without this node")
         if time.monotonic() > deadline:
-            raise RequestTimeout(f"not done after {timeout_s:g} s; it goes on")
+            raise RequestTimeout(f"not done after {timeout_s:g} s", hint=context.waits_for)
         time.sleep(0.5)
     context.show(answer, f"{view.node} left {view.cluster}")
 
@@ -158,7 +167,11 @@ def network() -> None:
 @with_json
 def network_list(context: Context) -> None:
     """List networks with their role and state."""
-    found = context.client.status().networks
+    status = context.client.status()
+    if not status.formed:
+        raise Conflict("this node is in no cluster", code="not-in-a-cluster")
+    found = status.networks
+    warn_if_old(context)
     text = "\n".join(
         f"{'up  ' if item.up else 'down'}  {item.name}  {', '.join(item.subnets)}  {item.role}"
         for item in found
@@ -176,6 +189,12 @@ def network_set(context: Context, name: str, subnets: tuple[str, ...], role: str
     if not subnets:
         known = {item.name: item.subnets for item in context.client.status().networks}
         subnets = known.get(name, ())
+        if not subnets:
+            raise InvalidConfig(
+                f"network {name} is new and needs its subnets",
+                field="subnets",
+                hint="--subnet 192.0.2.0/24; repeat it for several",
+            )
     command = SetNetwork(name=name, subnets=subnets, role=NetworkRole(role))
     send(context, command, f"network {name} is {role}")
 
@@ -194,6 +213,8 @@ def rekey(context: Context) -> None:
 @with_json
 def change(context: Context, name: str | None, profile: str | None) -> None:
     """Change settings of the cluster."""
+    if name is None and profile is None:
+        raise InvalidConfig("nothing to change was given", hint="leitwolf set --help")
     send(context, ChangeCluster(name=name, profile=profile), "cluster changed")
 
 

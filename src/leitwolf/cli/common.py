@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 import msgspec
@@ -26,12 +26,18 @@ from leitwolf.model.views import GroupView, StatusView
 
 __all__ = [
     "Context",
+    "complete_group",
+    "complete_node",
+    "complete_resource",
     "confirm",
     "find_node",
     "pass_context",
+    "report",
     "send",
+    "timeout_option",
     "wait_for_group",
     "wait_option",
+    "warn_if_old",
     "with_json",
 ]
 
@@ -45,6 +51,8 @@ class Context:
         """Remember where the daemon is."""
         self.runtime = Path(runtime) if runtime else None
         self.json = False
+        self.waits_for = ""
+        """What goes on when the caller ends the waiting for it; '': nothing."""
 
     @property
     def client(self) -> Client:
@@ -64,7 +72,43 @@ class Context:
             click.echo(text, err=True)
 
 
+class Interrupted(LeitwolfError):
+    """Somebody pressed Ctrl-C."""
+
+    code = "interrupted"
+    exit_code = 130
+
+
 pass_context = click.make_pass_decorator(Context)
+
+
+# --- completion ----------------------------------------------------------------------------------
+
+
+def _completes(
+    names: Callable[[StatusView], Iterable[str]],
+) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Let a shell complete an argument by names that the daemon knows; without it, by nothing."""
+
+    def complete(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+        runtime = Path(context.find_root().params["runtime"])
+        try:
+            view = Client(runtime, timeout_s=1).status()
+        except LeitwolfError:
+            return []
+        return [name for name in names(view) if name.startswith(begun)]
+
+    return complete
+
+
+complete_group = _completes(lambda view: [group.id for group in view.groups])
+complete_node = _completes(lambda view: [node.name for node in view.nodes])
+complete_resource = _completes(
+    lambda view: [resource.id for group in view.groups for resource in group.resources]
+)
+
+
+# --- output, errors, waiting ---------------------------------------------------------------------
 
 
 def with_json(function: F) -> F:
@@ -77,13 +121,17 @@ def with_json(function: F) -> F:
             function(context, *args, **kwargs)
         except LeitwolfError as error:
             report(context, error)
+        except KeyboardInterrupt:
+            if context.waits_for:
+                report(context, Interrupted("not waiting any more", hint=context.waits_for))
+            sys.exit(Interrupted.exit_code)  # of what follows until Ctrl-C: nothing to tell
 
     passed: Any = pass_context(cast("Any", wrapper))
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout.")
     return cast("F", option(passed))
 
 
-def report(context: Context, error: LeitwolfError) -> None:
+def report(context: Context, error: LeitwolfError) -> NoReturn:
     """Print an error with its code and what to do, and leave with its exit code."""
     if context.json:
         body = {"code": error.code, "error": error.text, "hint": error.hint, "field": error.field}
@@ -113,11 +161,21 @@ def confirm(context: Context, question: str, *, hint: str) -> None:
     raise UsageError(f"not done: it was not confirmed{said}", code="not-confirmed", hint=hint)
 
 
+def timeout_option(default_s: float) -> Callable[[F], F]:
+    """Give a command ``--timeout``, in seconds."""
+    return click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(min=0),
+        default=default_s,
+        show_default=True,
+        help="Seconds to wait.",
+    )
+
+
 def wait_option(function: F) -> F:
     """Give a command ``--wait/--no-wait`` and ``--timeout``."""
-    function = click.option(
-        "--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds to wait."
-    )(function)
+    function = timeout_option(60.0)(function)
     return click.option("--wait/--no-wait", default=True, help="Wait for the outcome (default).")(
         function
     )
@@ -160,6 +218,13 @@ def _failure(group: GroupView) -> Conflict:
     return Conflict(f"group {group.id} failed: {group.reason}", code="group-failed", hint=hint)
 
 
+def warn_if_old(context: Context) -> None:
+    """Say on stderr that what is shown may be old, where there is no quorum."""
+    status = context.client.status()
+    if status.formed and not status.quorum:
+        click.echo("! no quorum here: as this node knows it, may be old", err=True)
+
+
 def wait_for_group(
     context: Context,
     name: str,
@@ -181,6 +246,7 @@ def wait_for_group(
         Conflict: the group failed.
         RequestTimeout: it is not as wanted in time.
     """
+    context.waits_for = f"it goes on without you; ask: leitwolf why {name}"
     client, deadline, said = context.client, time.monotonic() + timeout_s, ""
     while True:
         status = client.status()
@@ -198,6 +264,6 @@ def wait_for_group(
         if remaining <= 0:
             raise RequestTimeout(
                 f"group {name} is {group.status} after {timeout_s:g} s: {group.reason}",
-                hint=f"it goes on without you; ask: leitwolf why {name}",
+                hint=context.waits_for,
             )
         client.wait_beyond(status.index, min(remaining, 1.0))

@@ -45,6 +45,20 @@ def _own_cluster() -> str:
         ) from error
 
 
+def _uuid(text: str) -> str:
+    """Return the UUID of a cluster in its normal form."""
+    from uuid import UUID  # noqa: PLC0415 — needed here only
+
+    try:
+        return str(UUID(text))
+    except ValueError as error:
+        raise InvalidConfig(
+            f"cluster = {text!r} is no UUID",
+            field="cluster",
+            hint="leitwolf status --json shows it on a node of the cluster",
+        ) from error
+
+
 @disk.command("format")
 @click.argument("location")
 @click.option("--cluster", default="", help="UUID of the cluster (default: this node's).")
@@ -78,7 +92,7 @@ def format_(
 
     done = format_disk(
         location,
-        cluster=cluster or _own_cluster(),
+        cluster=_uuid(cluster) if cluster else _own_cluster(),
         nodes_max=nodes_max,
         region_bytes=region_mib << 20,
         force=force,

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from leitwolf.cli.common import Context, find_node, send, wait_for_group, wait_option, with_json
+from leitwolf.cli.common import (
+    Context,
+    complete_group,
+    complete_node,
+    find_node,
+    send,
+    wait_for_group,
+    wait_option,
+    with_json,
+)
 from leitwolf.model.commands import (
     AddGroup,
     ChangeGroup,
@@ -49,16 +58,34 @@ def _resources(
     return tuple(found)
 
 
+def _demand_run(run: str | None, given: dict[str, str]) -> None:
+    """Refuse what would silently be left out: settings of a process that is not given."""
+    if run is not None and not run.strip():
+        raise InvalidConfig("run is empty", field="run", hint="--run 'PROGRAM ARGUMENTS'")
+    alone = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if run is None and alone:
+        raise InvalidConfig(
+            f"{', '.join(alone)} without --run: there is no process that it could be about",
+            field="run",
+            hint="give --run 'PROGRAM ARGUMENTS', too",
+        )
+
+
 @group.command("add")
 @click.argument("name")
 @click.option("--address", "addresses", multiple=True, help="Virtual address with prefix length.")
 @click.option("--network", default="", help="Network or interface of the addresses.")
-@click.option("--run", default="", help="Command of a process to keep running.")
+@click.option("--run", help="Command of a process to keep running.")
 @click.option("--user", default="", help="User of the process.")
 @click.option("--check-http", default="", help="URL that must answer.")
 @click.option("--check-tcp", default="", help="HOST:PORT that must accept.")
 @click.option("--check-command", default="", help="Command that must succeed.")
-@click.option("--prefer", multiple=True, help="Preferred owner; repeat in order.")
+@click.option(
+    "--prefer",
+    multiple=True,
+    help="Preferred owner; repeat in order.",
+    shell_complete=complete_node,
+)
 @click.option("--offline", is_flag=True, help="Do not bring it online.")
 @click.option("--restarts", default=1, show_default=True, help="Restarts in place per period.")
 @click.option("--restart-period", default=900, show_default=True, help="Seconds.")
@@ -69,7 +96,7 @@ def add(
     name: str,
     addresses: tuple[str, ...],
     network: str,
-    run: str,
+    run: str | None,
     user: str,
     check_http: str,
     check_tcp: str,
@@ -92,10 +119,11 @@ def add(
         "check_tcp": check_tcp,
         "check_command": check_command,
     }
+    _demand_run(run, check)
     command = AddGroup(
         group=GroupId(name),
         preferred=preferred,
-        resources=_resources(name, addresses, network, run, check),
+        resources=_resources(name, addresses, network, run or "", check),
         wish=Wish.OFFLINE if offline else Wish.ONLINE,
         restart_threshold=restarts,
         restart_period_s=restart_period,
@@ -111,7 +139,7 @@ def add(
 
 
 @group.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_group)
 @click.option("--force", is_flag=True, help="Take it offline and remove its resources too.")
 @with_json
 def remove(context: Context, name: str, force: bool) -> None:
@@ -125,14 +153,21 @@ def _wish(context: Context, name: str, wish: Wish, wait: bool, timeout_s: float)
         context.show(answer, f"group {name} shall be {wish} (entry {answer.index})")
         return
     view = wait_for_group(
-        context, name, lambda g: g.status == wish.value, index=answer.index, timeout_s=timeout_s
+        context,
+        name,
+        lambda g: g.status == wish.value or not g.resources,
+        index=answer.index,
+        timeout_s=timeout_s,
     )
+    if wish is Wish.ONLINE and not view.resources:
+        context.show(view, f"group {name} is empty; it goes online with its first resource")
+        return
     where = f" on {view.owner}" if view.owner else ""
     context.show(view, f"group {name} is {view.status}{where}")
 
 
 @group.command("online")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_group)
 @wait_option
 @with_json
 def online(context: Context, name: str, wait: bool, timeout_s: float) -> None:
@@ -141,7 +176,7 @@ def online(context: Context, name: str, wait: bool, timeout_s: float) -> None:
 
 
 @group.command("offline")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_group)
 @wait_option
 @with_json
 def offline(context: Context, name: str, wait: bool, timeout_s: float) -> None:
@@ -150,8 +185,8 @@ def offline(context: Context, name: str, wait: bool, timeout_s: float) -> None:
 
 
 @group.command("move")
-@click.argument("name")
-@click.argument("node", required=False)
+@click.argument("name", shell_complete=complete_group)
+@click.argument("node", required=False, shell_complete=complete_node)
 @wait_option
 @with_json
 def move(context: Context, name: str, node: str | None, wait: bool, timeout_s: float) -> None:
@@ -169,18 +204,19 @@ def move(context: Context, name: str, node: str | None, wait: bool, timeout_s: f
         context,
         name,
         lambda g: (
-            g.status == settled
+            (g.status == settled or not g.resources)
             and g.phase == "active"
             and (g.owner == wanted if wanted else g.owner != before.owner)
         ),
         index=answer.index,
         timeout_s=timeout_s,
     )
-    context.show(view, f"group {name} is {view.status} on {view.owner}")
+    state = view.status if view.resources else "empty"
+    context.show(view, f"group {name} is {state} on {view.owner}")
 
 
 @group.command("recover")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_group)
 @with_json
 def recover(context: Context, name: str) -> None:
     """Forget the failures of a group and try again."""
@@ -188,8 +224,13 @@ def recover(context: Context, name: str) -> None:
 
 
 @group.command("set")
-@click.argument("name")
-@click.option("--prefer", multiple=True, help="Preferred owner; repeat in order; 'none' clears.")
+@click.argument("name", shell_complete=complete_group)
+@click.option(
+    "--prefer",
+    multiple=True,
+    help="Preferred owner; repeat in order; 'none' clears.",
+    shell_complete=complete_node,
+)
 @click.option("--restarts", type=int, help="Restarts in place per period.")
 @click.option("--restart-period", type=int, help="Seconds.")
 @click.option("--failovers", type=int, help="Failovers per period; -1: nodes minus one.")

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from leitwolf.cli import render
-from leitwolf.cli.common import Context, with_json
+from leitwolf.cli.common import Context, complete_group, warn_if_old, with_json
 from leitwolf.cli.disk import disk
 from leitwolf.cli.quorum import move, replace, set_, votes, weight
 from leitwolf.cli.quorumlog import log as quorum_log
@@ -30,7 +30,7 @@ def _status_exit(view: StatusView) -> int:
 def status(context: Context, watch: bool) -> None:
     """Show nodes, networks, quorum, groups and resources.
 
-    Exit code 0: all is well; 6: no quorum here; 10: a group failed.
+    Exit code 0: all is well; 6: no quorum here; 7: no daemon here; 10: a group failed.
     """
     client = context.client
     view = client.status()
@@ -45,13 +45,26 @@ def status(context: Context, watch: bool) -> None:
 
 
 @click.command()
-@click.option("--after", default=0, help="Only entries above this index.")
-@click.option("--limit", default=1000, show_default=True, help="At most so many entries.")
+@click.option(
+    "--after",
+    type=click.IntRange(min=0),
+    help="Go on behind this index (default: the newest entries).",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=1000,
+    show_default=True,
+    help="At most so many entries.",
+)
 @click.option("--follow", is_flag=True, help="Go on as new entries come, until Ctrl-C.")
 @with_json
-def log(context: Context, after: int, limit: int, follow: bool) -> None:
-    """Show the merged timeline of all nodes."""
+def log(context: Context, after: int | None, limit: int, follow: bool) -> None:
+    """Show the merged timeline of all nodes, oldest entry first, newest last."""
     client = context.client
+    warn_if_old(context)
+    if after is None:
+        after = max(0, client.status().index - limit)
     while True:
         lines = client.log(after, limit, wait_s=30 if follow else 0)
         for entry in lines:
@@ -63,11 +76,12 @@ def log(context: Context, after: int, limit: int, follow: bool) -> None:
 
 
 @click.command()
-@click.argument("group")
+@click.argument("group", shell_complete=complete_group)
 @with_json
 def why(context: Context, group: str) -> None:
     """Explain where a group is and why."""
     view = context.client.why(group)
+    warn_if_old(context)
     context.show(view, render.explanation(view))
 
 
@@ -81,6 +95,7 @@ def quorum() -> None:
 def quorum_status(context: Context) -> None:
     """Show who promised what, votes, lease margins, worst stall, profile."""
     view = context.client.quorum()
+    warn_if_old(context)
     context.show(view, render.quorum(view))
 
 

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from leitwolf.cli.common import Context, find_node, send, wait_option, with_json
+from leitwolf.cli.common import Context, complete_node, find_node, send, wait_option, with_json
 from leitwolf.model.commands import EvictNode, PauseNode, TransferLeader
 from leitwolf.model.errors import Conflict, LeitwolfError, RequestTimeout
 from leitwolf.model.ids import NodeId
@@ -20,16 +20,19 @@ def node() -> None:
 
 
 @node.command("pause")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @click.option("--drain/--no-drain", default=True, help="Move its groups away (default).")
 @wait_option
 @with_json
 def pause(context: Context, name: str, drain: bool, wait: bool, timeout_s: float) -> None:
     """Place nothing on a node any more and move its groups away."""
     client = context.client
-    number = find_node(client.status(), name)
+    status = client.status()
+    number = find_node(status, name)
+    name = next(item.name for item in status.nodes if item.id == number)
     answer = client.command(PauseNode(node=number, paused=True, drain=drain))
-    deadline = time.monotonic() + timeout_s
+    deadline, said = time.monotonic() + timeout_s, ""
+    context.waits_for = "its groups go on moving; see: leitwolf status"
     while drain and wait:
         status = client.status()
         left = [
@@ -39,7 +42,10 @@ def pause(context: Context, name: str, drain: bool, wait: bool, timeout_s: float
         ]
         if status.index >= answer.index and not left:
             break
-        context.progress(f"{name}: {len(left)} groups left: {', '.join(left)}")
+        line = f"{name}: still to move: {', '.join(left)}"
+        if left and line != said:
+            context.progress(line)
+            said = line
         if time.monotonic() > deadline:
             raise RequestTimeout(
                 f"{', '.join(left)} still on {name} after {timeout_s:g} s",
@@ -50,7 +56,7 @@ def pause(context: Context, name: str, drain: bool, wait: bool, timeout_s: float
 
 
 @node.command("resume")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @with_json
 def resume(context: Context, name: str) -> None:
     """Let a paused node own groups again."""
@@ -73,7 +79,7 @@ def prevent(context: Context, end: bool) -> None:
 
 
 @node.command("evict")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @wait_option
 @with_json
 def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
@@ -84,6 +90,7 @@ def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
     itself = any(item.id == number and item.here for item in status.nodes)
     answer = client.command(EvictNode(node=number))
     deadline = time.monotonic() + timeout_s
+    context.waits_for = "it goes on without you; see: leitwolf status"
     if wait:
         context.progress(f"waiting until nothing of {name} can run any more")
     while wait:
@@ -93,7 +100,9 @@ def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
         if status.index >= answer.index and all(item.id != number for item in status.nodes):
             break
         if time.monotonic() > deadline:
-            raise RequestTimeout(f"{name} is not removed after {timeout_s:g} s")
+            raise RequestTimeout(
+                f"{name} is not removed after {timeout_s:g} s", hint=context.waits_for
+            )
         try:
             client.wait_beyond(status.index, 1)
         except LeitwolfError as error:
@@ -125,7 +134,7 @@ def replace(context: Context, name: str, lifetime: int) -> None:
 
 
 @click.command("lead")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_node)
 @with_json
 def lead(context: Context, name: str | None) -> None:
     """Hand leadership to a node (or to the best other one)."""

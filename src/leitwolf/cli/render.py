@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
 
 from leitwolf.model.commands import Answer
@@ -21,6 +19,7 @@ from leitwolf.model.views import (
     StatusView,
     SurvivalView,
 )
+from leitwolf.system.walltime import local_time
 
 __all__ = ["explanation", "force", "line", "plan_of", "quorum", "status"]
 
@@ -33,11 +32,6 @@ _GLYPHS = {
     "partially-online": "◒",
     "failed": "✗",
 }
-
-
-def _when(wall: int) -> str:
-    moment = datetime.fromtimestamp(wall / 1e9, UTC).astimezone()
-    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
 
 
 def _node(node: NodeLine) -> str:
@@ -61,15 +55,20 @@ def _node(node: NodeLine) -> str:
     return "  " + "  ".join(part for part in parts if part)
 
 
-def _group(group: GroupView) -> list[str]:
+def _group(group: GroupView, *, ends: bool) -> list[str]:
+    """Return the lines of a group; ``ends``: this node owns it and has no quorum any more."""
     where = f" on {group.owner}" if group.owner else ""
     glyph = _GLYPHS.get(group.status, "?")
     lines = [f"  {glyph} {group.id}  {group.status}{where}  {group.reason}"]
+    if ends:
+        lines = [f"  ○ {group.id}  ends here without quorum (by the log: {group.status}{where})"]
+    elif not group.resources:
+        lines = [f"  ○ {group.id}  empty{where}  leitwolf resource add {group.id} ..."]
     for index, resource in enumerate(group.resources):
         branch = "└" if index == len(group.resources) - 1 else "├"
-        glyph = _GLYPHS.get(resource.state, "?")
+        glyph = "○" if ends else _GLYPHS.get(resource.state, "?")
         detail = resource.parameters.get("address") or resource.parameters.get("command", "")
-        reason = "" if resource.state == "online" else f"  {resource.reason}"
+        reason = "" if ends or resource.state == "online" else f"  {resource.reason}"
         lines.append(f"    {branch} {glyph} {resource.id}  {resource.type} {detail}{reason}")
     return lines
 
@@ -111,12 +110,14 @@ def status(view: StatusView) -> str:
         f"  {'●' if net.up else '○'} {net.name}  {', '.join(net.subnets)}  {net.role}"
         for net in view.networks
     )
-    lines.append("groups" if view.groups else "groups: none (leitwolf group add --help)")
+    known = "" if view.quorum else f"  as of entry {view.index}; others may have them by now"
+    lines.append(f"groups{known}" if view.groups else "groups: none (leitwolf group add --help)")
     for group in view.groups:
-        lines.extend(_group(group))
+        ends = not view.quorum and group.owner == view.node and group.status != "offline"
+        lines.extend(_group(group, ends=ends))
     if view.stopped:
         lines.append("stopped here without quorum")
-        lines.extend(f"  {_when(item.at_wall)}  {item.text}" for item in view.stopped)
+        lines.extend(f"  {local_time(item.at_wall)}  {item.text}" for item in view.stopped)
     return "\n".join(lines)
 
 
@@ -153,7 +154,7 @@ def _storage(member: QuorumMember) -> list[str]:
     if reach:
         lines.append(f"    reached by {', '.join(reach)}")
     lines.extend(
-        f"    NOT reached by {path.node} since {_when(path.since_wall)}: {path.fault}"
+        f"    NOT reached by {path.node} since {local_time(path.since_wall)}: {path.fault}"
         for path in member.paths
         if not path.reaches
     )
@@ -267,10 +268,11 @@ def force(view: ForceView) -> str:
 
 
 def line(entry: LogLine) -> str:
-    """Return one line of the timeline."""
+    """Return one line of the timeline: why first, for those who look what has happened."""
     cause = f" <- {entry.cause}" if entry.cause else ""
     events = "; ".join(entry.events)
-    return f"{entry.index:>7}  {_when(entry.wall)}  {entry.by}: {events} ({entry.because}{cause})"
+    when = local_time(entry.wall)
+    return f"{entry.index:>7}  {when}  {entry.by}: {entry.because}{cause}  [{events}]"
 
 
 def explanation(view: ExplanationView) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from leitwolf.cli.common import Context, send, with_json
+from leitwolf.cli.common import Context, complete_group, complete_resource, send, with_json
 from leitwolf.model.commands import AddResource, ChangeResource, RemoveResource, WishResource
 from leitwolf.model.errors import InvalidConfig
 from leitwolf.model.ids import GroupId, ResourceId, Wish
@@ -49,11 +49,17 @@ def types(context: Context, name: str | None) -> None:
 
 
 @resource.command("add")
-@click.argument("group")
+@click.argument("group", shell_complete=complete_group)
 @click.argument("name")
 @click.argument("type")
 @click.argument("parameters", nargs=-1)
-@click.option("--after", "depends", multiple=True, help="Resource that must be online first.")
+@click.option(
+    "--after",
+    "depends",
+    multiple=True,
+    help="Resource that must be online first.",
+    shell_complete=complete_resource,
+)
 @with_json
 def add(
     context: Context,
@@ -75,9 +81,15 @@ def add(
 
 
 @resource.command("set")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_resource)
 @click.argument("parameters", nargs=-1)
-@click.option("--after", "depends", multiple=True, help="All that must be online first.")
+@click.option(
+    "--after",
+    "depends",
+    multiple=True,
+    help="All that must be online first.",
+    shell_complete=complete_resource,
+)
 @click.option("--independent", is_flag=True, help="Depends on nothing any more.")
 @with_json
 def change(
@@ -99,7 +111,7 @@ def change(
 
 
 @resource.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_resource)
 @with_json
 def remove(context: Context, name: str) -> None:
     """Remove a resource."""
@@ -107,7 +119,7 @@ def remove(context: Context, name: str) -> None:
 
 
 @resource.command("online")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_resource)
 @with_json
 def online(context: Context, name: str) -> None:
     """Bring a resource online."""
@@ -116,7 +128,7 @@ def online(context: Context, name: str) -> None:
 
 
 @resource.command("offline")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_resource)
 @with_json
 def offline(context: Context, name: str) -> None:
     """Take a resource offline."""

@@ -70,7 +70,14 @@ def token(context: Context, name: str, replace: bool, state: str) -> None:
 
 @witness.command("test")
 @click.argument("location")
-@click.option("--timeout", "timeout_s", default=10.0, show_default=True, help="Seconds per call.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds per call.",
+)
 @click.option(
     "--config",
     envvar="LEITWOLF_CONFIG",

@@ -13,7 +13,12 @@ from urllib.parse import quote
 import msgspec
 
 from leitwolf.model.commands import Answer, Command
-from leitwolf.model.errors import LeitwolfError, PeerUnreachable, RequestTimeout
+from leitwolf.model.errors import (
+    LeitwolfError,
+    NotPermitted,
+    PeerUnreachable,
+    RequestTimeout,
+)
 from leitwolf.model.views import (
     ClusterSetup,
     ExplanationView,
@@ -29,6 +34,8 @@ __all__ = ["Client"]
 
 T = TypeVar("T")
 _TIMEOUT_S = 60.0
+_READ_TIMEOUT_S = 10.0
+"""A read waits for nothing but what it asks to wait for: a daemon that is slower hangs."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -56,28 +63,47 @@ class Client:
         self._timeout_s = timeout_s
 
     def _response(
-        self, method: str, path: str, body: bytes | None
+        self, method: str, path: str, body: bytes | None, wait_s: float = 0
     ) -> tuple[_UnixConnection, http.client.HTTPResponse]:
-        connection = _UnixConnection(self._socket, self._timeout_s)
+        longest_s = min(self._timeout_s, _READ_TIMEOUT_S) if method == "GET" else self._timeout_s
+        timeout_s = longest_s + wait_s
+        connection = _UnixConnection(self._socket, timeout_s)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"})
             return connection, connection.getresponse()
         except TimeoutError as error:
             connection.close()
-            raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from error
+            raise RequestTimeout(
+                f"the daemon does not answer within {timeout_s:g} s",
+                hint="see whether it hangs, or its machine: journalctl -u leitwolf -n 100",
+            ) from error
+        except PermissionError as error:
+            connection.close()
+            raise NotPermitted(
+                f"this user may not open {self._socket}",
+                hint="ask as root, or to read: as a member of the group leitwolf",
+            ) from error
         except OSError as error:
             connection.close()
             raise PeerUnreachable(
                 f"no daemon answers at {self._socket}: {error.strerror or error}",
-                hint="start it: systemctl start leitwolf (or: leitwolf run)",
+                hint="a moment after its death it is back; else: systemctl start leitwolf",
             ) from error
 
-    def _call(self, method: str, path: str, kind: type[T] | Any, body: object = None) -> Any:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        kind: type[T] | Any,
+        body: object = None,
+        *,
+        wait_s: float = 0,
+    ) -> Any:
         data = None if body is None else msgspec.json.encode(body)
-        return msgspec.json.decode(self._raw(method, path, data), type=kind)
+        return msgspec.json.decode(self._raw(method, path, data, wait_s), type=kind)
 
-    def _raw(self, method: str, path: str, data: bytes | None) -> bytes:
-        connection, response = self._response(method, path, data)
+    def _raw(self, method: str, path: str, data: bytes | None, wait_s: float = 0) -> bytes:
+        connection, response = self._response(method, path, data, wait_s)
         try:
             raw = response.read()
         finally:
@@ -110,12 +136,13 @@ class Client:
     def log(self, after: int = 0, limit: int = 1_000, wait_s: float = 0) -> list[LogLine]:
         """Return lines of the timeline behind ``after``, waiting for one for ``wait_s``."""
         path = f"/v1/log?after={after}&limit={limit}&wait_s={wait_s:g}"
-        lines: list[LogLine] = self._call("GET", path, list[LogLine])
+        lines: list[LogLine] = self._call("GET", path, list[LogLine], wait_s=wait_s)
         return lines
 
     def wait_beyond(self, index: int, wait_s: float) -> int:
         """Wait until something above ``index`` is applied; return the applied index."""
-        answer = self._call("GET", f"/v1/wait?after={index}&wait_s={wait_s:g}", dict[str, int])
+        path = f"/v1/wait?after={index}&wait_s={wait_s:g}"
+        answer = self._call("GET", path, dict[str, int], wait_s=wait_s)
         return int(answer["index"])
 
     def command(self, command: Command, timeout_s: float = 30) -> Answer:

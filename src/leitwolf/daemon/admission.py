@@ -11,7 +11,7 @@ from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.rejoining import Vacancy, vouch
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.model.commands import AddNode, Answer, Command, IssueToken, Refusal
-from leitwolf.model.errors import InvalidConfig, LeitwolfError
+from leitwolf.model.errors import Conflict, InvalidConfig, LeitwolfError, UnavailableError
 from leitwolf.model.events import Cause, TokenUsed
 from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.limits import TOKEN_LIFETIME_S_MAX
@@ -137,7 +137,8 @@ async def new_token(cluster: Cluster, lifetime_s: int, by: str, commit: Commit) 
     answer = await commit(IssueToken(digest=digest(secret), lifetime_s=lifetime_s), by, 30)
     if answer.refusal is not None:
         refusal = answer.refusal
-        raise LeitwolfError(refusal.text, code=refusal.code, hint=refusal.hint)
+        kind = UnavailableError if refusal.retryable else Conflict
+        raise kind(refusal.text, code=refusal.code, hint=refusal.hint)
     state = cluster.node.state
     identity = load_identity(cluster.settings.config)
     nodes = sorted(state.nodes.values(), key=lambda node: node.id != cluster.node.me)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from datetime import UTC, datetime
 
 from leitwolf.daemon.bootstrap import set_bootstrap_aside
 from leitwolf.daemon.departure import Departure, load_departure, save_departure
 from leitwolf.store import quarantine
 from leitwolf.system.diary import log
 from leitwolf.system.settings import Settings
+from leitwolf.system.walltime import local_time
 
 __all__ = ["set_aside", "unformed_advice"]
 
@@ -51,8 +51,7 @@ def unformed_advice(settings: Settings) -> str:
         return f"keys of a node are here, but no state; {_LOST}\n  -> {_NOT_FORMED}"
     if gone is None:
         return _NOT_FORMED
-    when = datetime.fromtimestamp(gone.at_wall / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return (
-        f"out of cluster {gone.cluster} since {when}: {gone.reason}; "
+        f"out of cluster {gone.cluster} since {local_time(gone.at_wall)}: {gone.reason}; "
         f"its state is kept in {gone.folder}\n  -> {_NOT_FORMED}"
     )

@@ -7,15 +7,19 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from leitwolf.core.node import Node
+from leitwolf.daemon.networks import own_addresses
 from leitwolf.model.commands import Command, StopNode, TellAbility, TellRecord
 from leitwolf.model.limits import RECORD_LINES_MAX
 from leitwolf.model.state import Node as NodeState
 from leitwolf.store import LocalRecorder
+from leitwolf.system.interfaces import interface_addresses
 from leitwolf.system.progress import Flag, Progress, Role
 
 __all__ = ["House"]
 
 _ROUND_S = 0.5
+_ADDRESS_ROUNDS = 4
+"""A network is added by hand: two seconds later is soon enough, and looking costs a little."""
 
 
 class House:
@@ -41,6 +45,7 @@ class House:
         self._tell = tell
         self.untold = True
         """Lines of the recorder may wait to be told."""
+        self._rounds = 0
         self.stopping = False
         """This daemon is about to end: it no longer says that its node goes on."""
 
@@ -59,11 +64,28 @@ class House:
                 await self._tell_record()
 
     async def _tell_ability(self, own: NodeState) -> None:
-        """Tell whether the guard has real-time scheduling, when the log says otherwise."""
+        """Tell what the log does not have: real-time scheduling, addresses on new networks."""
         guard = self._progress.slot(Role.GUARD)
+        if not guard.counter:
+            return
         realtime = bool(guard.flags & Flag.REALTIME)
-        if guard.counter and own.realtime is not realtime:
-            await self._tell(TellAbility(node=self._node.me, realtime=realtime))
+        addresses = self._new_addresses(own)
+        if addresses or own.realtime is not realtime:
+            await self._tell(
+                TellAbility(node=self._node.me, realtime=realtime, addresses=addresses)
+            )
+
+    def _new_addresses(self, own: NodeState) -> dict[str, str]:
+        """Return addresses on networks that were added since this node was formed or joined."""
+        self._rounds += 1
+        if self._rounds % _ADDRESS_ROUNDS:
+            return {}
+        unknown = [
+            (item.name, item.subnets)
+            for item in self._node.state.networks.values()
+            if item.name not in own.addresses
+        ]
+        return own_addresses(interface_addresses(), unknown) if unknown else {}
 
     async def _tell_record(self) -> None:
         """Hand the lines of the recorder to the log, then forget them here."""

@@ -40,6 +40,7 @@ from leitwolf.model.views import (
     WitnessView,
 )
 from leitwolf.model.witness import WITNESS_ID_MIN, is_witness
+from leitwolf.system.walltime import local_time
 from leitwolf.wire.ballot import NO_BALLOT
 from leitwolf.wire.guard import LinkState, RosterReport
 from leitwolf.wire.page import LeasePage
@@ -107,15 +108,15 @@ def explanation(
     Raises:
         NotFound: there is no such group.
     """
-    explained = why(state, lookup, GroupId(group))
+    explained = why(state, lookup, GroupId(group), clock=local_time)
     if explained is None:
         names = ", ".join(state.groups) or "none"
         raise NotFound(f"there is no group {group!r}; groups are: {names}")
     causes = []
-    for reason in explained.reasons:
-        change = lookup(reason.index)
+    for index in dict.fromkeys(reason.index for reason in explained.reasons):
+        change = lookup(index)
         if change is not None:
-            causes.append(log_line(state, reason.index, change))
+            causes.append(log_line(state, index, change))
     return ExplanationView(
         group=group,
         summary=explained.summary,
@@ -203,6 +204,13 @@ def _node_line(node: Node, item: NodeState, links: Mapping[tuple[int, int], Link
     )
 
 
+def _without_quorum(line: NodeLine) -> NodeLine:
+    """Leave out what this node cannot know now: who leads, and what became of unreachable nodes."""
+    if line.connected:
+        return msgspec.structs.replace(line, leader=False)
+    return msgspec.structs.replace(line, leader=False, up=False, reason="not reachable from here")
+
+
 def _resource_view(resource: Resource) -> ResourceView:
     return ResourceView(
         id=resource.id,
@@ -257,14 +265,19 @@ def status_view(
     """
     state = node.state
     leader = node.leader
-    reachable = leased and (leader == node.me or leader in node.connected)
+    quorum = bool(leader) and leased and (leader == node.me or leader in node.connected)
     names = interconnects(state)
+    lines = (
+        _node_line(node, item, links)
+        for item in sorted(state.nodes.values(), key=lambda item: item.id)
+    )
+    own_addresses = state.nodes[node.me].addresses if node.me in state.nodes else {}
 
     def network_up(name: str) -> bool:
         if name not in names:
             return True
         own = [link for (_, number), link in links.items() if number == names.index(name)]
-        return not own or any(link.up for link in own)
+        return any(link.up for link in own) if own else bool(own_addresses.get(name))
 
     return StatusView(
         formed=True,
@@ -272,17 +285,14 @@ def status_view(
         uuid=state.uuid,
         node=_node_name(state, node.me),
         profile=state.profile,
-        leader=_node_name(state, leader),
-        quorum=bool(leader) and reachable,
+        leader=_node_name(state, leader) if quorum else "",
+        quorum=quorum,
         fresh=fresh,
         proof=proof,
         index=state.index,
         advice=advice(state),
         survives=survives(state, _within(node)).text,
-        nodes=tuple(
-            _node_line(node, item, links)
-            for item in sorted(state.nodes.values(), key=lambda item: item.id)
-        ),
+        nodes=tuple(line if quorum else _without_quorum(line) for line in lines),
         networks=tuple(
             NetworkView(
                 name=item.name,
@@ -448,11 +458,14 @@ def quorum_view(
     lacking = "; ".join(
         f"{naming(other)} knows entries up to {index}, this node up to {quorum.last_key.index}"
         for other, index in node.behind.items()
+        if index > quorum.last_key.index
     )
     text, survival = _survival(node, naming)
+    leased = page.lease != 0 and now < page.lease_end
+    reachable = leased and (node.leader == node.me or node.leader in node.connected)
     return QuorumView(
         node=naming(node.me),
-        leader=naming(node.leader) if node.leader else "",
+        leader=naming(node.leader) if node.leader and reachable else "",
         ballot=str(quorum.ballot),
         promised=str(quorum.promised),
         epoch=quorum.promised.epoch,

@@ -172,11 +172,13 @@ class TellRecord(_Command, frozen=True, kw_only=True):
 
 
 class TellAbility(_Command, frozen=True, kw_only=True):
-    """From a node that started: what its guard got from the machine."""
+    """From a node: what its guard got from the machine, and new addresses of the machine."""
 
     node: NodeId
     realtime: bool
     """Real-time scheduling, without which short timing profiles cannot be held."""
+    addresses: dict[str, str] = {}
+    """Of its machine on networks on which the log knows none: the network came later."""
 
 
 class AddNode(_Command, frozen=True, kw_only=True):

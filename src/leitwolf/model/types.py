@@ -346,7 +346,11 @@ def _wrong_endpoint(_parameter: Parameter, value: str) -> str:
     host, _, port = value.rpartition(":")
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= _PORT_MAX):
         return f"must be of the form ADDRESS:PORT with a port of 1..{_PORT_MAX}"
-    return _wrong_host(host.removeprefix("[").removesuffix("]"))
+    if host.startswith("[") and host.endswith("]"):
+        return _wrong_host(host[1:-1])
+    if ":" in host:  # 2001:db8::10:80 is an address, too
+        return f"must have an IPv6 address in brackets: [{host}]:{port}"
+    return _wrong_host(host)
 
 
 def _wrong_url(_parameter: Parameter, value: str) -> str:

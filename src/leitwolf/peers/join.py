@@ -21,6 +21,7 @@ from leitwolf.guard.seal import DATAGRAM_BYTES_MAX, KeyRing, Opener, Sealer
 from leitwolf.model.errors import (
     Conflict,
     HandshakeRejected,
+    InvalidConfig,
     LeitwolfError,
     NoQuorum,
     NotPermitted,
@@ -65,6 +66,7 @@ _ERRORS: dict[str, type[LeitwolfError]] = {
     Code.TOKEN_FOREIGN: NotPermitted,
     Code.NAME_TAKEN: Conflict,
     Code.ADDRESS_TAKEN: Conflict,
+    "invalid-name": InvalidConfig,
     Code.VERSION_MISMATCH: HandshakeRejected,
     Code.NO_QUORUM: NoQuorum,
     Code.BUSY: UnavailableError,

@@ -95,7 +95,7 @@ def apply_group_added(draft: Draft, event: events.GroupAdded) -> None:
 
 
 def apply_group_changed(draft: Draft, event: events.GroupChanged) -> None:
-    """Change settings of a group."""
+    """Change settings of a group; why it is where it is remains."""
     group = draft.groups.need(event.group)
     settings = {
         name: value
@@ -109,7 +109,7 @@ def apply_group_changed(draft: Draft, event: events.GroupChanged) -> None:
         )
         if (value := getattr(event, name)) is not None
     }
-    _put_group(draft, group, draft.because, **settings)
+    draft.groups.put(group.id, replace(group, **settings))
 
 
 def apply_group_removing(draft: Draft, event: events.GroupRemoving) -> None:

@@ -57,7 +57,7 @@ def require_volatile(folder: Path) -> None:
     if kind not in (_TMPFS_MAGIC, _RAMFS_MAGIC):
         raise NotVolatile(
             f"'{folder}' is not on a tmpfs (file system type {kind:#x}): choose another with "
-            "--runtime, mount a tmpfs there, or allow it with --volatile no"
+            "--runtime, mount a tmpfs there, or allow it: LEITWOLF_VOLATILE=no"
         )
 
 

@@ -204,20 +204,20 @@ class DirectFile:
         parts = []
         with self._explained("read"):
             for start in range(offset, offset + length, _BUFFER_BYTES):
-                part = self._view[: min(_BUFFER_BYTES, offset + length - start)]
-                if os.preadv(self._fd, [part], start) != len(part):
-                    raise OSError(errno.EIO, "it is shorter than it was")
-                parts.append(bytes(part))
+                with self._view[: min(_BUFFER_BYTES, offset + length - start)] as part:
+                    if os.preadv(self._fd, [part], start) != len(part):
+                        raise OSError(errno.EIO, "it is shorter than it was")
+                    parts.append(bytes(part))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def write(self, offset: int, data: bytes) -> None:
         """Write ``data``; it is durable when this returns."""
         with self._explained("write"):
             for start in range(0, len(data), _BUFFER_BYTES):
-                part = self._view[: min(_BUFFER_BYTES, len(data) - start)]
-                part[:] = data[start : start + len(part)]
-                if os.pwrite(self._fd, part, offset + start) != len(part):
-                    raise OSError(errno.EIO, "it took only a part of the data")
+                with self._view[: min(_BUFFER_BYTES, len(data) - start)] as part:
+                    part[:] = data[start : start + len(part)]
+                    if os.pwrite(self._fd, part, offset + start) != len(part):
+                        raise OSError(errno.EIO, "it took only a part of the data")
 
     def fence(self, nodes: tuple[int, ...]) -> None:
         """Remove the keys of nodes: from now on the device refuses their writes.

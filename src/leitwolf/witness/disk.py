@@ -61,7 +61,8 @@ def read_header(device: Device) -> Header:
         WitnessError: ``witness-unformatted`` there is none; ``witness-foreign`` the copies are of
             two formattings; ``witness-unfit`` a later version's.
     """
-    found = [decode_header(device.read(offset, UNIT_BYTES)) for offset in (0, HALF_BYTES)]
+    copies = (0, HALF_BYTES) if device.size >= HALF_BYTES + UNIT_BYTES else ()
+    found = [decode_header(device.read(offset, UNIT_BYTES)) for offset in copies]
     headers = {header for header in found if header is not None}
     if not headers:
         raise WitnessError(

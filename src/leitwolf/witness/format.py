@@ -62,6 +62,9 @@ def _make_file(path: Path, size: int) -> None:
         try:
             os.posix_fallocate(descriptor, 0, size)
             os.fsync(descriptor)
+        except OSError:
+            path.unlink()
+            raise
         finally:
             os.close(descriptor)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -71,7 +74,9 @@ def _make_file(path: Path, size: int) -> None:
             os.close(folder)
     except OSError as error:
         raise WitnessError(
-            f"cannot make {path} of {size} bytes: {error.strerror}", code="witness-denied"
+            f"cannot make {path} of {size} bytes: {error.strerror}",
+            code="witness-denied",
+            hint="another folder, fewer nodes (--nodes), or smaller regions (--region)",
         ) from error
 
 

@@ -220,12 +220,22 @@ def check_address(
         )
     searched = [clients[network]] if network else list(clients.values())
     subnets = [parse_subnet(text, "subnets") for each in searched for text in each.subnets]
-    if not any(address.ip in subnet for subnet in subnets):
+    around = [subnet for subnet in subnets if address.ip in subnet]
+    if not around:
         shown = ", ".join(str(subnet) for subnet in sorted(subnets, key=str)) or "none"
         raise Refused(
             "address-outside",
             f"address = {address.ip} lies in no subnet of a client network (subnets: {shown})",
             hint="choose an address in one of them, or name an interface in network",
+            field="address",
+        )
+    if all(address.network.prefixlen < subnet.prefixlen for subnet in around):
+        narrow = f"{address.ip}/{around[0].prefixlen}"
+        raise Refused(
+            "invalid-prefix",
+            f"address = {address} is wider than its subnet {around[0]}: its owner would look for "
+            f"all of {address.network} on that network",
+            hint=f"{narrow}, or name an interface in network",
             field="address",
         )
 
@@ -241,6 +251,8 @@ def _canonical(address: str) -> str:
 def parse_subnet(text: str, field: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Return a subnet."""
     try:
+        if "/" not in text:
+            raise ValueError("its prefix length is missing")  # noqa: TRY301 — one answer for all
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise Refused(

@@ -63,6 +63,7 @@ REFUSALS: dict[str, str] = {
     "invalid-key": "The key is not a heartbeat key, or not the one in use.",
     "invalid-name": "The name has forbidden characters or the wrong length.",
     "invalid-parameter": "A parameter's value is out of its range or form.",
+    "invalid-prefix": "The address has a wider prefix than the subnet in which it lies.",
     "invalid-storage": "It is no UUID of a formatted disk or object.",
     "invalid-subnet": "The subnet cannot be read.",
     "invalid-witness": "The kind is neither disk nor object.",

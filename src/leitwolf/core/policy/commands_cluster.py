@@ -111,13 +111,23 @@ def make_backup(state: State, command: commands.MakeBackup, _seen: Observations)
 
 
 def tell_ability(state: State, command: commands.TellAbility, _seen: Observations) -> Judged:
-    """Remember what the guard of a node got from its machine."""
+    """Remember what the guard of a node got from its machine, and where it is on new networks."""
     node = find_node(state, command.node)
     scheduling = "real-time scheduling" if command.realtime else "no real-time scheduling"
     text = f"the guard of {node.name} has {scheduling}"
-    if node.realtime is command.realtime:
+    # An address that peers use now is not replaced here: only the node could tell them the old one.
+    fresh = {name: at for name, at in command.addresses.items() if name not in node.addresses}
+    if fresh:
+        _check_addresses(state, fresh)
+        text = f"{node.name} has an address on {', '.join(sorted(fresh))}"
+    elif node.realtime is command.realtime:
         return judged([], text)
-    return judged([events.NodeChanged(node=node.id, realtime=command.realtime)], text)
+    changed = events.NodeChanged(
+        node=node.id,
+        realtime=command.realtime,
+        addresses=node.addresses | fresh if fresh else None,
+    )
+    return judged([changed], text)
 
 
 # --- joining -------------------------------------------------------------------------------------
@@ -231,7 +241,7 @@ def _check_addresses(state: State, addresses: dict[str, str]) -> None:
                 "address-outside",
                 f"address {address} lies in no subnet of network {name} "
                 f"({', '.join(network.subnets)})",
-                hint=f"join with an address on {name}",
+                hint=f"give it an address on {name}",
                 field="addresses",
             )
         if str(address) in taken:

@@ -34,7 +34,7 @@ from leitwolf.model.ids import (
     Wish,
 )
 from leitwolf.model.observations import Observations
-from leitwolf.model.state import Group, State
+from leitwolf.model.state import Group, Resource, State
 from leitwolf.state import SECOND
 
 __all__ = ["Explanation", "Reason", "why"]
@@ -75,11 +75,18 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """What must happen before something changes, '' when nothing is waited for."""
 
 
+def _utc(wall: int) -> str:
+    """Return a wall time for people, to the millisecond."""
+    moment = datetime.fromtimestamp(wall // SECOND, UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{wall // 1_000_000 % 1_000:03d} UTC"
+
+
 def why(
     state: State,
     lookup: Callable[[int], Change | None],
     group: GroupId,
     seen: Observations | None = None,
+    clock: Callable[[int], str] = _utc,
 ) -> Explanation | None:
     """Explain where a group is, None when there is no such group.
 
@@ -88,13 +95,14 @@ def why(
         lookup: returns the change of an entry, None when it is not kept any more.
         group: name of the group.
         seen: observations, where there are some: at the leader.
+        clock: writes a wall time (UTC, ns) for people.
     """
     found = state.groups.get(group)
     if found is None:
         return None
     status = status_of(resource.state for resource in members(state, group))
     reasons, not_chosen = _walk(found, lookup)
-    summary = _summary(state, found, status, reasons)
+    summary = _summary(state, found, status, reasons, clock)
     waits_for = _waits_for(state, found, seen)
     lines = [summary]
     lines.extend(_reason_line(number, reason) for number, reason in enumerate(reasons))
@@ -192,19 +200,19 @@ def _not_chosen(group: GroupId, change: Change) -> tuple[NotChosen, ...]:
 # --- texts ---------------------------------------------------------------------------------------
 
 
-def _clock(wall: int) -> str:
-    """Return a wall time for people, to the millisecond."""
-    moment = datetime.fromtimestamp(wall // SECOND, UTC)
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{wall // 1_000_000 % 1_000:03d} UTC"
-
-
-def _summary(state: State, group: Group, status: GroupStatus, reasons: tuple[Reason, ...]) -> str:
+def _summary(
+    state: State,
+    group: Group,
+    status: GroupStatus,
+    reasons: tuple[Reason, ...],
+    clock: Callable[[int], str],
+) -> str:
     if group.phase is GroupPhase.STOPPED:
         return f"{group.id} is {status}: no node owns it, it shall be {group.wish}"
     if group.wish is Wish.OFFLINE and status is GroupStatus.OFFLINE and not group.removing:
         owner = _name(state, group.owner)
         return f"{group.id} is offline, as it shall be; {owner} owns it (entry {group.placed})"
-    since = f" since {_clock(reasons[0].wall)}" if reasons and reasons[0].wall else ""
+    since = f" since {clock(reasons[0].wall)}" if reasons and reasons[0].wall else ""
     where = _name(state, group.owner)
     entry = f" (entry {group.placed})"
     if group.phase is GroupPhase.CLOSING:
@@ -229,7 +237,17 @@ def _resource_lines(state: State, group: GroupId) -> list[str]:
         if resource.state is not ResourceState.ONLINE and is_wanted(state, resource)
     ]
     odd.sort(key=lambda resource: resource.state is not ResourceState.FAILED)
-    return [f"{resource.id} is {resource.state}: {resource.cause.text}" for resource in odd[:2]]
+    lines = [f"{resource.id} is {resource.state}: {resource.cause.text}" for resource in odd[:2]]
+    asked = [
+        resource.id
+        for resource in members(state, group)
+        if resource.wish is Wish.OFFLINE and resource.state is ResourceState.OFFLINE
+    ]
+    if asked:
+        shall = "as it shall be" if len(asked) == 1 else "as they shall be"
+        be = "is" if len(asked) == 1 else "are"
+        lines.append(f"{', '.join(asked[:3])} {be} offline, {shall}, with what depends on it")
+    return lines
 
 
 def _waits_for(state: State, group: Group, seen: Observations | None) -> str:
@@ -257,8 +275,19 @@ def _waits_for(state: State, group: Group, seen: Observations | None) -> str:
         if is_wanted(state, resource) and resource.state is not ResourceState.ONLINE
     ]
     if pending:
-        return f"{', '.join(resource.id for resource in pending[:3])} to come online"
+        return f"{', '.join(_coming(resource) for resource in pending[:3])} to come online"
     return ""
+
+
+_CHECKS = ("check_command", "check_tcp", "check_http")
+
+
+def _coming(resource: Resource) -> str:
+    """Return a resource, with the check that has to succeed before it counts as online."""
+    check = next((name for name in _CHECKS if resource.parameters.get(name)), "")
+    if not check or resource.state is not ResourceState.ONLINE_PENDING:
+        return resource.id
+    return f"{resource.id} (its {check} {resource.parameters[check]})"
 
 
 def _unusable(state: State, owner: NodeId, seen: Observations | None) -> str:
