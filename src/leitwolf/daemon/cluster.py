@@ -537,7 +537,9 @@ class Cluster:
 
     # --- requests --------------------------------------------------------------------------------
 
-    async def request(self, command: Command, by: str, timeout_s: float) -> Answer:
+    async def request(
+        self, command: Command, by: str, timeout_s: float, unchanged_since: int = -1
+    ) -> Answer:
         """Have the leader do something.
 
         Raises:
@@ -547,7 +549,14 @@ class Cluster:
         number = self._serial
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[number] = answered
-        self._intake.put(Request(id=number, command=command, by=by, wall=time.time_ns()))
+        request = Request(
+            id=number,
+            command=command,
+            by=by,
+            wall=time.time_ns(),
+            unchanged_since=unchanged_since,
+        )
+        self._intake.put(request)
         self._work()
         try:
             async with asyncio.timeout(timeout_s):
