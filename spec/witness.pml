@@ -17,7 +17,7 @@
 #define AWAITED HELD
 #endif
 #ifndef END
-#define END 6
+#define END 5
 #endif
 #define WRITES 2
 #define BEATS 2
