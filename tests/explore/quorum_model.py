@@ -328,6 +328,10 @@ class QuorumModel:
                 blocks = [shared.newest(other) for other in range(1, self.bounds.nodes + 1)]
                 found = DiskResult(blocks=tuple(block for block in blocks if block))
                 label = "reads all blocks"
+                own = shared.newest(number)
+                if own is not None and self.bounds.copies > 1:  # W2, at the start
+                    copies = (*shared.copies[: number - 1], (own, own), *shared.copies[number:])
+                    shared = replace(shared, copies=copies)
             case RegionRead():
                 label, found = "reads a region", _region(shared, step.block)
             case CasGet():

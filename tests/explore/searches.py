@@ -27,7 +27,7 @@ LONG: dict[str, Bounds] = {
     "object": replace(DISK, shared="full"),
     "three-nodes-long": replace(THREE, rounds=2),
     "three-nodes-crash": replace(THREE, candidates=2, entries=1, crashes=1, repeats=False),
-    "change": Bounds(nodes=3, rounds=1, entries=3, candidates=1, change=(3,), repeats=False),
+    "change": Bounds(nodes=3, rounds=2, entries=1, change=(3,), repeats=False),
     "leases-long": replace(LEASES, beats=6, lates=1),
 }
 """Complete in minutes."""

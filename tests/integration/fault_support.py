@@ -16,17 +16,33 @@ from lab.cluster import RUNTIME, ClusterError, LabCluster, all_up
 from lab.observer import Observer
 from lab.prober import Outage, Prober
 from lab.processes import members_of
+from lab.world import World
 
 from leitwolf.client import Client
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.system.progress import Progress, Role
 
-__all__ = ["GROUP", "PORT", "VIP", "VIP6", "Calm", "Watch"]
+__all__ = ["GROUP", "PORT", "VIP", "VIP6", "Calm", "Watch", "process_of"]
 
 VIP, VIP6, PORT, GROUP = "10.77.2.200", "fd77:2::200", 7000, "web"
 LAB = Path(__file__).parents[2] / "lab"
 _CALM_S = 15.0
 _LEAD_TRIES = 5
+
+
+def process_of(world: World, node: str, role: Role) -> int:
+    """Return the process that has a role on a node, as seen from here."""
+    page = Path(f"/proc/{world.pid(node)}/root{RUNTIME}/progress.page")
+    inner = Progress(page).slot(role).process
+    for pid in members_of(world.pid(node)):
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for line in status.splitlines():
+            if line.startswith("NSpid:") and int(line.split()[-1]) == inner:
+                return pid
+    raise ClusterError(f"{node} has no {role.name.lower()}")
 
 
 class Watch:
@@ -210,17 +226,7 @@ class Calm:
 
     def pid(self, node: str, role: Role) -> int:
         """Return the process that has a role on a node, as seen from here."""
-        page = Path(f"/proc/{self.world.pid(node)}/root{RUNTIME}/progress.page")
-        inner = Progress(page).slot(role).process
-        for pid in members_of(self.world.pid(node)):
-            try:
-                status = Path(f"/proc/{pid}/status").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            for line in status.splitlines():
-                if line.startswith("NSpid:") and int(line.split()[-1]) == inner:
-                    return pid
-        raise ClusterError(f"{node} has no {role.name.lower()}")
+        return process_of(self.world, node, role)
 
     def has_other(self, node: str, role: Role, former: int) -> bool:
         """Return whether another process than ``former`` has a role."""

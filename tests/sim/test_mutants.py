@@ -57,6 +57,7 @@ RANDOM: dict[str, Setting] = {
     "learner-no-vote": setting("members", spares=2),
     "leader-durable-counts": setting("all"),
     "noop-first": setting("all"),
+    "answer-after-commit": setting("all"),
 }
 """Rule -> the runs that need it.
 

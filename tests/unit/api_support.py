@@ -90,6 +90,8 @@ class FakeService:
     answer: Answer = field(default_factory=lambda: Answer(index=8))
     error: LeitwolfError | None = None
     commands: list[tuple[Command, str]] = field(default_factory=list)
+    since: int = -2
+    """What the last command named as unchanged."""
     lines: list[LogLine] = field(default_factory=list)
     joined: list[JoinRequestView] = field(default_factory=list)
     saved: bytes = b""
@@ -121,10 +123,13 @@ class FakeService:
         await asyncio.sleep(0)
         return max(index, self.view.index) if timeout_s >= 0 else index
 
-    async def command(self, command: Command, by: str, timeout_s: float) -> Answer:
+    async def command(
+        self, command: Command, by: str, timeout_s: float, unchanged_since: int = -1
+    ) -> Answer:
         self._check()
         assert timeout_s > 0
         self.commands.append((command, by))
+        self.since = unchanged_since
         msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=Command)
         return self.answer
 

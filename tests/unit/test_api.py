@@ -69,6 +69,17 @@ def test_command_reaches_the_daemon_with_the_name_of_the_caller() -> None:
     assert service.commands == [(PauseNode(node=NodeId(2), paused=True), "root")]
 
 
+def test_a_command_names_the_entry_since_which_nothing_may_have_changed() -> None:
+    """Or none does; what is no index is refused."""
+    service = FakeService()
+    ask(service, "POST", "/v1/command", PAUSE)
+    assert service.since == -1
+    ask(service, "POST", "/v1/command", PAUSE, query="unchanged_since=7")
+    assert service.since == 7
+    reply = ask(service, "POST", "/v1/command", PAUSE, query="unchanged_since=-3")
+    assert (reply.status, reply.json["code"]) == (422, "invalid-config")
+
+
 @pytest.mark.parametrize(
     ("refusal", "status", "exit_code"),
     [

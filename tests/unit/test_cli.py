@@ -376,6 +376,28 @@ def test_pause_waits_until_the_groups_are_gone(
     assert "web still on n2" in done.stderr
 
 
+def test_if_index_goes_with_every_change(folder: Path, service: FakeService) -> None:
+    """Nobody else may have changed anything since; what this invocation changed itself counts."""
+    arguments = ("node", "pause", "n3", "--no-wait")
+    assert run(folder, *arguments).exit_code == 0
+    assert service.since == -1
+    assert run(folder, "--if-index", "7", *arguments).exit_code == 0
+    assert service.since == 7
+    refusal = Refusal(code="changed-meanwhile", text="entry 9 changed", hint="read again")
+    service.answer = Answer(refusal=refusal)
+    done = run(folder, "--if-index", "7", *arguments)
+    assert (done.exit_code, "changed-meanwhile" in done.stderr) == (4, True)
+    assert run(folder, "--if-index", "-1", *arguments).exit_code == 2
+
+
+def test_a_client_that_changed_something_itself_goes_on(folder: Path, service: FakeService) -> None:
+    """The second of two commands counts on what the first one did."""
+    client = Client(folder, unchanged_since=7)
+    assert client.command(PauseNode(node=NodeId(3), paused=True)).index == 8
+    client.command(PauseNode(node=NodeId(3), paused=False))
+    assert service.since == 8
+
+
 def test_evict_waits_until_the_node_is_gone(folder: Path, service: FakeService) -> None:
     """It does not say that it is done before it is."""
     service.answer = Answer(index=1)

@@ -186,8 +186,9 @@ class _Api:
     async def command(self, request: Request) -> Response:
         command = await _body(request, Command)
         timeout_s = _number(request, "timeout_s", _TIMEOUT_S_DEFAULT, _TIMEOUT_S_MAX)
+        since = int(_number(request, "unchanged_since", -1, float(1 << 53)))
         caller = request.state.caller.name
-        return _answer(await self._service.command(command, caller, timeout_s))
+        return _answer(await self._service.command(command, caller, timeout_s, since))
 
     async def rekey(self, request: Request) -> Response:
         return _answer(await self._service.rekey(request.state.caller.name))

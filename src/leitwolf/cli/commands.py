@@ -43,10 +43,16 @@ class _Program(click.Group):
     show_default=True,
     help="Runtime directory of the daemon to talk to.",
 )
+@click.option(
+    "--if-index",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Change something only if the configuration is still as of entry N (status names it).",
+)
 @click.pass_context
-def cli(context: click.Context, runtime: str) -> None:
+def cli(context: click.Context, runtime: str, if_index: int | None) -> None:
     """Keep services available on a cluster of Linux machines."""
-    context.obj = Context(runtime)
+    context.obj = Context(runtime, if_index)
 
 
 for module in (inspect, cluster, groups, resources, nodes, witness, backup, force):

@@ -47,17 +47,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Context:
     """State of one invocation."""
 
-    def __init__(self, runtime: str | None) -> None:
-        """Remember where the daemon is."""
+    def __init__(self, runtime: str | None, if_index: int | None = None) -> None:
+        """Remember where the daemon is, and since when nothing may have changed."""
         self.runtime = Path(runtime) if runtime else None
+        self._if_index = if_index
         self.json = False
         self.waits_for = ""
         """What goes on when the caller ends the waiting for it; '': nothing."""
 
-    @property
+    @functools.cached_property
     def client(self) -> Client:
-        """A client of the local daemon."""
-        return Client(self.runtime)
+        """A client of the local daemon, one for all commands of this invocation."""
+        return Client(self.runtime, unchanged_since=self._if_index)
 
     def show(self, value: object, text: str | None = None) -> None:
         """Print a value as JSON, or its text."""

@@ -56,11 +56,21 @@ class Client:
     :class:`PeerUnreachable` when no daemon answers.
     """
 
-    def __init__(self, runtime: Path | None = None, timeout_s: float = _TIMEOUT_S) -> None:
-        """Use the daemon whose runtime directory this is (default: LEITWOLF_RUNTIME or /run)."""
+    def __init__(
+        self,
+        runtime: Path | None = None,
+        timeout_s: float = _TIMEOUT_S,
+        unchanged_since: int | None = None,
+    ) -> None:
+        """Use the daemon whose runtime directory this is (default: LEITWOLF_RUNTIME or /run).
+
+        With ``unchanged_since``, the index of a status, commands are refused as
+        ``changed-meanwhile`` if anybody else changed the configuration since then.
+        """
         directory = runtime or Path(os.environ.get("LEITWOLF_RUNTIME", "/run/leitwolf"))
         self._socket = directory / "api.sock"
         self._timeout_s = timeout_s
+        self._unchanged_since = unchanged_since
 
     def _response(
         self, method: str, path: str, body: bytes | None, wait_s: float = 0
@@ -147,8 +157,12 @@ class Client:
 
     def command(self, command: Command, timeout_s: float = 30) -> Answer:
         """Have the leader do something; the answer names the committed entry."""
-        path = f"/v1/command?timeout_s={timeout_s:g}"
+        known = self._unchanged_since
+        since = "" if known is None else f"&unchanged_since={known}"
+        path = f"/v1/command?timeout_s={timeout_s:g}{since}"
         answer: Answer = self._call("POST", path, Answer, command)
+        if known is not None:
+            self._unchanged_since = max(known, answer.index)
         return answer
 
     def form(self, request: InitRequest) -> ClusterSetup:

@@ -135,6 +135,8 @@ class Request(_Item, frozen=True, kw_only=True):
     by: str
     """Who asked, for the audit: user name and node."""
     wall: int
+    unchanged_since: int = -1
+    """Refuse it if an entry above this index changed the configuration; -1: whatever changed."""
 
 
 class Requests(_Item, frozen=True, kw_only=True):

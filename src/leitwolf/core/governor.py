@@ -36,7 +36,13 @@ from leitwolf.core.membership import (
     patience,
     sought_witness,
 )
-from leitwolf.core.policy import Planned, judge, plan, transfer_refusal
+from leitwolf.core.policy import (
+    Planned,
+    changed_meanwhile,
+    judge,
+    plan,
+    transfer_refusal,
+)
 from leitwolf.core.quorum import MayLead, QuorumCore, TransferFailed
 from leitwolf.core.quorum.predicate import contenders
 from leitwolf.core.rules import Rules
@@ -217,7 +223,7 @@ class Governor:
                 leader.in_charge = True
                 leader.plan_at = now
             for pending in leader.pending.pop(entry.index, ()):
-                self._answer(pending, Answer(index=entry.index, data=pending.data))
+                self._answer(pending, pending.answer)
 
     def transfer_failed(self, signal: TransferFailed) -> None:
         """Leadership stays here: refuse the requests to hand it over."""
@@ -271,11 +277,16 @@ class Governor:
     ) -> None:
         """Judge a command and append what it means, or refuse it."""
         leader = self._leader
-        pending = Pending(request_id, origin, request.command, {})
+        pending = Pending(request_id, origin, request.command, Answer())
         if not leader.in_charge:
             text = "the leader was elected just now and is not ready"
             refusal = Refusal(code="not-ready", text=text, retryable=True)
             self._answer(pending, Answer(refusal=refusal))
+            return
+        changed = leader.ahead.configured
+        if 0 <= request.unchanged_since < changed:
+            refusal = changed_meanwhile(request.unchanged_since, changed)
+            self._answer_when_committed(changed, pending, Answer(refusal=refusal))
             return
         seen = leader.observations(self._quorum.connected, self._quorum.witnesses)
         judged = judge(leader.ahead, request.command, seen)
@@ -287,16 +298,18 @@ class Governor:
             self._quorum.transfer(now, request.command.node)
             return
         if not judged.events:
-            self._answer_when_committed(leader.ahead.index, pending, judged.data)
+            index = leader.ahead.index
+            self._answer_when_committed(index, pending, Answer(index=index, data=judged.data))
             return
         planned = Planned(events=judged.events, because=judged.because)
         index = self._append(now, wall, planned, by=request.by, remote=origin != leader.me)
-        self._answer_when_committed(index, pending, judged.data)
+        self._answer_when_committed(index, pending, Answer(index=index, data=judged.data))
 
-    def _answer_when_committed(self, index: int, pending: Pending, data: dict[str, str]) -> None:
-        pending = Pending(pending.request, pending.origin, pending.command, data)
-        if index <= self._quorum.commit:
-            self._answer(pending, Answer(index=index, data=data))
+    def _answer_when_committed(self, index: int, pending: Pending, answer: Answer) -> None:
+        """Answer when what the answer rests on cannot be lost any more."""
+        pending = Pending(pending.request, pending.origin, pending.command, answer)
+        if index <= self._quorum.commit or not self._rules.holds("answer-after-commit"):
+            self._answer(pending, answer)
         else:
             self._leader.pending.setdefault(index, []).append(pending)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from leitwolf.core.membership.presence import Presence
-from leitwolf.model.commands import Command
+from leitwolf.model.commands import Answer, Command
 from leitwolf.model.ids import GroupId, NodeId, ResourceId
 from leitwolf.model.observations import (
     GroupAttested,
@@ -57,7 +57,8 @@ class Pending:
     origin: NodeId
     """Node on which it came in; the own id: answered here."""
     command: Command
-    data: dict[str, str]
+    answer: Answer
+    """To be given then."""
 
 
 @dataclass(slots=True)

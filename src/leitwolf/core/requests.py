@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from leitwolf.core.effects import Effect, Reply, Request, Send
 from leitwolf.core.force import Force
 from leitwolf.core.governor import Governor
@@ -49,9 +51,7 @@ class RequestRouter:
             self._decide(now, request.id, self.me, request)
         elif self.leader and self.leader in self.connected:
             self._requests[request.id] = self.leader
-            forward = Forward(
-                id=request.id, command=request.command, by=request.by, wall=request.wall
-            )
+            forward = Forward(**msgspec.structs.asdict(request))
             self._effects.append(Send(node=self.leader, message=forward))
         else:
             self._refuse(request.id, self._no_quorum())
@@ -81,7 +81,7 @@ class RequestRouter:
             answer = ForwardAnswer(id=forward.id, answer=Answer(refusal=refusal))
             self._effects.append(Send(node=origin, message=answer))
             return
-        request = Request(id=forward.id, command=forward.command, by=forward.by, wall=forward.wall)
+        request = Request(**msgspec.structs.asdict(forward))
         self._decide(now, forward.id, origin, request)
 
     def _decide(self, now: int, request_id: int, origin: NodeId, request: Request) -> None:

@@ -96,6 +96,9 @@ RULES: dict[str, str] = {
         "a leader decides and answers before its first entry committed, knowing less than was "
         "acknowledged before its term"
     ),
+    "answer-after-commit": (
+        "a request is answered before its entry is committed, and lost with the leader"
+    ),
     "own-ballot-commit": (
         "an entry of an earlier ballot counts as committed by its copies, and is overwritten later"
     ),

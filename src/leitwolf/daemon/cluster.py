@@ -448,14 +448,7 @@ class Cluster:
         while True:
             await self._rekey_wanted.wait()
             self._rekey_wanted.clear()
-            by = f"policy@{self.bootstrap.name}"
-            try:
-                answer = await self.request(rekey_command(self.keys), by, 30)
-            except RequestTimeout as error:
-                log.warning("heartbeat keys were not replaced", error=error.text)
-                continue
-            if answer.refusal is not None:
-                log.warning("heartbeat keys were not replaced", error=answer.refusal.text)
+            await self.tell(rekey_command(self.keys), 30, by="policy")
 
     # --- peers -----------------------------------------------------------------------------------
 
@@ -537,7 +530,9 @@ class Cluster:
 
     # --- requests --------------------------------------------------------------------------------
 
-    async def request(self, command: Command, by: str, timeout_s: float) -> Answer:
+    async def request(
+        self, command: Command, by: str, timeout_s: float, unchanged_since: int = -1
+    ) -> Answer:
         """Have the leader do something.
 
         Raises:
@@ -547,7 +542,14 @@ class Cluster:
         number = self._serial
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[number] = answered
-        self._intake.put(Request(id=number, command=command, by=by, wall=time.time_ns()))
+        request = Request(
+            id=number,
+            command=command,
+            by=by,
+            wall=time.time_ns(),
+            unchanged_since=unchanged_since,
+        )
+        self._intake.put(request)
         self._work()
         try:
             async with asyncio.timeout(timeout_s):
@@ -585,10 +587,10 @@ class Cluster:
         peers = self._configured[1] if self._configured is not None else {}
         return tuple(address for links in peers.values() for address in links if address)
 
-    async def tell(self, command: Command, timeout_s: float = 10) -> bool:
+    async def tell(self, command: Command, timeout_s: float = 10, *, by: str = "daemon") -> bool:
         """Have the leader do something for this node itself; return whether it was done."""
         try:
-            answer = await self.request(command, f"daemon@{self.bootstrap.name}", timeout_s)
+            answer = await self.request(command, f"{by}@{self.bootstrap.name}", timeout_s)
         except RequestTimeout as error:
             log.warning("not answered", command=type(command).__name__, error=error.text)
             return False

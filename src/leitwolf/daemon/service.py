@@ -175,15 +175,17 @@ class DaemonService:
 
     # --- changing --------------------------------------------------------------------------------
 
-    async def command(self, command: Command, by: str, timeout_s: float) -> Answer:
+    async def command(
+        self, command: Command, by: str, timeout_s: float, unchanged_since: int = -1
+    ) -> Answer:
         """Have the leader do something, and see it applied here too."""
         cluster = self.life.formed()
         who = f"{by}@{cluster.bootstrap.name}"
-        answer = await cluster.request(command, who, timeout_s)
+        answer = await cluster.request(command, who, timeout_s, unchanged_since)
         until = asyncio.get_running_loop().time() + min(timeout_s, _NOT_READY_S)
         while _not_ready(answer) and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(_POLL_S)  # nothing was done, so asking again is safe
-            answer = await cluster.request(command, who, timeout_s)
+            answer = await cluster.request(command, who, timeout_s, unchanged_since)
         if answer.refusal is None:
             await cluster.timeline.wait_beyond(answer.index - 1, min(timeout_s, 1.0))
         return answer

@@ -115,13 +115,15 @@ class Seen(_Tagged, frozen=True, kw_only=True):
     reports: tuple[HostReport, ...]
 
 
-class Forward(_Tagged, frozen=True, kw_only=True):
+class Forward(_Tagged, frozen=True, kw_only=True, omit_defaults=True):
     """A command that came in on another node, on its way to the leader."""
 
     id: int
     command: Command
     by: str
     wall: int
+    unchanged_since: int = -1
+    """As in the request; not told to nodes that do not know it, unless it is used."""
 
 
 class ForwardAnswer(_Tagged, frozen=True, kw_only=True):

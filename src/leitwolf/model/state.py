@@ -140,6 +140,8 @@ class State(_Data, frozen=True, kw_only=True):
     authority: bytes = b""
     index: int = 0
     """Index of the last entry folded in."""
+    configured: int = 0
+    """Index of the last entry that changed the configuration or a wish."""
     time: int = 0
     """Cluster time of that entry, ns."""
     node_serial: int = 0

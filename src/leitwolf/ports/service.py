@@ -37,8 +37,14 @@ class Service(Protocol):
     async def wait_beyond(self, index: int, timeout_s: float) -> int:
         """Wait until the applied index is above ``index``; return the applied index."""
 
-    async def command(self, command: Command, by: str, timeout_s: float) -> Answer:
-        """Have the leader do something. Raises RequestTimeout, NoQuorum."""
+    async def command(
+        self, command: Command, by: str, timeout_s: float, unchanged_since: int = -1
+    ) -> Answer:
+        """Have the leader do something. Raises RequestTimeout, NoQuorum.
+
+        Refused as ``changed-meanwhile`` if an entry above ``unchanged_since`` changed the
+        configuration; -1: whatever changed.
+        """
 
     async def form(self, request: InitRequest) -> ClusterSetup:
         """Form a cluster of one. Raises Conflict, InvalidConfig."""

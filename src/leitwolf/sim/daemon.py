@@ -264,9 +264,15 @@ class SimDaemon(Process):
         if node in self.streams:
             self.take(FromPeer(node=node, message=message))
 
-    def request(self, number: int, command: Command) -> None:
+    def request(self, number: int, command: Command, unchanged_since: int) -> None:
         """An operator asks this node for something."""
-        request = Request(id=number, command=command, by="operator", wall=self._world.wall())
+        request = Request(
+            id=number,
+            command=command,
+            by="operator",
+            wall=self._world.wall(),
+            unchanged_since=unchanged_since,
+        )
         self.deliver(self.life, self._accept, request)
 
     def _accept(self, request: Request) -> None:

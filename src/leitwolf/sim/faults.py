@@ -82,6 +82,9 @@ MIXES: dict[str, dict[str, int]] = {
         "one-way": 3,
         "operator": 20,
     },
+    "clients": {
+        kind: weight for kind, weight in _ALL.items() if kind not in ("operator", "members")
+    },
     "blackouts": {"blackout": 10, "slow-disk": 6, "operator": 30},
     "streams": {"cut-streams": 10, "partition": 2, "kill-daemon": 2, "noise": 2, "operator": 10},
     "profiles": {

@@ -44,6 +44,8 @@ class Operators:
         self._joins = self._leaves = spares
         self._request = 0
         self._serial = 0
+        self._formatted: dict[str, int] = {}
+        """By kind of quorum: number of what was formatted for it last."""
 
     def _send(self, node: SimNode, command: Command) -> None:
         if not self.on:
@@ -76,15 +78,19 @@ class Operators:
         self._send(node, ChangeCluster(profile=self._entropy.choice(sorted(PROFILES))))
 
     def change_quorum(self, node: SimNode) -> None:
-        """Want another kind of quorum, with a disk or object that was just formatted."""
-        self._serial += 1
-        weight, witness = QUORUMS[self._entropy.choice(sorted(QUORUMS))]
+        """Want another kind of quorum, with a disk or object that was formatted once."""
+        kind = self._entropy.choice(sorted(QUORUMS))
+        weight, witness = QUORUMS[kind]
+        serial = self._formatted.get(kind, 0)
+        if not serial or self._entropy.chance(500):
+            self._serial += 1
+            serial = self._formatted[kind] = self._serial
         self._send(
             node,
             SetQuorum(
                 witness=witness.kind if witness else "",
-                storage=f"{self._serial:08x}",
-                location=f"sim:{self._serial}",
+                storage=f"{serial:08x}",
+                location=f"sim:{serial}",
                 full=witness.full if witness else True,
                 alone=weight == 0,
             ),

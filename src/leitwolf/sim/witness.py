@@ -39,7 +39,7 @@ from leitwolf.ports.witness import (
     WitnessResult,
 )
 from leitwolf.sim.network import MICROSECOND, MILLISECOND
-from leitwolf.wire.ballot import NO_KEY, Ballot, Key
+from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot, Key
 
 if TYPE_CHECKING:
     from leitwolf.sim.node import SimNode
@@ -177,9 +177,9 @@ class SharedDisk(SimWitness):
             self._end(node, call, node.raw(), refusal)
             return
         write = order.write
-        if write is not None and not self._fits(node.id, write):
-            self._results[node.id] = DiskResult(full=True)
-            self._end(node, call, node.raw(), DiskResult(full=True))
+        unfit = self._unfit(node.id, write) if write is not None else None
+        if unfit is not None:
+            self._end(node, call, node.raw(), unfit)
             return
         opening = self._openings[node.id]
 
@@ -187,6 +187,9 @@ class SharedDisk(SimWitness):
             return lambda: self._write(node, opening, write)
 
         steps: list[Callable[[], None]] = []
+        copies = self._copies.get(node.id)
+        if copies is not None and copies[0] != copies[1]:
+            steps.append(registered(lambda: self._mend(node.id)))
         if write is not None:
             steps.append(registered(lambda: self._write_region(node, write)))
         block = order.block
@@ -277,11 +280,24 @@ class SharedDisk(SimWitness):
             self._changed[block.node] = self._world.now
         copies[copy] = block
 
-    def _fits(self, node: int, write: RegionWrite) -> bool:
+    def _mend(self, node: int) -> None:
+        """Make both copies of a block hold the newer whole one, before anything is written (W2)."""
+        newest = self._newest(node)
+        if newest is not None:
+            self._copies[node] = [newest, newest]
+
+    def _unfit(self, node: int, write: RegionWrite) -> WitnessResult | None:
+        """Return why nothing of a call is done, None: it is done."""
+        block, full = self._newest(node), DiskResult(full=True)
+        if write.fresh:
+            if len(write.entries) > _REGION_ENTRIES:
+                return WitnessFault(code="witness-unfit", text="larger than a region")
+            named = block is not None and block.accepted != NO_BALLOT
+            return full if named and block and block.region == write.region else None  # W3
         content = self._regions.get((node, write.region))
-        if write.fresh or content is None:
-            return True
-        return len(content.entries) + len(write.entries) <= _REGION_ENTRIES
+        if content is None or content.generation != write.generation:
+            return full
+        return full if len(content.entries) + len(write.entries) > _REGION_ENTRIES else None
 
     def _write_region(self, node: SimNode, write: RegionWrite) -> None:
         place = (node.id, write.region)
@@ -388,7 +404,10 @@ class SharedObject(SimWitness):
 
 
 def build_witness(world: World, acceptor: Acceptor) -> SimWitness:
-    """Return a formatted, empty disk or object."""
+    """Return the disk or object of this storage: as it was left, else formatted and empty."""
+    for known, witness in world.witnesses.items():
+        if known.storage == acceptor.id.storage:
+            return witness
     if acceptor.kind == "disk":
         return SharedDisk(world, acceptor)
     mode = WitnessMode.FULL if acceptor.full else WitnessMode.TAG

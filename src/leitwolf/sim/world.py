@@ -351,10 +351,10 @@ class World:
         if answer.refusal is None and answer.index:
             self.checker.answered(answer.index)
 
-    def ask(self, node: int, request: int, command: Command) -> None:
+    def ask(self, node: int, request: int, command: Command, unchanged_since: int = -1) -> None:
         """An operator asks a node."""
         self.note(node, "request", f"{request}: {command}")
-        self.nodes[node].daemon.request(request, command)
+        self.nodes[node].daemon.request(request, command, unchanged_since)
 
     def _bound_until(self, acceptor: AcceptorId, leader: int) -> int:
         """Return the true time before which a passive acceptor helps nobody but ``leader``."""

@@ -74,6 +74,7 @@ class Draft:
         self.profile = state.profile
         self.profile_former = state.profile_former
         self.profile_set = state.profile_set
+        self.configured = state.configured
         self.port = state.port
         self.authority = state.authority
         self.node_serial = state.node_serial
@@ -114,6 +115,7 @@ class Draft:
             port=self.port,
             authority=self.authority,
             index=self.index,
+            configured=self.configured,
             time=self.time,
             node_serial=self.node_serial,
             generation_floor=self.generation_floor,

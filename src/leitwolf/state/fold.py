@@ -69,6 +69,30 @@ _HANDLERS: dict[type, Callable[[Draft, Any], None]] = {
     events.ResourceWished: groups.apply_resource_wished,
     events.ResourceMoved: groups.apply_resource_moved,
 }
+_CONFIGURING = frozenset(
+    {
+        events.ClusterFormed,
+        events.ClusterChanged,
+        events.NodeAdded,
+        events.NodePaused,
+        events.NodeLeaving,
+        events.NodeRemoved,
+        events.NetworkSet,
+        events.QuorumForced,
+        events.QuorumWished,
+        events.WitnessRelocated,
+        events.GroupAdded,
+        events.GroupChanged,
+        events.GroupRemoved,
+        events.GroupRemoving,
+        events.GroupWished,
+        events.ResourceAdded,
+        events.ResourceChanged,
+        events.ResourceRemoved,
+        events.ResourceWished,
+    }
+)
+"""What an operator decides; all else follows, or is observed."""
 
 
 def fold(state: State, entry: Entry) -> State:
@@ -106,6 +130,8 @@ def fold_change(
             formed = draft.uuid or type(event) is events.ClusterFormed
             check(formed, "the log does not begin with ClusterFormed")
             _HANDLERS[type(event)](draft, event)
+            if type(event) in _CONFIGURING:
+                draft.configured = index
         except InvariantError as error:
             raise InvariantError(f"entry {index}, {type(event).__name__}: {error}") from error
     return draft.finish()

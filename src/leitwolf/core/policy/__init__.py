@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leitwolf.core.policy.codes import CAUSES, NOT_CHOSEN, REFUSALS
-from leitwolf.core.policy.commands import Judged, judge
+from leitwolf.core.policy.commands import Judged, changed_meanwhile, judge
 from leitwolf.core.policy.commands_cluster import transfer_refusal
 from leitwolf.core.policy.health import Survival, survives
 from leitwolf.core.policy.placement import Candidates, candidates
@@ -24,6 +24,7 @@ __all__ = [
     "Runner",
     "Survival",
     "candidates",
+    "changed_meanwhile",
     "differences",
     "group_status",
     "judge",

@@ -51,6 +51,7 @@ NOT_CHOSEN: dict[str, str] = {
 REFUSALS: dict[str, str] = {
     "address-in-use": "Another resource or a node has this address.",
     "address-outside": "The address lies in no subnet of a client network.",
+    "changed-meanwhile": "Somebody changed the configuration since it was read.",
     "dependency-cycle": "The dependencies would run in a circle.",
     "dependency-depth": "The chain of dependencies would be too long.",
     "dependency-unknown": "A resource can depend only on resources of its own group.",

@@ -25,7 +25,7 @@ from leitwolf.model.commands import Command, Refusal
 from leitwolf.model.observations import Observations
 from leitwolf.model.state import State
 
-__all__ = ["Judged", "judge"]
+__all__ = ["Judged", "changed_meanwhile", "judge"]
 
 _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
     commands.AddGroup: commands_groups.add_group,
@@ -56,6 +56,21 @@ _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
     commands.ReplaceStorage: commands_force.replace_storage,
     commands.TransferLeader: commands_cluster.transfer_leader,
 }
+
+
+def changed_meanwhile(since: int, configured: int) -> Refusal:
+    """Return why a change that counted on an older configuration is not done.
+
+    Args:
+        since: index of the entry up to which whoever asks knows the configuration.
+        configured: index of the entry that changed it last.
+    """
+    return Refusal(
+        code="changed-meanwhile",
+        text=f"entry {configured} changed the configuration, known here up to entry {since}",
+        hint="read the status again, and decide anew",
+        field="unchanged_since",
+    )
 
 
 def judge(state: State, command: Command, seen: Observations) -> Judged | Refusal:

@@ -1,0 +1,113 @@
+"""What clients see of a faulty cluster could have come about one operation after another."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from tests.linearizable import Kind, Operation, unexplained
+from tests.sim.test_quorum_kinds import calm, leader
+from tests.sim_clients import GROUP, recorded
+
+from leitwolf.core.rules import Rules
+from leitwolf.model.commands import ChangeGroup, WishGroup
+from leitwolf.model.errors import InvariantError
+from leitwolf.model.ids import Wish
+from leitwolf.sim.faults import MIXES
+
+RUNS = int(os.environ.get("LEITWOLF_SIM_RUNS", "40"))
+MS = 1_000_000
+
+
+def explained(history: list[Operation], initial: int) -> bool:
+    lost = unexplained(history, initial)
+    if lost:
+        print("\n".join(map(str, history)))
+        print("none of these can follow:", *lost, sep="\n")
+    return not lost
+
+
+@pytest.mark.parametrize(
+    ("seed", "quorum"), [(0, "majority"), (1, "majority"), (2, "majority"), (3, "disk")]
+)
+def test_histories_are_linearizable(seed: int, quorum: str) -> None:
+    """Reads under the lease, writes and swaps, with crashes, freezes and cuts meanwhile."""
+    print(f"seed {seed} {quorum}")
+    history, initial = recorded(seed, quorum=quorum)
+    assert explained(history, initial)
+    done = [one for one in history if one.returned is not None]
+    assert sum(one.kind is Kind.READ for one in done) > 50
+    assert sum(one.kind is Kind.SWAP and one.done for one in done) > 5
+    assert sum(not one.done for one in done) > 5
+    assert len(done) < len(history)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("quorum", ["majority", "disk", "tag-witness", "full-witness"])
+def test_more_histories_are_linearizable(quorum: str) -> None:
+    """The same with other kinds of quorum, two nodes and a witness among them."""
+    nodes = 3 if quorum in ("majority", "disk") else 2
+    for seed in range(100, 100 + max(3, RUNS // 8)):
+        print(f"seed {seed} {quorum} {nodes} nodes")
+        assert explained(*recorded(seed, quorum=quorum, nodes=nodes))
+
+
+def test_clients_notice_answers_that_come_too_early() -> None:
+    """A write that was answered before it was committed is missing later."""
+    rules = Rules.without("answer-after-commit")
+    assert any(unexplained(*recorded(seed, rules=rules, blind=True)) for seed in range(10))
+
+
+@pytest.mark.long
+def test_clients_notice_reads_without_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deposed leader whose guard stands still shows what is old, if nobody looks at its lease."""
+    stalls = {"stall-guard": 10, "freeze": 3, "kill-daemon": 3}
+    monkeypatch.setitem(MIXES, "stalled-guards", stalls)
+    found = False
+    for seed in range(40):
+        history = recorded(seed, mix="stalled-guards", lease_checked=False, blind=True)
+        found = found or bool(unexplained(*history))
+        assert not unexplained(*recorded(seed, mix="stalled-guards"))
+        if found:
+            return
+    pytest.fail("no stale read was noticed")
+
+
+@pytest.mark.long
+def test_clients_notice_what_a_new_owner_of_the_disk_lost() -> None:
+    """Without P4 acknowledged writes are gone."""
+    for seed in range(20):
+        try:
+            history = recorded(seed, quorum="disk", rules=Rules.without("disk-adopt"), blind=True)
+        except InvariantError:
+            continue  # a node noticed it by itself
+        if unexplained(*history):
+            return
+    pytest.fail("no loss was noticed")
+
+
+def test_a_change_that_counts_on_an_older_configuration_is_refused() -> None:
+    """By its code, only if something was configured since, and from any node."""
+    world = calm("majority", 3)
+    state = world.state()
+    assert state is not None
+    first = leader(world)
+    other = next(node for node in world.nodes.values() if node is not first)
+    since = state.index
+    world.ask(other.id, 901, ChangeGroup(group=GROUP, retry_period_s=901), since)
+    world.run_until(world.now + 200 * MS)
+    assert world.answers[901].refusal is None
+    for number, node in ((902, first), (903, other)):
+        world.ask(node.id, number, WishGroup(group=GROUP, wish=Wish.OFFLINE), since)
+        world.run_until(world.now + 200 * MS)
+        refusal = world.answers[number].refusal
+        assert refusal is not None
+        assert (refusal.code, refusal.retryable) == ("changed-meanwhile", False)
+        assert f"entry {world.answers[901].index} " in refusal.text
+    world.ask(other.id, 904, WishGroup(group=GROUP, wish=Wish.OFFLINE), world.answers[901].index)
+    world.run_until(world.now + 2_000 * MS)
+    assert world.answers[904].refusal is None
+    known = world.state()
+    assert known is not None
+    assert known.index > known.configured == world.answers[904].index  # stops are no configuration
