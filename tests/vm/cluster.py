@@ -217,10 +217,16 @@ class Cluster:
         self.until_online()
 
     def place(self, node: int) -> None:
-        """Have a node own the group."""
+        """Have a node own the group, and answer: its program takes a while to start."""
         self.calm()
         if self.owner() != node:
             self.machines.sh(node, f"leitwolf group move {GROUP} node{node}", 90)
+
+        def answers() -> bool:
+            found = self._watcher.sightings()
+            return any((one.kind, one.node) == ("answers", f"node{node}") for one in found)
+
+        eventually(answers, f"answers of node{node}")
 
     @contextmanager
     def watch(self) -> Iterator[Seen]:
