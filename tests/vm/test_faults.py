@@ -84,13 +84,12 @@ def test_one_interconnect_less_moves_nothing(cluster: Cluster) -> None:
 
 
 def test_a_node_without_interconnects_stops_before_another_starts(cluster: Cluster) -> None:
-    """Both cables out: it kills what it ran when its lease ends."""
+    """Both cables out: it ends what it ran with its lease, or itself: K is short for emulation."""
     cluster.place(3)
     with cluster.watch() as seen:
         cables(cluster, 3, "linkdown", *INTERCONNECTS)
         owner = cluster.until_online(not_on=3)
         eventually(lambda: cluster.pids(3)["service"] == 0, "the service to end there")
-        assert not cluster.status(3)["quorum"]
     cables(cluster, 3, "linkup", *INTERCONNECTS)
     assert seen.two_owners_ms == 0
     assert seen.overlap_s("runs") <= 0
