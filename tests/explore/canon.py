@@ -22,14 +22,14 @@ SKIPPED = {
     },
     "QuorumCore": {"_passives_of"},
     "Candidate": {"_ranked"},
-    "DiskAcceptor": {"_serial", "acceptor"},
-    "CasAcceptor": {"_serial", "acceptor"},
+    "DiskAcceptor": {"_serial", "acceptor", "_timing", "_health_at", "reached_since"},
+    "CasAcceptor": {"_serial", "acceptor", "_timing", "_health_at", "reached_since"},
     "Outbox": {"_write_at"},
     "Executor": {"_serial", "_outlets"},
     "Pending": {"serial"},
     "Ledger": {"now", "raw", "rules", "_effects", "_written"},
 }
-"""By class: fields that only count, or follow from others."""
+"""By class: fields that only count or measure, or follow from others."""
 INSTANTS = {
     "Standing": {"promised_at"},
     "Candidate": {

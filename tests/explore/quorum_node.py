@@ -338,7 +338,7 @@ def _steps_of(call: CallWitness) -> list[SharedStep]:
     order = call.call
     if not isinstance(order, DiskCall):
         return [order]
-    steps: list[SharedStep] = []
+    steps: list[SharedStep] = []  # a disk without reservations: nobody is fenced there
     if order.write is not None:
         steps.append(order.write)
     if order.block is not None:
