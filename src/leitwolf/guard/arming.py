@@ -32,12 +32,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from leitwolf.core.lease.effects import Armed, ArmGate
+from leitwolf.core.lease.profile import ARMED_PERCENT
 from leitwolf.system import clock, realtime
 from leitwolf.wire.guard import Recorded
 
 __all__ = ["Arming", "GatePort"]
 
-_ARM_PERCENT = 85
 _TOO_LONG_PART = 10
 _MILLISECOND = 1_000_000
 _LOOK_MS = 100
@@ -198,7 +198,7 @@ class Arming:
         done = begun
         try:
             if remaining > 0:
-                duration_ms = remaining * _ARM_PERCENT // 100 // _MILLISECOND
+                duration_ms = remaining * ARMED_PERCENT // 100 // _MILLISECOND
                 accepted = self._gate.arm(duration_ms, request.lease, renewal=request.renewal)
                 done = clock.raw_ns()
                 if accepted and (done - begun) * _TOO_LONG_PART > remaining:

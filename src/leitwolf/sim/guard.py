@@ -26,6 +26,7 @@ from leitwolf.core.lease import (
     WritePage,
 )
 from leitwolf.core.lease import Tick as GuardTick
+from leitwolf.core.lease.profile import ARMED_PERCENT
 from leitwolf.model.ids import ResourceState
 from leitwolf.sim.network import MICROSECOND, MILLISECOND
 from leitwolf.sim.process import Process
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SimGuard"]
 
-_ARM_SHARE = 0.85
 _BACK_NS = 6 * MILLISECOND
 _TICK_LATE_NS = 400 * MICROSECOND
 
@@ -228,7 +228,7 @@ class SimGuard(Process):
         node, world = self._node, self._world
         begun = node.raw()
         remaining = effect.until - begun
-        duration = int(remaining * _ARM_SHARE)
+        duration = remaining * ARMED_PERCENT // 100
         life = self.life
         takes = self._entropy.between(40, 250) * MICROSECOND
         if self._entropy.chance(world.slow_arm_per_thousand):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "ARMED_PERCENT",
     "ELECTION_MS_MIN",
     "MARGIN_NS",
     "MILLISECOND",
@@ -30,6 +31,8 @@ MARGIN_NS = 2 * MILLISECOND
 """d: what a lease is shortened by, and a wait lengthened, beside the rates."""
 SLEPT_NS = 5 * MILLISECOND
 """L1: a larger move of BOOTTIME - RAW means that the machine slept."""
+ARMED_PERCENT = 85
+"""L9: so much of what remains of a run-lease is armed in the kernel; then addresses are silent."""
 STALL_REALTIME_MS = 40
 """Worst stall to be counted with real-time scheduling, at least."""
 STALL_FAIR_MS = 400
@@ -102,9 +105,14 @@ class Profile:
         return self.heartbeat_ms + -(-self.heartbeat_ms // 4)
 
     @property
+    def renewed_ms(self) -> int:
+        """By then a run-lease must be renewed: the guard begins to stop, or the kernel shuts."""
+        return min(self.run_ms - self.kill_ms, self.run_ms * ARMED_PERCENT // 100)
+
+    @property
     def silence(self) -> int:
         """The longest silence (ns) of a disk or witness that R bears (L14)."""
-        rest_ms = self.run_ms - ELECTION_MS_MIN - self.missed_ms - self.kill_ms - 1
+        rest_ms = self.renewed_ms - ELECTION_MS_MIN - self.missed_ms - 1
         return (rest_ms * MILLISECOND - MARGIN_NS) * 1_000_000 // (1_000_000 + 2 * RHO_PPM)
 
     def verify_on(self, *, realtime: bool, stall_ms: int = 0) -> None:

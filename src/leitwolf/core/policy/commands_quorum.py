@@ -143,13 +143,13 @@ def check_silence(profile: Profile, silence_ms: int, field: str) -> None:
     check_range(silence_ms, "silence_ms", 0, SILENCE_MS_MAX)
     silence = max(silence_ms, profile.promise_ms)
     stretched = awaited(silence * MILLISECOND) // MILLISECOND + 1
-    need = stretched + ELECTION_MS_MIN + profile.missed_ms + profile.kill_ms
-    if need > profile.run_ms:
+    need = stretched + ELECTION_MS_MIN + profile.missed_ms
+    if need > profile.renewed_ms:
         raise Refused(
             "silence-too-long",
-            f"silence_ms = {silence_ms}: R of profile {profile.name} is {profile.run_ms} ms, that "
-            f"needs {need} ms (silence {stretched} + election {ELECTION_MS_MIN} + "
-            f"5/4 H {profile.missed_ms} + K {profile.kill_ms})",
+            f"silence_ms = {silence_ms}: with profile {profile.name} leases must be renewed after "
+            f"{profile.renewed_ms} ms (R - K, and 85 % of R); that takes {need} ms (silence "
+            f"{stretched} + election {ELECTION_MS_MIN} + 5/4 H {profile.missed_ms})",
             hint="a longer profile (leitwolf set --profile), or a faster disk and less silence",
             field=field,
         )
