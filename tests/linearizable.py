@@ -78,11 +78,18 @@ def unexplained(history: list[Operation], initial: int) -> list[Operation]:
     """Return the operations among which no order explains the next one; []: all is explained."""
     told = {one.value for one in history if one.kind is Kind.READ}
     told |= {one.expected for one in history if one.kind is Kind.SWAP}
-    # What is unknown need not have happened: without what nobody saw the search is short.
-    seen = [one for one in history if one.returned is not None or one.value in told]
-    if len(seen) < len(history) and not _search(seen, initial):
-        return []
-    return _search(history, initial)
+    # What is unknown need not have happened: without what nobody saw the search is short. Only
+    # where something cannot follow, a refusal say, what was called last before it is let happen.
+    chosen = [one for one in history if one.returned is not None or one.value in told]
+    spare = [one for one in history if one.returned is None and one.value not in told]
+    spare.sort(key=lambda one: one.called)
+    while lost := _search(chosen, initial):
+        until = min(one.end for one in lost)
+        number = sum(one.called <= until for one in spare)
+        if not number:
+            return _search(history, initial) if spare else lost
+        chosen.append(spare.pop(number - 1))
+    return []
 
 
 def _search(history: list[Operation], initial: int) -> list[Operation]:
