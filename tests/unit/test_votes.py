@@ -209,6 +209,16 @@ def test_no_vote_goes_where_nobody_is_within_reach() -> None:
     assert broken is not None
 
 
+def test_a_leader_that_reaches_no_quorum_takes_nobody_s_vote() -> None:
+    """It could not commit that, and the others, who decide without it, need votes of their own."""
+    state = formed(3, dynamic=True)
+    lost = frozenset({2, 3})
+    view = View(leader=NodeId(1), reached=frozenset({1}), absent=lost)
+    assert next_step(state, config_of(state), view) is None
+    view = View(leader=NodeId(1), reached=frozenset({1, 2}), absent=frozenset({3}))
+    assert next_step(state, config_of(state), view) is not None
+
+
 def test_a_witness_gets_its_vote_only_when_it_is_ready() -> None:
     """It is sought first: armed, and holding everything."""
     state = formed(3, "full-witness")

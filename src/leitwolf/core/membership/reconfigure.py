@@ -93,12 +93,17 @@ def next_step(
 
 
 def _joint(config: QuorumConfig, view: View, rules: Rules, step: Step) -> Step | None:
-    """Return the step, if the votes that it leads to may be given now; others pass."""
+    """Return the step, if it can commit now, and the votes that it leads to too; others pass.
+
+    A leader that reaches no quorum is to hand over, by votes that the others have.
+    """
     if step.kind != "joint" or step.config is None:
         return step
     wanted = step.config
-    within = {acceptor.id for acceptor in wanted.acceptors if acceptor.id.node in view.reached}
-    if rules.holds("votes-within-reach") and not is_quorum(wanted.acceptors, within):
+    if rules.holds("votes-within-reach") and not all(
+        is_quorum(acceptors, {one.id for one in acceptors if one.id.node in view.reached})
+        for acceptors in (config.acceptors, wanted.acceptors)
+    ):
         return None
     if not rules.holds("votes-jointly"):
         return replace(step, kind="final")
