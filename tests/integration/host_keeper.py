@@ -22,7 +22,7 @@ _SUBREAPER = 36
 def main() -> None:
     assert ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0) == 0
     reaper = Reaper()
-    control = Control(Path(sys.argv[1]), reaper, lambda: None)
+    control = Control(Path(sys.argv[1]), reaper, lambda: None, lambda: False)
     command = sys.argv[2:]
 
     def start() -> int:
