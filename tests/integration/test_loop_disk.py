@@ -29,6 +29,7 @@ from leitwolf.witness.reservations import key_of
 pytestmark = pytest.mark.netns
 
 CLUSTER = "3f0c4c1e-0000-4000-8000-000000000002"
+OTHER = "0b8f6bb4-6c0c-4d4a-9a68-3f1f5f0f2d11"
 SIZE_BYTES = 8 << 20
 REGION_BYTES = 512 << 10
 ROUNDS = 60
@@ -151,19 +152,19 @@ def test_a_device_that_holds_something_is_not_formatted(loop: str) -> None:
     """The file system is named and untouched; --force takes it; a second cluster is refused."""
     subprocess.run(["mkfs.ext4", "-q", loop], check=True)
     arguments = ["format", loop, "--nodes", "1", "--region", "1"]
-    refused = command(*arguments, "--cluster", "a")
+    refused = command(*arguments, "--cluster", CLUSTER)
     assert refused.returncode == 4
     assert "ext4 file system [disk-in-use]" in refused.stderr
     assert subprocess.run(["e2fsck", "-fn", loop], capture_output=True, check=False).returncode == 0
-    taken = command(*arguments, "--cluster", "a", "--force", "--json")
+    taken = command(*arguments, "--cluster", CLUSTER, "--force", "--json")
     assert json.loads(taken.stdout)["found"].endswith("ext4 file system")
-    other = command(*arguments, "--cluster", "b")
-    assert "the quorum disk of Leitwolf cluster a [disk-in-use]" in other.stderr
+    other = command(*arguments, "--cluster", OTHER)
+    assert f"the quorum disk of Leitwolf cluster {CLUSTER} [disk-in-use]" in other.stderr
 
 
 def test_the_commands_tell_what_is_wrong(loop: str) -> None:
     """Too small, unformatted, damaged: each has its code, its exit code and what to do."""
-    small = command("format", loop, "--cluster", "a", "--json")
+    small = command("format", loop, "--cluster", CLUSTER, "--json")
     assert small.returncode == 8
     assert json.loads(small.stdout)["code"] == "witness-unfit"
     assert "269484032" in json.loads(small.stdout)["error"]
