@@ -182,6 +182,7 @@ def test_a_prevented_node_joins_only(members: Members) -> None:
     done = asked(members, "n1", "node", "prevent", "--end")
     assert done["exit"] == 0, done
     members.lab.boot(MEMBERS[2])
+    members.until(MEMBERS[2], lambda view: view.formed, "the daemon")
     members.settle()
     members.until("n2", lambda view: "join-only" not in codes(view), "has joined")
     assert not (members.state("n2") / "join-only").exists()
