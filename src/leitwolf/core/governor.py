@@ -283,10 +283,10 @@ class Governor:
             refusal = Refusal(code="not-ready", text=text, retryable=True)
             self._answer(pending, Answer(refusal=refusal))
             return
-        changed = leader.ahead.configured
-        if 0 <= request.unchanged_since < changed:
-            refusal = changed_meanwhile(request.unchanged_since, changed)
-            self._answer_when_committed(changed, pending, Answer(refusal=refusal))
+        changed = changed_meanwhile(leader.ahead, request.unchanged_since)
+        if changed is not None:
+            index = leader.ahead.configured
+            self._answer_when_committed(index, pending, Answer(refusal=changed))
             return
         seen = leader.observations(self._quorum.connected, self._quorum.witnesses)
         judged = judge(leader.ahead, request.command, seen)
