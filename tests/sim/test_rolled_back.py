@@ -127,6 +127,7 @@ def test_what_a_disk_confirmed_before_it_forgot_counts_no_more() -> None:
     world.run_until(world.now + 2 * SECOND)
     [disk] = world.witnesses.values()
     put_back = disk.copy()
+    world.run_until(world.now + 200 * MS)  # renewals, by which the copy is known
     slow_disk(first, 150, 150)
     core = first.daemon.core
     assert core is not None
@@ -140,7 +141,8 @@ def test_what_a_disk_confirmed_before_it_forgot_counts_no_more() -> None:
     reach(world, lambda: core.quorum.durable_index == index, 200 * MS)
     world.run_until(world.now + 20 * MS)
     assert core.quorum.commit < index
-    assert -1 not in world.answers
+    if -1 in world.answers:
+        assert world.answers[-1].refusal is not None
 
 
 @pytest.mark.parametrize("quorum", ["disk-witness", "full-witness"])

@@ -24,12 +24,17 @@ old one stopped.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 import msgspec
 from msgspec.structs import replace
 
-from leitwolf.core.membership.votes import casting_holder, configured_weight, wanted_acceptors
+from leitwolf.core.membership.votes import (
+    casting_holder,
+    configured_weight,
+    wanted_acceptors,
+    within_reach,
+)
 from leitwolf.core.quorum.predicate import contenders, is_quorum
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.ids import NO_NODE, NodeId, NodeStatus
@@ -95,20 +100,8 @@ def next_step(
 
 def heirs(state: State, config: QuorumConfig, view: View) -> set[AcceptorId]:
     """Return the nodes within reach that may lead instead of this one."""
-    able = set(contenders(config)) & _within(state, config.acceptors, view.reached)
+    able = set(contenders(config)) & within_reach(state, config.acceptors, view.reached)
     return {one for one in able if one.node != view.leader}
-
-
-def _within(
-    state: State, acceptors: Iterable[Acceptor], reached: Collection[int]
-) -> set[AcceptorId]:
-    """Return which of the acceptors are those that are within reach, with the storage of now."""
-    members = {AcceptorId(node.id, node.storage) for node in state.nodes.values()}
-    return {
-        one.id
-        for one in acceptors
-        if one.id.node in reached and (one.kind != "node" or one.id in members)
-    }
 
 
 def _joint(
@@ -124,8 +117,10 @@ def _joint(
         return step
     wanted = step.config
     if rules.holds("votes-within-reach") and not (
-        is_quorum(config.acceptors, _within(state, config.acceptors, view.connected | view.reached))
-        and is_quorum(wanted.acceptors, _within(state, wanted.acceptors, view.reached))
+        is_quorum(
+            config.acceptors, within_reach(state, config.acceptors, view.connected | view.reached)
+        )
+        and is_quorum(wanted.acceptors, within_reach(state, wanted.acceptors, view.reached))
     ):
         return None
     if not rules.holds("votes-jointly"):
@@ -226,7 +221,7 @@ def _needed(state: State, witness: Acceptor, config: QuorumConfig, view: View) -
     if set(wanted) == set(config.acceptors) or not votes[witness.id]:
         return False
     known = {acceptor.id: acceptor.weight for acceptor in config.acceptors}
-    nodes = _within(state, wanted, view.reached) - {witness.id}
+    nodes = within_reach(state, wanted, view.reached) - {witness.id}
     return not known.get(witness.id) or not is_quorum(wanted, nodes)
 
 
