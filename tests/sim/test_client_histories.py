@@ -111,3 +111,21 @@ def test_a_change_that_counts_on_an_older_configuration_is_refused() -> None:
     known = world.state()
     assert known is not None
     assert known.index > known.configured == world.answers[904].index  # stops are no configuration
+
+
+def test_a_change_that_counts_on_a_lost_history_is_refused() -> None:
+    """Whoever read an entry that a forced quorum lost does not take another state for the same."""
+    world = calm("majority", 3)
+    first = leader(world)
+    state = world.state()
+    assert state is not None
+    command = ChangeGroup(group=GROUP, retry_period_s=905)
+    world.ask(first.id, 905, command, state.index + 1)
+    world.run_until(world.now + 200 * MS)
+    refusal = world.answers[905].refusal
+    assert refusal is not None
+    assert refusal.code == "changed-meanwhile"
+    assert f"no entry {state.index + 1}" in refusal.text
+    world.ask(first.id, 906, command, state.index)
+    world.run_until(world.now + 200 * MS)
+    assert world.answers[906].refusal is None

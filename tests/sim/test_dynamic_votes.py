@@ -8,11 +8,12 @@ from tests.sim_calm import MS, SECOND, leader, mend
 from tests.sim_forced import HEALED_S, SILENCE_S, force
 from tests.sim_votes import config, dynamic, notices_at, settled, votes
 
-from leitwolf.model.commands import EvictNode, MoveGroup, SetQuorum, SetVotes, StopNode
+from leitwolf.model.commands import ChangeGroup, EvictNode, MoveGroup, SetQuorum, SetVotes, StopNode
 from leitwolf.model.ids import GroupId, NodeId
 from leitwolf.model.witness import WITNESS_ID_MIN
 from leitwolf.sim.node import SimNode
 from leitwolf.sim.scenario import Setting, demand_service, simulate
+from leitwolf.sim.storage import Storage
 from leitwolf.sim.world import World
 
 W = WITNESS_ID_MIN
@@ -335,6 +336,67 @@ def test_an_evicted_node_leaves_an_odd_number() -> None:
     world.run_until(world.now + 4 * SECOND)
     assert set(votes(world).values()) == {1}
     assert victim.id not in votes(world)
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_node_whose_vote_is_needed_for_it_is_evicted(dead: int) -> None:
+    """Strict votes: one of two, and one of four of which another one is dead."""
+    world = calm("majority", 2 + 2 * dead)
+    victim = followers(world)[0]
+    for other in followers(world)[1 : 1 + dead]:
+        other.power_off("test")
+    world.run_until(world.now + 2 * SECOND)
+    ask(world, 1, EvictNode(node=NodeId(victim.id)))
+    world.run_until(world.now + 4 * SECOND)
+    assert victim.id not in votes(world)
+    assert config(world).former is None
+
+
+@pytest.mark.timeout(60)
+def test_an_evicted_leader_goes_on_while_nobody_can_take_over() -> None:
+    """The other node stands still, then is gone: the office stays until it is back."""
+    world = World(seed=1, nodes=2, groups=0, quorum="full-witness", dynamic=True)
+    world.nodes[1].power_on()
+    world.later(200 * MS, world.nodes[2].power_on)
+    world.run_until(4 * SECOND)
+    first = leader(world)
+    [other] = followers(world)
+    other.freeze()
+    world.ask(first.id, -1, EvictNode(node=NodeId(first.id)))
+    world.run_until(world.now + 3 * SECOND)
+    assert world.answers[-1].refusal is None
+    other.power_off("test")
+    world.run_until(world.now + 2 * SECOND)
+    assert leader(world) is first
+    other.power_on()
+    world.run_until(world.now + 12 * SECOND)
+    assert leader(world) is other
+    assert set(votes(world)) == {other.id, W}
+
+
+@pytest.mark.parametrize("quorum", ["majority", "disk-witness"])
+def test_nodes_that_come_back_with_other_storages_wedge_nothing(quorum: str) -> None:
+    """They lag behind a stream of changes; their former storages get no vote back meanwhile."""
+    world = dynamic(3, quorum)
+    first = leader(world)
+    others = followers(world)
+    for victim in others:
+        lose(world, victim)
+    for node in others:
+        node.replaces = node.storage.name
+        node.storage = Storage(f"{node.replaces}+")
+        node.power_on()
+    formers = {node.replaces for node in others}
+    for number in range(4_000):
+        world.ask(
+            first.id, number, ChangeGroup(group=GroupId("g1"), restart_threshold=number % 6 + 1)
+        )
+        world.run_until(world.now + MS)
+        votes_of_formers = [a.weight for a in config(world).acceptors if a.id.storage in formers]
+        assert not any(votes_of_formers), (world.now / SECOND, votes_of_formers)
+    world.run_until(world.now + 6 * SECOND)
+    assert leader(world) is first
+    assert all(votes(world)[node.id] for node in others)
 
 
 def test_a_group_stays_where_it_is_while_votes_are_taken() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.sim.test_quorum_kinds import MS, SECOND, calm, leader, passive
+from tests.sim_calm import reach, slow_disk
 
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import ChangeGroup
@@ -115,6 +116,33 @@ def test_nodes_go_on_without_a_witness_that_forgot(quorum: str) -> None:
     assert world.checker.starts == starts
     assert passive(first).fault.startswith(ROLLED_BACK)
     demand_service(world, "without the witness")
+
+
+def test_what_a_disk_confirmed_before_it_forgot_counts_no_more() -> None:
+    """The owner is slower than the disk; when it has the change itself, the disk lost it."""
+    world = calm("disk-witness", 2)
+    first = leader(world)
+    [other] = others_of(world, first)
+    other.power_off("test")
+    world.run_until(world.now + 2 * SECOND)
+    [disk] = world.witnesses.values()
+    put_back = disk.copy()
+    world.run_until(world.now + 200 * MS)  # renewals, by which the copy is known
+    slow_disk(first, 150, 150)
+    core = first.daemon.core
+    assert core is not None
+    world.ask(first.id, -1, ChangeGroup(group=GroupId("g1"), restart_threshold=5))
+    world.run_until(world.now + 2 * MS)
+    index = core.quorum.last_key.index
+    reach(world, lambda: passive(first).match == index, 100 * MS)
+    assert core.quorum.durable_index < index
+    put_back()
+    reach(world, lambda: bool(passive(first).distrusted), 100 * MS)
+    reach(world, lambda: core.quorum.durable_index == index, 200 * MS)
+    world.run_until(world.now + 20 * MS)
+    assert core.quorum.commit < index
+    if -1 in world.answers:
+        assert world.answers[-1].refusal is not None
 
 
 @pytest.mark.parametrize("quorum", ["disk-witness", "full-witness"])

@@ -134,6 +134,54 @@ def test_another_storage_is_another_acceptor() -> None:
     assert AcceptorId(NodeId(2), "disk2") not in identities
 
 
+def test_a_leader_leaves_when_somebody_can_take_its_office_over() -> None:
+    """Else it would try without end; until then others may become members, who can."""
+    state = with_learner(changed(formed(2), 1, status=NodeStatus.LEAVING))
+    config = config_of(state)
+    alone = View(leader=NodeId(1), connected=frozenset({1}), reached=frozenset({1}))
+    step = next_step(state, config, alone)
+    assert step is not None
+    assert (step.kind, step.node) == ("learn", 4)
+    both = View(leader=NodeId(1), connected=frozenset({1, 2}), reached=frozenset({1, 2}))
+    step = next_step(state, config, both)
+    assert step is not None
+    assert (step.kind, step.node) == ("exclude", 1)
+
+
+def test_the_vote_of_an_excluded_node_counts_until_it_is_taken() -> None:
+    """Its lease is over, but its daemon confirms: without it the change could not commit."""
+    state = changed(formed(2), 2, status=NodeStatus.LEAVING)
+    view = View(
+        leader=NodeId(1),
+        away=frozenset({2}),
+        connected=frozenset({1, 2}),
+        reached=frozenset({1}),
+    )
+    step = next_step(state, config_of(state), view)
+    assert step is not None
+    assert step.kind == "joint"
+    assert next_step(state, config_of(state), msgspec.structs.replace(view, connected=NONE)) is None
+
+
+def test_a_step_that_cannot_be_taken_holds_up_no_other() -> None:
+    """The node that leaves is waited for; one that became ready meanwhile votes."""
+    state = with_learner(changed(formed(3), 2, status=NodeStatus.LEAVING))
+    learner = AcceptorId(NodeId(4), "disk4")
+    config = msgspec.structs.replace(config_of(state), learners=(learner,))
+    view = View(
+        leader=NodeId(1),
+        away=frozenset({2}),
+        caught_up=frozenset({4}),
+        connected=frozenset({1, 2, 4}),
+        reached=frozenset({1, 4}),
+    )
+    step = next_step(state, config, view)
+    assert step is None, "two of four are no quorum either"
+    step = next_step(state, config, msgspec.structs.replace(view, reached=frozenset({1, 2, 4})))
+    assert step is not None
+    assert step.node == 4
+
+
 def test_the_guard_is_told_both_configurations_during_a_change() -> None:
     """Joint: the leader lease needs a quorum of each (L2)."""
     state = formed()

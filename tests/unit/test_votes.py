@@ -219,6 +219,23 @@ def test_a_leader_that_reaches_no_quorum_takes_nobody_s_vote() -> None:
     assert next_step(state, config_of(state), view) is not None
 
 
+def test_a_storage_that_was_replaced_gets_no_vote_back() -> None:
+    """Its node is within reach, with another storage; the former one confirms nothing any more."""
+    state = formed(3, dynamic=True)
+    alone = (0, 1, 0, 0)
+    acceptors = tuple(replace(a, weight=alone[a.id.node]) for a in config_of(state).acceptors)
+    anew = {n: replace(state.nodes[n], storage=f"anew{n}") for n in (2, 3)}
+    state = replace(state, nodes={**state.nodes, **anew})
+    learners = tuple(AcceptorId(NodeId(n), f"anew{n}") for n in (2, 3))
+    config = QuorumConfig(acceptors=acceptors, learners=learners)
+    view = View(leader=NodeId(1), reached=frozenset({1, 2, 3}))
+    assert next_step(state, config, view) is None, "two of three votes would be nobody's"
+    ready = next_step(state, config, replace(view, caught_up=frozenset({2})))
+    assert ready is not None
+    assert ready.config is not None
+    assert AcceptorId(NodeId(2), "anew2") in {acceptor.id for acceptor in ready.config.acceptors}
+
+
 def test_a_witness_gets_its_vote_only_when_it_is_ready() -> None:
     """It is sought first: armed, and holding everything."""
     state = formed(3, "full-witness")

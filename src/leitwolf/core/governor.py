@@ -30,6 +30,7 @@ from leitwolf.core.membership import (
     Step,
     View,
     acting,
+    heirs,
     longest,
     next_keys,
     next_step,
@@ -283,10 +284,10 @@ class Governor:
             refusal = Refusal(code="not-ready", text=text, retryable=True)
             self._answer(pending, Answer(refusal=refusal))
             return
-        changed = leader.ahead.configured
-        if 0 <= request.unchanged_since < changed:
-            refusal = changed_meanwhile(request.unchanged_since, changed)
-            self._answer_when_committed(changed, pending, Answer(refusal=refusal))
+        changed = changed_meanwhile(leader.ahead, request.unchanged_since)
+        if changed is not None:
+            index = leader.ahead.configured
+            self._answer_when_committed(index, pending, Answer(refusal=changed))
             return
         seen = leader.observations(self._quorum.connected, self._quorum.witnesses)
         judged = judge(leader.ahead, request.command, seen)
@@ -398,10 +399,12 @@ class Governor:
         step = next_step(leader.ahead, quorum.config, view, self._rules)
         if step is not None:
             self._take_step(now, wall, step)
-        elif quorum.config.former is None:
-            able = {identity.node for identity in contenders(quorum.config)}
-            if leader.me not in able and able & view.reached:
-                quorum.transfer(now, NodeId(0))  # its vote was taken: one that votes leads
+        elif (
+            quorum.config.former is None
+            and quorum.me not in contenders(quorum.config)
+            and heirs(leader.ahead, quorum.config, view)
+        ):
+            quorum.transfer(now, NodeId(0))  # its vote was taken: one that votes leads
 
     def _look(self, now: int, *, joint_over: bool) -> View:
         """Return what a reconfiguration follows, and note who is lost and who is back."""
@@ -440,9 +443,11 @@ class Governor:
                 Sight(
                     id=acceptor.id.node,
                     reached=acceptor.id.node in reached,
-                    # A witness follows at its own pace.
+                    # A witness follows at its own pace; a storage that was replaced, never more.
                     match=(
-                        quorum.match(acceptor.id.node) if acceptor.kind == "node" else quorum.commit
+                        quorum.match(acceptor.id.node, acceptor.id.storage)
+                        if acceptor.kind == "node"
+                        else quorum.commit
                     ),
                     voting=acceptor.weight > 0 or acceptor.kind != "node",
                 )

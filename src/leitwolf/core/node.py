@@ -107,7 +107,7 @@ _GATHER_NS = 20 * MILLISECOND
 """A state that passes is told after this time, or with what follows it."""
 
 
-class Node(RequestRouter):
+class Node:
     """One node of the cluster, without clock, disk and network."""
 
     def __init__(
@@ -163,6 +163,7 @@ class Node(RequestRouter):
         """Nodes that refused this one as behind, with the index that they know (R2)."""
         self._effects: list[Effect] = []
         self.force = Force(self.quorum, page=page, behind=self.behind, ahead=self._ahead)
+        self._router = RequestRouter(self, self.force)
         self._configured: Configure | None = None
         self._configured_by: tuple[object, ...] = ()
         """What the guard was configured from: tables are copied when they change."""
@@ -174,7 +175,6 @@ class Node(RequestRouter):
         """State, lease and its index by which the host needed no order; None: it reported since."""
         self._inventory: dict[ResourceId, ResourceReport] | None = None
         self._attested: dict[GroupId, int] = {}
-        self._requests: dict[int, NodeId] = {}
         self._tell_at = self._now = self._applied_at = now
         self._told_to = NodeId(0)
         self._wall_base = -now
@@ -218,7 +218,8 @@ class Node(RequestRouter):
                 self.force.ears.note(now, event.node)
             case Requests():
                 for request in event.requests:
-                    self._request(now, request)
+                    self._wall_base = request.wall - now
+                    self._router.request(now, request)
         self._settle(now, replicated=only_replicated(event))
         effects, self._effects = self._effects, []
         return effects
@@ -292,7 +293,7 @@ class Node(RequestRouter):
             self.paths.lost(node)
             self.connected.discard(node)
             self.quorum.peer_lost(now, node)
-            self._fail_forwarded(node)
+            self._router.lost(node)
 
     def _part(self, now: int) -> None:
         """This node is in another history now: who is not is no peer any more."""
@@ -315,11 +316,9 @@ class Node(RequestRouter):
                 if self.governor is not None:
                     self.governor.observe(node, event.message.reports)
             case Forward() as forward:
-                self._forwarded(now, node, forward)
+                self._router.forwarded(now, self._wall(now), node, forward)
             case ForwardAnswer() as answer:
-                if self._requests.get(answer.id) == node:
-                    del self._requests[answer.id]
-                    self._effects.append(Reply(id=answer.id, answer=answer.answer))
+                self._router.answered(node, answer)
             case message:
                 self.quorum.receive(now, node, message)
 
@@ -375,7 +374,7 @@ class Node(RequestRouter):
             return
         if self.governor is not None and now >= self._tell_at:
             self._observe_self()
-        self._collect(self.force.take_effects())
+        self._collect([*self._router.take_effects(), *self.force.take_effects()])
         while True:
             for signal in signals:
                 self._signal(now, signal)
@@ -416,7 +415,7 @@ class Node(RequestRouter):
     def _collect(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Reply):
-                self._requests.pop(effect.id, None)
+                self._router.replied(effect.id)
             self._effects.append(effect)
 
     def _signal(self, now: int, signal: object) -> None:

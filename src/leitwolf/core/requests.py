@@ -1,6 +1,18 @@
-"""Requests of users, as one node handles them: decided here, passed to the leader, or refused."""
+"""Requests of users, as one node handles them: decided here, passed to the leader, or refused.
+
+Rules:
+
+- A request of this node is answered once: by whoever decides it, or as ``outcome-unknown`` when
+  the stream to the leader that got it breaks. A late answer of another node counts nothing.
+- At most ``REQUESTS_PENDING_MAX`` requests of this node wait.
+
+What this does not guarantee: an answer in time; who asks waits as long as he likes.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
 
 import msgspec
 
@@ -8,59 +20,118 @@ from leitwolf.core.effects import Effect, Reply, Request, Send
 from leitwolf.core.force import Force
 from leitwolf.core.governor import Governor
 from leitwolf.model.commands import Answer, ForceQuorum, Refusal
-from leitwolf.model.errors import check
 from leitwolf.model.ids import NodeId
 from leitwolf.model.limits import REQUESTS_PENDING_MAX
 from leitwolf.model.observations import Forward, ForwardAnswer
 from leitwolf.model.state import State
 
-__all__ = ["RequestRouter"]
+__all__ = ["RequestRouter", "Surroundings"]
 
 
-class RequestRouter:
-    """The half of :class:`leitwolf.core.node.Node` that users talk to."""
+class Surroundings(Protocol):
+    """What the router reads of the node that it belongs to."""
 
-    me: NodeId
-    state: State
-    governor: Governor | None
-    connected: set[NodeId]
-    force: Force
-    _effects: list[Effect]
-    _wall_base: int
-    """Wall clock minus RAW, ns."""
-    _requests: dict[int, NodeId]
-    """Requests of this node that wait for an answer, with the node that decides them."""
+    @property
+    def me(self) -> NodeId:
+        """This node."""
 
     @property
     def leader(self) -> NodeId:
         """The node in office as far as this one knows, 0: none."""
-        raise NotImplementedError
 
-    def _wall(self, now: int) -> int:
-        raise NotImplementedError
+    @property
+    def governor(self) -> Governor | None:
+        """Who decides here, None: this node has no office."""
 
-    def _request(self, now: int, request: Request) -> None:
-        self._wall_base = request.wall - now
-        if len(self._requests) >= REQUESTS_PENDING_MAX:
+    @property
+    def connected(self) -> Collection[NodeId]:
+        """Nodes with a stream, of the same history."""
+
+    @property
+    def state(self) -> State:
+        """What is committed."""
+
+
+class RequestRouter:
+    """The part of a node that users talk to."""
+
+    def __init__(self, node: Surroundings, force: Force) -> None:
+        """Begin without requests.
+
+        Args:
+            node: read at each request.
+            force: takes the one command that needs no leader.
+        """
+        self._node = node
+        self._force = force
+        self._pending: dict[int, NodeId] = {}
+        """Requests of this node that wait for an answer, with the node that decides them."""
+        self._effects: list[Effect] = []
+
+    def take_effects(self) -> list[Effect]:
+        """Return what is to be done, and forget it."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def request(self, now: int, request: Request) -> None:
+        """Take a request of this node."""
+        node = self._node
+        if len(self._pending) >= REQUESTS_PENDING_MAX:
             text = f"{REQUESTS_PENDING_MAX} requests wait already"
             self._refuse(request.id, Refusal(code="overload", text=text, retryable=True))
-        elif isinstance(request.command, ForceQuorum) and self.governor is None:
-            self.force.request(now, request)
-        elif self.governor is not None:
-            self._requests[request.id] = self.me
-            self._decide(now, request.id, self.me, request)
-        elif self.leader and self.leader in self.connected:
-            self._requests[request.id] = self.leader
+        elif node.governor is not None:
+            self._pending[request.id] = node.me
+            node.governor.request(now, request.wall, request.id, node.me, request)
+        elif isinstance(request.command, ForceQuorum):
+            self._force.request(now, request)
+        elif node.leader and node.leader in node.connected:
+            self._pending[request.id] = node.leader
             forward = Forward(**msgspec.structs.asdict(request))
-            self._effects.append(Send(node=self.leader, message=forward))
+            self._effects.append(Send(node=node.leader, message=forward))
         else:
             self._refuse(request.id, self._no_quorum())
 
+    def forwarded(self, now: int, wall: int, origin: NodeId, forward: Forward) -> None:
+        """Take a request that came in on ``origin``; ``wall``: wall clock of this node, ns."""
+        governor = self._node.governor
+        if governor is not None:
+            request = Request(**msgspec.structs.asdict(forward))
+            governor.request(now, wall, forward.id, origin, request)
+            return
+        refusal = Refusal(code="not-leader", text="the leader changed meanwhile", retryable=True)
+        answer = ForwardAnswer(id=forward.id, answer=Answer(refusal=refusal))
+        self._effects.append(Send(node=origin, message=answer))
+
+    def answered(self, node: NodeId, answer: ForwardAnswer) -> None:
+        """Pass the answer of the leader on, if it is the one that was asked."""
+        if self._pending.get(answer.id) == node:
+            self.replied(answer.id)
+            self._effects.append(Reply(id=answer.id, answer=answer.answer))
+
+    def replied(self, request: int) -> None:
+        """A request is answered."""
+        self._pending.pop(request, None)
+
+    def lost(self, node: NodeId) -> None:
+        """The stream to ``node`` is gone: what it was to decide may be done or not."""
+        for request in [one for one, decides in self._pending.items() if decides == node]:
+            self.replied(request)
+            self._refuse(
+                request,
+                Refusal(
+                    code="outcome-unknown",
+                    text="the connection to the leader broke; the request may have been done",
+                    hint="look at the state before asking again",
+                    retryable=True,
+                ),
+            )
+
     def _no_quorum(self) -> Refusal:
+        node = self._node
         lacking = sorted(
-            node.name
-            for node in self.state.nodes.values()
-            if node.id != self.me and node.id not in self.connected
+            other.name
+            for other in node.state.nodes.values()
+            if other.id != node.me and other.id not in node.connected
         )
         missing = f"; not reachable from here: {', '.join(lacking)}" if lacking else ""
         return Refusal(
@@ -72,32 +143,3 @@ class RequestRouter:
 
     def _refuse(self, request: int, refusal: Refusal) -> None:
         self._effects.append(Reply(id=request, answer=Answer(refusal=refusal)))
-
-    def _forwarded(self, now: int, origin: NodeId, forward: Forward) -> None:
-        if self.governor is None:
-            refusal = Refusal(
-                code="not-leader", text="the leader changed meanwhile", retryable=True
-            )
-            answer = ForwardAnswer(id=forward.id, answer=Answer(refusal=refusal))
-            self._effects.append(Send(node=origin, message=answer))
-            return
-        request = Request(**msgspec.structs.asdict(forward))
-        self._decide(now, forward.id, origin, request)
-
-    def _decide(self, now: int, request_id: int, origin: NodeId, request: Request) -> None:
-        check(self.governor is not None, "a request is decided by the leader only")
-        if self.governor is not None:
-            self.governor.request(now, self._wall(now), request_id, origin, request)
-
-    def _fail_forwarded(self, node: NodeId) -> None:
-        for request in [one for one, decides in self._requests.items() if decides == node]:
-            del self._requests[request]
-            self._refuse(
-                request,
-                Refusal(
-                    code="outcome-unknown",
-                    text="the connection to the leader broke; the request may have been done",
-                    hint="look at the state before asking again",
-                    retryable=True,
-                ),
-            )

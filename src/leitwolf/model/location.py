@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import Protocol
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -72,19 +73,24 @@ class Endpoint(msgspec.Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class _Base(msgspec.Struct, frozen=True, kw_only=True):
-    options: tuple[tuple[str, str], ...] = ()
+class _Addressed(Protocol):
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """What is said beside the address."""
 
     @property
     def address(self) -> str:
         """The location without its options: the name by which credentials are kept."""
-        raise NotImplementedError
+
+
+class _Base(msgspec.Struct, frozen=True, kw_only=True):
+    options: tuple[tuple[str, str], ...] = ()
 
     def option(self, name: str) -> str:
         """Return the value of an option, '' if it is not given."""
         return dict(self.options).get(name, "")
 
-    def __str__(self) -> str:
+    def __str__(self: _Addressed) -> str:
         return self.address + (f"?{urlencode(self.options, safe=':/')}" if self.options else "")
 
 

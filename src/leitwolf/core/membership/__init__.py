@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leitwolf.core.membership.presence import Presence, Sight, patience
 from leitwolf.core.membership.profiles import acting, longest
-from leitwolf.core.membership.reconfigure import Step, View, next_step, sought_witness
+from leitwolf.core.membership.reconfigure import Step, View, heirs, next_step, sought_witness
 from leitwolf.core.membership.rekey import SETTLE_NS, next_keys
 from leitwolf.core.membership.roster import guard_configuration
 
@@ -16,6 +16,7 @@ __all__ = [
     "View",
     "acting",
     "guard_configuration",
+    "heirs",
     "longest",
     "next_keys",
     "next_step",

@@ -11,7 +11,9 @@ Rules:
   is certainly away it loses its vote.
 - Final is appended only when every lease granted before joint was appended is over (L10): the
   waiting time is ``awaited(R)`` from the appending of joint.
-- Votes go only where those within reach are a quorum: else the leader would end its own office.
+- Votes go only where those within reach are a quorum: else the leader would end its own office. A
+  node is within reach by the storage that it has now; a former one never answers again.
+- A leader that is to leave, or lost its vote, hands over to a node within reach that may lead.
 - How many votes each has is said by :mod:`leitwolf.core.membership.votes`; every change of a vote,
   be it that a node is lost, goes the same way. One change may take and give several.
 - Node ids are never used again, so an evicted node cannot be mistaken for a new one.
@@ -27,14 +29,19 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.structs import replace
 
-from leitwolf.core.membership.votes import casting_holder, configured_weight, wanted_acceptors
-from leitwolf.core.quorum.predicate import is_quorum
+from leitwolf.core.membership.votes import (
+    casting_holder,
+    configured_weight,
+    wanted_acceptors,
+    within_reach,
+)
+from leitwolf.core.quorum.predicate import contenders, is_quorum
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.ids import NO_NODE, NodeId, NodeStatus
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
 from leitwolf.model.state import Node, State
 
-__all__ = ["Step", "View", "describe_quorum", "next_step", "sought_witness"]
+__all__ = ["Step", "View", "describe_quorum", "heirs", "next_step", "sought_witness"]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,24 +92,35 @@ def next_step(
         final = QuorumConfig(acceptors=config.acceptors, learners=config.learners)
         return Step(kind="final", config=final, text="new configuration alone")
     for node in sorted(state.nodes.values(), key=lambda node: node.id):
-        step = _membership(state, config, view, node)
+        step = _joint(state, config, view, rules, _membership(state, config, view, node))
         if step is not None:
-            return _joint(config, view, rules, step)
-    step = _wished(state, config, view)
-    return None if step is None else _joint(config, view, rules, step)
+            return step
+    return _joint(state, config, view, rules, _wished(state, config, view))
 
 
-def _joint(config: QuorumConfig, view: View, rules: Rules, step: Step) -> Step | None:
+def heirs(state: State, config: QuorumConfig, view: View) -> set[AcceptorId]:
+    """Return the nodes within reach that may lead instead of this one."""
+    able = set(contenders(config)) & within_reach(state, config.acceptors, view.reached)
+    return {one for one in able if one.node != view.leader}
+
+
+def _joint(
+    state: State, config: QuorumConfig, view: View, rules: Rules, step: Step | None
+) -> Step | None:
     """Return the step, if it can commit now, and the votes that it leads to too; others pass.
 
-    A leader that reaches no quorum is to hand over, by votes that the others have.
+    A leader that reaches no quorum is to hand over, by votes that the others have. To commit it
+    needs daemons, be their leases over, as that of a node which is put out; to stay in office by
+    the votes to come it needs leases as well.
     """
-    if step.kind != "joint" or step.config is None:
+    if step is None or step.kind != "joint" or step.config is None:
         return step
     wanted = step.config
-    if rules.holds("votes-within-reach") and not all(
-        is_quorum(acceptors, {one.id for one in acceptors if one.id.node in view.reached})
-        for acceptors in (config.acceptors, wanted.acceptors)
+    if rules.holds("votes-within-reach") and not (
+        is_quorum(
+            config.acceptors, within_reach(state, config.acceptors, view.connected | view.reached)
+        )
+        and is_quorum(wanted.acceptors, within_reach(state, wanted.acceptors, view.reached))
     ):
         return None
     if not rules.holds("votes-jointly"):
@@ -125,7 +143,7 @@ def _membership(state: State, config: QuorumConfig, view: View, node: Node) -> S
     if node.id not in view.caught_up:
         return None
     others = tuple(one for one in _nodes(config) if one.node != node.id)
-    votes = configured_weight(state.wish, node.id)
+    votes = configured_weight(state.wish, node.id) and node.id not in view.absent
     text = f"{node.name} gets a vote" if votes else f"{node.name} is in"
     return _to(state, config, view, node, (*others, identity), text)
 
@@ -135,6 +153,8 @@ def _leaving(state: State, config: QuorumConfig, view: View, node: Node) -> Step
         owns = any(group.owner == node.id for group in state.groups.values())
         if owns and node.id in view.connected:
             return None  # the plan drains it first
+        if node.id == view.leader and not heirs(state, config, view):
+            return None  # nobody could be handed the office
         return Step(kind="exclude", node=node.id, text=f"{node.name} leaves")
     rest = tuple(one for one in _nodes(config) if one.node != node.id)
     if len(rest) < len(_nodes(config)):
@@ -188,21 +208,21 @@ def _with(config: QuorumConfig, acceptors: tuple[Acceptor, ...]) -> QuorumConfig
 
 def sought_witness(state: State, config: QuorumConfig, view: View) -> int:
     """Return the id of the witness for which a change of the quorum waits until it is armed; 0."""
-    wanted = _wanted(state, config, view)
-    needed = state.wish.witness is not None and _needed(state.wish.witness.id, config, wanted, view)
-    return state.wish.witness.id.node if state.wish.witness is not None and needed else 0
+    witness = state.wish.witness
+    if witness is None or not _needed(state, witness, config, view):
+        return 0
+    return witness.id.node
 
 
-def _needed(
-    witness: AcceptorId, config: QuorumConfig, wanted: tuple[Acceptor, ...], view: View
-) -> bool:
+def _needed(state: State, witness: Acceptor, config: QuorumConfig, view: View) -> bool:
     """Return whether a witness must be ready for a change: it gets a vote, or nodes need it."""
+    wanted = _wanted(state, config, view)
     votes = {acceptor.id: acceptor.weight for acceptor in wanted}
-    if set(wanted) == set(config.acceptors) or not votes[witness]:
+    if set(wanted) == set(config.acceptors) or not votes[witness.id]:
         return False
     known = {acceptor.id: acceptor.weight for acceptor in config.acceptors}
-    nodes = {one for one in votes if one != witness and one.node in view.reached}
-    return not known.get(witness) or not is_quorum(wanted, nodes)
+    nodes = within_reach(state, wanted, view.reached) - {witness.id}
+    return not known.get(witness.id) or not is_quorum(wanted, nodes)
 
 
 def _wished(state: State, config: QuorumConfig, view: View) -> Step | None:
@@ -221,7 +241,7 @@ def _wished(state: State, config: QuorumConfig, view: View) -> Step | None:
         return Step(kind="learn", config=learning, text=f"{witness.location} is brought in")
     if (
         witness is not None
-        and _needed(witness.id, config, wanted, view)
+        and _needed(state, witness, config, view)
         and witness.id.node not in view.caught_up
     ):
         return None

@@ -29,8 +29,9 @@ from msgspec.structs import replace
 
 from leitwolf.model.ids import NO_NODE, NodeId
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumWish
+from leitwolf.model.state import State
 
-__all__ = ["casting_holder", "configured_weight", "wanted_acceptors"]
+__all__ = ["casting_holder", "configured_weight", "wanted_acceptors", "within_reach"]
 
 
 def configured_weight(wish: QuorumWish, node: NodeId) -> int:
@@ -78,3 +79,18 @@ def wanted_acceptors(
         for identity in nodes
     )
     return acceptors if witness is None else (*acceptors, witness)
+
+
+def within_reach(
+    state: State, acceptors: Iterable[Acceptor], reached: Collection[int]
+) -> set[AcceptorId]:
+    """Return which acceptors can confirm, if these nodes and witnesses are within reach.
+
+    A node that came back with another storage is another acceptor: its former self never answers.
+    """
+    members = {AcceptorId(node.id, node.storage) for node in state.nodes.values()}
+    return {
+        acceptor.id
+        for acceptor in acceptors
+        if acceptor.id.node in reached and (acceptor.kind != "node" or acceptor.id in members)
+    }

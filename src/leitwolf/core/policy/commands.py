@@ -58,16 +58,25 @@ _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
 }
 
 
-def changed_meanwhile(since: int, configured: int) -> Refusal:
-    """Return why a change that counted on an older configuration is not done.
+def changed_meanwhile(state: State, since: int) -> Refusal | None:
+    """Return why a change that counts on the configuration as of an entry is not done.
 
     Args:
-        since: index of the entry up to which whoever asks knows the configuration.
-        configured: index of the entry that changed it last.
+        state: the newest state.
+        since: index of that entry; -1: it counts on nothing. One that the log does not have yet was
+            read in a history that was given up: a forced quorum lost it.
+
+    Returns:
+        None: nothing is against it.
     """
+    if since <= state.index and not 0 <= since < state.configured:
+        return None
+    text = f"entry {state.configured} changed the configuration, known here up to entry {since}"
+    if since > state.index:
+        text = f"there is no entry {since}: entry {state.index} is the newest"
     return Refusal(
         code="changed-meanwhile",
-        text=f"entry {configured} changed the configuration, known here up to entry {since}",
+        text=text,
         hint="read the status again, and decide anew",
         field="unchanged_since",
     )

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import msgspec
 
-from leitwolf.core.membership.votes import casting_holder, wanted_acceptors
+from leitwolf.core.membership.votes import casting_holder, wanted_acceptors, within_reach
 from leitwolf.model.ids import NodeId
 from leitwolf.model.quorum import Acceptor
 from leitwolf.model.state import State
@@ -118,8 +118,11 @@ def survives(state: State, alive: Collection[int] | None = None) -> Survival:
         for acceptors in ((config.acceptors, config.former) if config is not None else ())
         if acceptors is not None
     )
-    known = {a.id.node for acceptors in votes.configurations for a in acceptors}
-    alive = frozenset(alive) & known
+    alive = frozenset[int](
+        one.node
+        for acceptors in votes.configurations
+        for one in within_reach(state, acceptors, alive)
+    )
     if not votes.holds(alive):
         text = "there is no quorum now"
         return Survival(quorum=False, failures=0, in_turn=0, losses=(), text=text)

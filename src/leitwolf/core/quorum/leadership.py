@@ -197,7 +197,9 @@ class Leadership:
             durable = standing.log.last.index
         matches = {standing.me: durable}
         for node, progress in self.progress.items():
-            matches[AcceptorId(NodeId(node), progress.storage)] = progress.match
+            passive = standing.passives.get(node)
+            if passive is None or not passive.distrusted:
+                matches[AcceptorId(NodeId(node), progress.storage)] = progress.match
         return matches
 
     @property
