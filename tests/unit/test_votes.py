@@ -399,6 +399,14 @@ def test_status_shows_votes_and_what_is_survived() -> None:
         (QuorumWish(dynamic=True), [1], "one node: nothing can take over"),
         (QuorumWish(), [1, 1], "two nodes vote: both are needed, either's death stops all"),
         (QuorumWish(dynamic=True), [1, 2], "two nodes vote, n2 has the casting vote"),
+        (
+            QuorumWish(dynamic=True),
+            [1, 2, 0],
+            (
+                "two nodes vote, n2 has the casting vote: its death stops all, that of n1 does "
+                "not; start the other nodes"
+            ),
+        ),
         (QuorumWish(dynamic=True), [0, 1], "only n2 votes: its death stops all"),
         (QuorumWish(), [1, 1, 1, 1], "4 nodes vote: an even split stops both halves"),
         (QuorumWish(dynamic=True), [2, 1, 1, 1], ""),
