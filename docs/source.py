@@ -81,10 +81,10 @@ def _name(node: ast.expr) -> str:
 
 
 def given_codes() -> list[GivenCode]:
-    """Return every code that is given as ``code="..."`` outside of policy and the error tree."""
+    """Return every code that is given as ``code="..."`` outside of the core and the error tree."""
     found: dict[tuple[str, str], GivenCode] = {}
     for module, tree in _modules():
-        if module in _ELSEWHERE or module.startswith(("core/", "sim/", "state/")):
+        if module in _ELSEWHERE or module.startswith(("core/", "sim/")):
             continue
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):

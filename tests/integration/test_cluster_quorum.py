@@ -133,8 +133,28 @@ def test_four_nodes_split_the_pair_with_the_disk_goes_on(members: Members, devic
     )
 
 
-def test_two_nodes_and_a_share_survive_either_death(members: Members) -> None:
-    """With a file on a share as witness the survivor of two nodes goes on."""
+def both_up(view: StatusView) -> bool:
+    return view.quorum and len(view.nodes) == 2 and all(node.up for node in view.nodes)
+
+
+def faults(members: Members) -> str:
+    """What is wrong with disks and witnesses, as the leader says."""
+    view = members.client(members.leader()).quorum()
+    return " ".join(member.fault for member in view.members)
+
+
+def until_faults(members: Members, code: str) -> None:
+    """Wait until the leader names this fault; '': none at all."""
+    deadline = time.monotonic() + _WAIT_S
+    said = faults(members)
+    while code not in said or (said and not code):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
+        said = faults(members)
+
+
+def test_two_nodes_and_a_share_survive_either_loss(members: Members) -> None:
+    """A link that is cut: the leader stays. The share is lost: both go on. A death: the other."""
     for node in ("n3", GUEST):
         members.evict(node)
     share = members.world.folder / "witness"
@@ -142,6 +162,24 @@ def test_two_nodes_and_a_share_survive_either_death(members: Members) -> None:
     until_quorum(members, 3, 3)
     leader = members.leader()
     [other] = [node for node in ("n1", "n2") if node != leader]
+
+    members.world.cut(other, ("ic0",))
+    members.until(other, lambda view: not view.quorum, "no quorum without the link")
+    assert members.status(leader).leader == leader
+    until_online(members, leader, without=(other,))
+    members.world.heal(other, ("ic0",))
+    members.until(leader, both_up, "both nodes again")
+    assert members.status(leader).leader == leader
+
+    [group] = members.status(leader).groups
+    away = share.rename(share.with_name("away"))
+    until_faults(members, "witness-unformatted")
+    time.sleep(1)
+    view = members.until(leader, both_up, "both nodes without the share")
+    assert (view.leader, view.groups[0].generation) == (leader, group.generation)
+    away.rename(share)
+    until_faults(members, "")
+
     members.world.power_off(leader)
     view = until_online(members, other, without=(leader,))
     assert view.leader == other

@@ -31,7 +31,7 @@ MARK = "LEITWOLF_TEST_MARK"
 class Demo:
     """A running demo, whose processes are known by a mark in their environment."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> None:
         self._mark = f"{MARK}={uuid4()}"
         name, _, value = self._mark.partition("=")
         self.folder = ""
@@ -39,7 +39,7 @@ class Demo:
             [sys.executable, "-m", "lab.demo", *arguments],
             cwd=ROOT,
             env={**os.environ, name: value, "PYTHONPATH": str(ROOT / "src")},
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -136,6 +136,46 @@ def test_interrupted_demo_leaves_nothing() -> None:
         _, progress = demo.process.communicate(timeout=30)
         assert demo.process.returncode == 130, progress
         assert "interrupted" in progress
+        assert demo.left_behind() == []
+    finally:
+        demo.end()
+
+
+SCRIPT = """\
+leitwolf status
+fault
+fault cut n9
+fault kill n2
+n2 leitwolf status
+n3 leitwolf why web
+fault boot n2
+fault freeze n3
+fault thaw n3
+fault cut n3
+fault heal n3
+client ip -br addr show client0
+exit 3
+"""
+
+
+def test_the_shell_breaks_and_mends_nodes_and_leaves_nothing() -> None:
+    """Commands on each node, every fault, wrong ones are told; its status is the shell's."""
+    demo = Demo("--shell", stdin=subprocess.PIPE)
+    try:
+        demo.until_said("exit removes everything")
+        assert demo.processes()
+        output, errors = demo.process.communicate(SCRIPT, timeout=90)
+        assert demo.process.returncode == 3, errors
+        lines = output.splitlines()
+        assert any(" leader n" in line for line in lines), output
+        assert sum(line.startswith("usage: fault kill|freeze") for line in lines) == 2
+        done = [line for line in lines if line.startswith("fault ")]
+        assert done == [
+            f"fault {fault}: done"
+            for fault in ("kill n2", "boot n2", "freeze n3", "thaw n3", "cut n3", "heal n3")
+        ]
+        assert "n2 is off (fault boot n2)" in errors
+        assert any(line.startswith("client0 ") for line in lines), output
         assert demo.left_behind() == []
     finally:
         demo.end()

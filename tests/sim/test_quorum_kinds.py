@@ -232,6 +232,8 @@ MUTANTS = {
     "disk-reread": ("disk", 2),
     "disk-adopt": ("disk", 3),
     "tag-compare": ("tag-witness", 2),
+    "conditions-kept": ("tag-witness", 2),
+    "armed-before-counted": ("disk", 2),
 }
 """Rule -> kind of quorum and number of nodes with which it is seen to be needed."""
 

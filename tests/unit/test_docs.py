@@ -12,11 +12,19 @@ from pathlib import Path
 import click
 import pytest
 from docs.generate import FOLDER, PAGES, ROUTES, api
+from msgspec.structs import replace
 
 from leitwolf.cli import render
 from leitwolf.cli.commands import cli
+from leitwolf.core.membership.votes import wanted_acceptors
+from leitwolf.core.policy import survives
+from leitwolf.daemon.views import advice
 from leitwolf.model import limits, views
 from leitwolf.model.ids import NodeId
+from leitwolf.model.quorum import QuorumConfig
+from leitwolf.model.state import State
+from leitwolf.sim.forming import formed_log
+from leitwolf.state import fold
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted(
@@ -159,6 +167,17 @@ def test_the_command_answers_as_the_readme_shows() -> None:
     assert "->" in done.stderr
 
 
+def two_of_three() -> State:
+    """Return a cluster of three nodes of which the third was lost."""
+    log = formed_log(nodes=3, groups=1, links=1, profile="default", dynamic=True)
+    state = fold(State(), log.entries[0])
+    assert state.quorum is not None
+    nodes = [acceptor.id for acceptor in state.quorum.acceptors]
+    acceptors = wanted_acceptors(state.wish, nodes, {NodeId(3)}, NodeId(1))
+    up = {node.id: replace(node, up=node.id != NodeId(3)) for node in state.nodes.values()}
+    return replace(state, nodes=up, quorum=QuorumConfig(acceptors=acceptors))
+
+
 def example() -> views.StatusView:
     def node(number: int, *, up: bool = True) -> views.NodeLine:
         link = views.LinkView(network="interconnect", up=up, round_trip_ms=0.6 if up else 0)
@@ -207,6 +226,7 @@ def example() -> views.StatusView:
     def network(name: str, subnet: str, role: str) -> views.NetworkView:
         return views.NetworkView(name=name, subnets=(subnet,), role=role, up=True)
 
+    state = two_of_three()
     return views.StatusView(
         formed=True,
         cluster="office",
@@ -217,7 +237,8 @@ def example() -> views.StatusView:
         quorum=True,
         fresh=True,
         index=23,
-        advice="",
+        survives=survives(state).text,
+        advice=advice(state),
         proof=views.ProofView(address=True, process=True, data=False),
         nodes=(node(1), node(2), node(3, up=False)),
         networks=(

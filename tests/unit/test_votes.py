@@ -324,6 +324,52 @@ def test_strict_votes_are_refused_while_too_many_are_lost() -> None:
     world.do(SetVotes(dynamic=True, prefer=NodeId(1)))
 
 
+DISK = SetQuorum(witness="disk", storage="00000001", location="/dev/quorum")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "field"),
+    [
+        (replace(DISK, witness="floppy"), "invalid-witness", "witness"),
+        (replace(DISK, storage="?"), "invalid-storage", "storage"),
+        (replace(DISK, location=""), "out-of-range", "location"),
+        (replace(DISK, silence_ms=5_000), "silence-too-long", "silence_ms"),
+        (replace(DISK, witness="object", full=False, alone=True), "tag-alone", "full"),
+        (SetQuorum(alone=True), "nobody-votes", "alone"),
+    ],
+)
+def test_kinds_that_cannot_be_are_refused(command: SetQuorum, code: str, field: str) -> None:
+    """Nothing changes, and it is said what is wrong."""
+    world = World()
+    refusal = refused(world, command)
+    assert (refusal.code, refusal.field) == (code, field)
+    assert world.state.wish == QuorumWish()
+
+
+def test_a_kind_is_refused_that_would_not_survive_what_is_lost() -> None:
+    """A disk alone carries the last node; nodes alone would not, and those that lack are named."""
+    world = World()
+    world.do(replace(DISK, alone=True))
+    world.see(2, AWAY)
+    world.see(3, AWAY)
+    refusal = refused(world, SetQuorum())
+    assert refusal.code == "not-enough-voters"
+    assert refusal.retryable
+    assert "node2, node3 cannot be reached" in refusal.text
+    assert "evict" in refusal.hint
+    assert world.state.wish.witness is not None
+
+
+def test_one_change_of_the_quorum_at_a_time() -> None:
+    """While two configurations are in force a third one waits."""
+    world = World()
+    config = config_of(world.state)
+    world.state = replace(world.state, quorum=replace(config, former=config.acceptors))
+    refusal = refused(world, DISK)
+    assert (refusal.code, refusal.retryable) == ("quorum-changing", True)
+    assert refusal.hint
+
+
 # --- what is survived ----------------------------------------------------------------------------
 
 
@@ -416,6 +462,14 @@ def test_status_shows_votes_and_what_is_survived() -> None:
         (QuorumWish(dynamic=True), [1], "one node: nothing can take over"),
         (QuorumWish(), [1, 1], "two nodes vote: both are needed, either's death stops all"),
         (QuorumWish(dynamic=True), [1, 2], "two nodes vote, n2 has the casting vote"),
+        (
+            QuorumWish(dynamic=True),
+            [1, 2, 0],
+            (
+                "two nodes vote, n2 has the casting vote: its death stops all, that of n1 does "
+                "not; start the other nodes"
+            ),
+        ),
         (QuorumWish(dynamic=True), [0, 1], "only n2 votes: its death stops all"),
         (QuorumWish(), [1, 1, 1, 1], "4 nodes vote: an even split stops both halves"),
         (QuorumWish(dynamic=True), [2, 1, 1, 1], ""),

@@ -124,6 +124,13 @@ RULES: dict[str, str] = {
         "P3: who wrote does not look whether another wrote meanwhile: both think they won"
     ),
     "disk-adopt": "P4: a new owner lacks what only the disk holds, and overwrites it",
+    "conditions-kept": (
+        "a store that ignores conditions, or a share whose locks are lost, is taken as a witness "
+        "(the self-test refuses it): two nodes get the same office"
+    ),
+    "armed-before-counted": (
+        "L2: a lease rests on a stamp that does not stand on the disk or witness yet"
+    ),
     "tag-compare": "R2: a candidate becomes leader without entries that the witness knows of",
     "silence-bounded": (
         "L14: a slow disk has its owner waited for longer than the others' leases last: their "

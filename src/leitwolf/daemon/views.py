@@ -142,25 +142,22 @@ def advice(state: State) -> str:
     if len(contenders(state.quorum)) > 1 and voters in (1, 3):
         return ""
     nodes = [acceptor for acceptor in state.quorum.acceptors if acceptor.kind == "node"]
+    third = "join a third, or let a witness vote (leitwolf quorum set)"
+    others = "start the other nodes, or give them a vote (leitwolf quorum weight)"
     if voters == 1 and len(nodes) > 1:
-        return (
-            f"only {_node_name(state, voting[0].id.node)} votes: its death stops all; start the "
-            "other nodes, or give them a vote (leitwolf quorum weight)"
-        )
+        only = _node_name(state, voting[0].id.node)
+        return f"only {only} votes: its death stops all; {others}"
     if voters == 1:
         return "one node: nothing can take over; join two more (leitwolf token)"
     if voters == 2 and state.wish.dynamic:
         needed, other = sorted(voting, key=lambda acceptor: -acceptor.weight)
         return (
             f"two nodes vote, {_node_name(state, needed.id.node)} has the casting vote: its death "
-            f"stops all, that of {_node_name(state, other.id.node)} does not; join a third, or let "
-            "a witness vote (leitwolf quorum set)"
+            f"stops all, that of {_node_name(state, other.id.node)} does not; "
+            f"{others if len(nodes) > 2 else third}"
         )
     if voters == 2:
-        return (
-            "two nodes vote: both are needed, either's death stops all; join a third, "
-            "or let a witness vote (leitwolf quorum set)"
-        )
+        return f"two nodes vote: both are needed, either's death stops all; {third}"
     if voters % 2 == 0 and not state.wish.dynamic:
         return f"{voters} nodes vote: an even split stops both halves; add one or evict one"
     return ""

@@ -11,6 +11,7 @@ from leitwolf.sim.forcing import Forcing
 from leitwolf.sim.network import MILLISECOND
 from leitwolf.sim.node import SimNode
 from leitwolf.sim.operators import Operators
+from leitwolf.sim.witness import SharedDisk
 from leitwolf.sim.world import World
 
 __all__ = ["MIXES", "SECOND", "Faults"]
@@ -106,6 +107,8 @@ MIXES: dict[str, dict[str, int]] = {
         "operator": 4,
     },
     "shared": {**_ALL, **_SHARED},
+    "rotten": {**_ALL, **_SHARED, "rot": 10},
+    "stale": {**_ALL, **_SHARED, "stale-reads": 10},
     "quorums": {**_ALL, **_SHARED, "quorum": 20, "members": 6},
     "votes": {
         "power": 12,
@@ -176,6 +179,8 @@ class Faults:
             "lose-path": self._lose_path,
             "slow-shared": self._slow_shared,
             "lose-replies": self._lose_replies,
+            "rot": self._rot,
+            "stale-reads": self._stale_reads,
             "operator": self._operators.ask,
             "members": self._operators.change_members,
             "profile": self._operators.change_profile,
@@ -200,7 +205,7 @@ class Faults:
         world.network.heal()
         for witness in world.witnesses.values():
             witness.unreached.clear()
-            witness.slow_until = witness.lose_per_thousand = 0
+            witness.slow_until = witness.lose_per_thousand = witness.stale_per_thousand = 0
         for node in list(world.nodes.values()):
             node.thaw()
             node.disk_slow_until, node.disk_fails = 0, False
@@ -308,6 +313,19 @@ class Faults:
 
         lose(self._entropy.between(0, 500))
         self._later(50, 2_000, lambda: lose(0))
+
+    def _rot(self, _: SimNode) -> None:
+        for witness in self._world.witnesses.values():
+            if isinstance(witness, SharedDisk):
+                witness.rot(self._entropy.between(0, 1))
+
+    def _stale_reads(self, _: SimNode) -> None:
+        def stale(per_thousand: int) -> None:
+            for witness in self._world.witnesses.values():
+                witness.stale_per_thousand = per_thousand
+
+        stale(self._entropy.between(1, 500))
+        self._later(50, 2_000, lambda: stale(0))
 
     # --- network ---------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 A call is a row of steps. Each step takes effect at one instant while it is under way, whatever
 becomes of the process that began it (a late write); the next step begins only when that process
-runs. A machine that loses its power in a write leaves the written copy old, new or torn. A path
-that is lost answers with an error, after the write or without it.
+runs. A machine that loses its power in a write leaves the written copy old, new or torn, and one
+copy of a block may rot. A path that is lost answers with an error, after the write or without it.
+Reads of a share may be stale; lost locks, or a store that ignores conditions, are a rule that is
+switched off.
 """
 
 from __future__ import annotations
@@ -64,6 +66,8 @@ class SimWitness(ABC):
         self.slow_until = 0
         self.lose_per_thousand = 0
         """Replies of an object that are lost."""
+        self.stale_per_thousand = 0
+        """Reads of an object that show what stood there before the last write."""
         self._world = world
         self._entropy = world.entropy.split()
 
@@ -280,6 +284,12 @@ class SharedDisk(SimWitness):
             self._changed[block.node] = self._world.now
         copies[copy] = block
 
+    def rot(self, copy: int) -> None:
+        """Make one copy of each block unreadable; a block that is just being written is left."""
+        for copies in self._copies.values():
+            if copies[0] == copies[1]:
+                copies[copy] = None
+
     def _mend(self, node: int) -> None:
         """Make both copies of a block hold the newer whole one, before anything is written (W2)."""
         newest = self._newest(node)
@@ -346,11 +356,12 @@ class SharedDisk(SimWitness):
 
 
 class SharedObject(SimWitness):
-    """One value with compare-and-swap; replies may be lost."""
+    """One value with compare-and-swap; replies may be lost, reads may be stale."""
 
     def __init__(self, world: World, acceptor: Acceptor, value: CasObject) -> None:
         super().__init__(world, acceptor)
         self._value, self._version = value, 1
+        self._former = (value, 1)
         self._changed = 0
         self._results: dict[int, WitnessResult] = {}
 
@@ -392,12 +403,17 @@ class SharedObject(SimWitness):
         return result
 
     def _get(self, node: int) -> None:
-        self._results[node] = CasFound(value=self._value, version=str(self._version))
+        value, version = self._value, self._version
+        if self.stale_per_thousand and self._entropy.chance(self.stale_per_thousand):
+            value, version = self._former
+        self._results[node] = CasFound(value=value, version=str(version))
 
     def _put(self, node: int, put: CasPut) -> None:
-        if put.expected != str(self._version):
+        kept = self._world.rules.holds("conditions-kept")
+        if kept and put.expected != str(self._version):
             self._results[node] = CasWritten(version="")
             return
+        self._former = (self._value, self._version)
         self._version += 1
         self._value, self._changed = put.value, self._world.now
         self._results[node] = CasWritten(version=str(self._version))

@@ -1,4 +1,4 @@
-"""Every code that policy gives, with one line each; the reference is generated from here.
+"""Every code that the core gives, with one line each; the reference is generated from here.
 
 Codes of resource reports (``exited``, ``stop-timeout`` ...) belong to the resource types.
 """
@@ -11,8 +11,10 @@ CAUSES: dict[str, str] = {
     "command": "Somebody asked for it.",
     "drained": "The owner is draining, about to stop, or leaves the cluster.",
     "dependency-cycled": "The resource stops because one that it needs is not online.",
+    "elected": "A node took office as leader.",
     "failed-over": "The group failed on its former owner.",
     "failover": "A resource failed and its restarts in place are used up.",
+    "forced": "Somebody forced a quorum: a new history begins.",
     "failover-threshold": "The group failed over as often as its settings allow.",
     "group-start": "The group is to be online and nobody owned it.",
     "group-closing": "The resource stops because its group leaves this node.",
@@ -23,7 +25,11 @@ CAUSES: dict[str, str] = {
     "node-lost": "The node's lease ran out without a word from it.",
     "node-stopped": "The node confirmed that everything on it is stopped.",
     "node-up": "The node holds a lease and its daemon is connected.",
+    "not-running": "The host does not run what the log says that it runs.",
     "parameters-changed": "The resource restarts with its new parameters.",
+    "profile-settled": "Every lease of the former timing profile is over.",
+    "reconfiguration": "Members, votes or the kind of quorum change.",
+    "rekey": "The heartbeat keys are being replaced.",
     "removing": "The group is being removed.",
     "restart-in-place": "A resource failed and is restarted where it is.",
     "retry-period": "The group was failed for its retry period and is tried again.",
@@ -56,6 +62,9 @@ REFUSALS: dict[str, str] = {
     "dependency-depth": "The chain of dependencies would be too long.",
     "dependency-unknown": "A resource can depend only on resources of its own group.",
     "duplicate-node": "A node is named twice.",
+    "force-running": "A quorum is being forced already.",
+    "force-unfinished": "A named node did not follow in time; the force goes on, or is given up.",
+    "fresher-node": "A node that is named holds newer entries: force on that one.",
     "group-exists": "There is a group of this name.",
     "group-online": "The group must be offline for this.",
     "group-removing": "The group is being removed.",
@@ -68,6 +77,7 @@ REFUSALS: dict[str, str] = {
     "invalid-storage": "It is no UUID of a formatted disk or object.",
     "invalid-subnet": "The subnet cannot be read.",
     "invalid-witness": "The kind is neither disk nor object.",
+    "join-only": "The node was started to join only.",
     "last-node": "The cluster cannot go on without this node.",
     "missing-parameter": "A required parameter is missing.",
     "needed-by": "Other resources depend on it.",
@@ -83,8 +93,14 @@ REFUSALS: dict[str, str] = {
     "node-not-connected": "The node's daemon is not connected to the leader.",
     "node-paused": "The node is paused.",
     "node-stopping": "The node is about to stop in order.",
+    "not-a-voter": "The node does not hold the log as a full member.",
     "not-enough-voters": "The nodes that remain and can be reached would be no quorum.",
+    "not-named": "The node that is asked must be one of those that go on.",
+    "not-ready": "The leader has just taken office, and its first entry is not committed yet.",
+    "others-heard": "A node that is not named can be heard.",
     "out-of-range": "The value is out of its range.",
+    "outcome-unknown": "The leader changed meanwhile: it may be done or not.",
+    "overload": "Too many requests wait.",
     "owner-not-connected": "The daemon of the owner does not answer; the group runs on.",
     "profile-changing": "A change of the timing profile is under way.",
     "profile-too-short": "A node has no real-time scheduling, which the timing profile needs.",
@@ -112,5 +128,6 @@ REFUSALS: dict[str, str] = {
     "unknown-profile": "There is no such timing profile.",
     "unknown-resource": "There is no such resource.",
     "unknown-type": "There is no such resource type.",
+    "witness-moves": "Somebody renews the stamp on the disk or witness: a leader lives there.",
 }
 """Of refused commands."""

@@ -370,6 +370,8 @@ class Passive(ABC):
             # Entries and news do not disarm what the guard still counts.
             armed = wanted or (self.armed and not disarm)
             self._write(entries=entries, renew=renew, armed=armed)
+            if renew and not standing.rules.holds("armed-before-counted"):
+                standing.outbox.ask(Back(self.ballot, self.node, standing.now, self.silence))
 
     def _news(self) -> bool:
         """Return whether something else than entries and renewals is to be written."""

@@ -1,0 +1,115 @@
+"""Real nodes whose only acceptor is an etcd: any one of them is enough, and none without it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab.world import CLIENT, World
+from tests.integration.membership_support import MEMBERS, Members
+
+from leitwolf.model.views import QuorumView, StatusView
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif(shutil.which("etcd") is None, reason="no etcd: ./run test installs it"),
+]
+
+_PORT = 2379
+_WAIT_S = 30.0
+_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def members() -> Iterator[Members]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with World(4) as world:
+        cluster = Members(world)
+        try:
+            cluster.form()
+            cluster.serve()
+            yield cluster
+        finally:
+            cluster.lab.close()
+
+
+@pytest.fixture
+def engine(members: Members) -> Iterator[subprocess.Popen[bytes]]:
+    """An etcd on the clients' machine; its disk is memory, so that the protocol is tested."""
+    data = _MEMORY / f"leitwolf-{os.getpid()}.etcd"
+    url = f"http://{members.world.address(CLIENT)}:{_PORT}"
+    server = subprocess.Popen(
+        [
+            *members.world.enter_network(CLIENT),
+            "etcd",
+            f"--data-dir={data}",
+            f"--listen-client-urls={url}",
+            f"--advertise-client-urls={url}",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield server
+    finally:
+        server.kill()
+        server.wait()
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def use_engine(members: Members) -> None:
+    """Let it decide alone, once it answers."""
+    location = f"etcd://{members.world.address(CLIENT)}:{_PORT}/lab"
+    deadline = time.monotonic() + _WAIT_S
+    while (done := members.lab.command("n1", "witness", "test", location)).returncode:
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(0.2)
+    done = members.lab.command("n1", "quorum", "set", "witness", location, "--alone")
+    assert done.returncode == 0, done.stderr
+
+    def alone(view: QuorumView) -> bool:
+        weights = [member.weight for member in view.members if member.weight]
+        return not view.joint and weights == [1] and view.votes == 1
+
+    while not alone(view := members.client("n1").quorum()):
+        assert time.monotonic() < deadline, view
+        time.sleep(0.05)
+
+
+def online(view: StatusView) -> bool:
+    return view.quorum and all(group.status == "online" for group in view.groups)
+
+
+def test_an_engine_is_the_only_acceptor(members: Members, engine: subprocess.Popen[bytes]) -> None:
+    """Leader after leader dies; the last node serves; it stops without the engine and comes back.
+
+    Changes that were confirmed before a death are there after it.
+    """
+    before = [group.generation for group in members.status("n1").groups]
+    use_engine(members)
+    assert [group.generation for group in members.status("n1").groups] == before
+    left = set(MEMBERS)
+    for restarts in (3, 4):
+        leader = members.until(min(left), online, "the group online").leader
+        done = members.lab.command(leader, "group", "set", "web", "--restarts", str(restarts))
+        assert done.returncode == 0, done.stderr
+        members.world.power_off(leader)
+        left.discard(leader)
+        view = members.until(
+            min(left), lambda view: online(view) and view.leader in left, "another leader"
+        )
+        assert view.groups[0].owner in left
+        assert f"restart_threshold={restarts}" in members.log_text(min(left))
+    [last] = left
+    engine.send_signal(signal.SIGSTOP)
+    members.until(last, lambda view: not view.quorum, "no quorum without the engine")
+    engine.send_signal(signal.SIGCONT)
+    members.until(last, online, "the group online again")
