@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
 from leitwolf.system import clock
 from leitwolf.system.page import PageReader
 from leitwolf.system.progress import Progress, Role
@@ -49,8 +47,6 @@ VIRTUAL = "198.51.100.7"
 PORT = 7_654
 WRITTEN = Ballot(1, 1, 1)
 KEY = bytes(range(32))
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 _IDLE = "import signal\nwhile True: signal.pause()"
 _REACH = """

@@ -15,11 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-import pytest
-
 T = TypeVar("T")
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 NEW_USER = 0x10000000
 NEW_NETWORK = 0x40000000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +13,11 @@ from tests.integration.membership_support import GUEST, MEMBERS, Members
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.views import StatusView
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with World(4) as world:
         cluster = Members(world)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from tests.integration.membership_support import GUEST, MEMBERS, Members
 
 from leitwolf.model.views import StatusView
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 NODES = (*MEMBERS, GUEST)
 _HEALED_S = 60.0
@@ -21,8 +20,6 @@ _HEALED_S = 60.0
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with World(4) as world:
         cluster = Members(world)
         try:

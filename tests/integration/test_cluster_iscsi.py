@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from lab.world import CLIENT, World
 from tests.integration.membership_support import GUEST, MEMBERS, Members
-from tests.integration.target_support import Target, missing
+from tests.integration.target_support import Target
 
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.views import QuorumMember, QuorumView
 from leitwolf.witness.reservations import key_of
 
-pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.root, pytest.mark.needs("tgtd", "tgtadm")]
 
 NODES = (*MEMBERS, GUEST)
 _PORT = 3260
@@ -53,8 +53,6 @@ except WitnessError as error:
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with World(4) as world:
         cluster = Members(world)
         try:

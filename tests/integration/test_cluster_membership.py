@@ -6,7 +6,6 @@ test anew. ``dismiss`` brings it back to: running, in no cluster.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
@@ -34,13 +33,11 @@ from leitwolf.model.views import InitRequest, JoinRequestView, StatusView
 from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.token import digest, format_token, new_secret, parse_token
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture(scope="module")
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with World(4) as world:
         cluster = Members(world)
         try:

@@ -6,7 +6,6 @@ storage; it is opened with O_DIRECT like every block device.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Memb
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.views import StatusView
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 NODES = (*MEMBERS, GUEST)
 _WAIT_S = 20.0
@@ -27,8 +26,6 @@ _WAIT_S = 20.0
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with World(4) as world:
         cluster = Members(world)
         try:

@@ -20,15 +20,13 @@ from tests.integration.membership_support import (
 )
 from tests.integration.test_cluster_quorum import command, until_quorum
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 _WAIT_S = 30.0
 
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with World(4) as world:
         cluster = Members(world)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -14,7 +13,7 @@ from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Memb
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.views import QuorumView
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 NODES = (*MEMBERS, GUEST)
 _WAIT_S = 20.0
@@ -23,8 +22,6 @@ _WAIT_S = 20.0
 @pytest.fixture
 def members() -> Iterator[Members]:
     """Four nodes with dynamic votes and a group online."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with World(4) as world:
         cluster = Members(world)
         try:

@@ -18,7 +18,7 @@ from tests.integration.kernel_support import OWN4, OWN6, VIRTUAL4, VIRTUAL6, Wor
 from leitwolf.system.gate import ARM_MAXIMUM_MS, ARM_MINIMUM_MS, Gate
 from leitwolf.system.rtnetlink import marked_addresses
 
-pytestmark = [pytest.mark.netns, support.needs_root]
+pytestmark = pytest.mark.root
 
 VIRTUAL = (VIRTUAL4, VIRTUAL6)
 PROBES = [(probe, address) for probe in ("ping", "resolve") for address in VIRTUAL]

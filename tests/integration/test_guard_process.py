@@ -16,7 +16,6 @@ from tests.integration.guard_support import (
     configuration,
     connect,
     eventually,
-    needs_root,
     nodes,
 )
 
@@ -38,7 +37,7 @@ from leitwolf.wire.guard import (
     StopEverything,
 )
 
-pytestmark = [pytest.mark.netns, needs_root]
+pytestmark = pytest.mark.root
 
 BALLOT = Ballot(1, 2, 1)
 LEASE = 1 << 51 | 5

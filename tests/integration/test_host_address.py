@@ -19,7 +19,6 @@ from tests.integration.host_support import (
     host_node,
     inside,
     ip,
-    needs_root,
     start_order,
     stop_order,
 )
@@ -29,7 +28,7 @@ from leitwolf.resources import _neighbour as neighbour
 from leitwolf.system.gate import Gate
 from leitwolf.system.rtnetlink import marked_addresses
 
-pytestmark = [pytest.mark.netns, needs_root]
+pytestmark = pytest.mark.root
 
 V4, V6 = "192.0.2.10", "2001:db8:7::10"
 

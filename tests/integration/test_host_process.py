@@ -15,12 +15,11 @@ from tests.integration.host_support import (
     close_order,
     eventually,
     host_node,
-    needs_root,
     process_order,
     stop_order,
 )
 
-pytestmark = [pytest.mark.netns, needs_root]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
