@@ -119,7 +119,7 @@ def value_of(view: StatusView) -> int:
 
 @pytest.fixture
 def cluster() -> Iterator[LabCluster]:
-    """Three nodes with a group that stays offline."""
+    """Three nodes that are a cluster."""
     with World(3) as world:
         made = LabCluster(world)
         try:
