@@ -26,7 +26,7 @@ def shared_disk(world: World, name: str = "quorum-disk") -> Iterator[Path]:
     """Have a block device in a world, at a path that is the same on every node.
 
     Raises:
-        subprocess.CalledProcessError: there is no loop device.
+        RuntimeError: there is no loop device.
     """
     image, device = _MEMORY / f"leitwolf-{secrets.token_hex(8)}.img", world.folder / name
     with ExitStack() as stack:
@@ -34,7 +34,10 @@ def shared_disk(world: World, name: str = "quorum-disk") -> Iterator[Path]:
             stack.callback(image.unlink)
             file.truncate(DISK_BYTES)
         argv = ["losetup", "--find", "--show", "--direct-io=off", image]
-        loop = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+        made = subprocess.run(argv, check=False, capture_output=True, text=True)
+        if made.returncode:
+            raise RuntimeError(f"no loop device: {made.stderr.strip()}")
+        loop = made.stdout.strip()
         stack.callback(subprocess.run, ["losetup", "--detach", loop], check=True)
         os.mknod(device, 0o600 | stat.S_IFBLK, Path(loop).stat().st_rdev)
         stack.callback(device.unlink)

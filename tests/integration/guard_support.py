@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lab.processes import numbered
+
 from leitwolf.system import clock
 from leitwolf.system.page import PageReader
 from leitwolf.system.progress import Progress, Role
@@ -145,17 +147,7 @@ class Node:
 
     def outer(self, inner: int) -> int:
         """Return the id that a process of the node has outside, 0: there is none."""
-        space = Path(f"/proc/{self.first}/ns/pid").readlink()
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                if (folder / "ns" / "pid").readlink() != space:
-                    continue
-                for line in (folder / "status").read_text().splitlines():
-                    if line.startswith("NSpid:") and line.split()[-1] == str(inner):
-                        return int(folder.name)
-        return 0
+        return numbered(self.first, inner)
 
     def process(self, role: Role) -> int:
         """Return the outer id of the process in a role, once it is ready."""
