@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.sim.test_quorum_kinds import calm, cut, owners
-from tests.sim_calm import MS, SECOND, leader, mend
+from tests.sim_calm import MS, SECOND, cut, leader, mend, owners, started
 from tests.sim_forced import HEALED_S, SILENCE_S, force
 from tests.sim_votes import config, dynamic, notices_at, settled, votes
 
@@ -69,7 +68,7 @@ def test_four_nodes_down_to_the_last_and_back(quorum: str, who: str) -> None:
 
 def test_strict_votes_stop_at_the_second_death() -> None:
     """The original's table: three of four are needed, whoever is gone since when."""
-    world = calm("majority", 4)
+    world = started("majority", 4)
     lose(world, followers(world)[0])
     followers(world)[-1].power_off("test")
     world.run_until(world.now + 3 * SECOND)
@@ -300,7 +299,7 @@ def test_a_node_that_stops_in_order_is_no_loss() -> None:
 
 def test_from_strict_to_dynamic_and_back_without_an_outage() -> None:
     """Nothing stops, nobody is elected."""
-    world = calm("majority", 4)
+    world = started("majority", 4)
     first, elections, starts = leader(world), world.checker.elections, world.checker.starts
     ask(world, 1, SetVotes(dynamic=True))
     settled(world, {node: 1 + (node == first.id) for node in world.nodes})
