@@ -193,9 +193,11 @@ def cold_start(stage: Stage, rounds: int) -> list[Row]:
 _APP = "app"
 
 
-def _add_process(stage: Stage) -> Path:
-    """Add a process that notes when it begins; return its diary."""
+def _process(stage: Stage) -> Path:
+    """Have a process that notes when it begins; return its diary."""
     diary = stage.world.folder / "begun"
+    if diary.exists():
+        return diary
     script = stage.world.folder / "app.sh"
     script.write_text(
         f"#!/bin/sh\necho $$ $(cut -d' ' -f1 /proc/uptime) $(date +%s%N) >> {diary}\n"
@@ -234,7 +236,7 @@ def _kill(stage: Stage, node: str, role: Role) -> float:
 
 def killed_parts(stage: Stage, rounds: int) -> list[Row]:
     """Kill each of the four processes of an owner; nothing may notice."""
-    diary = _add_process(stage)
+    diary = _process(stage)
     owner = stage.owner(_APP)
     stage.move(GROUP, owner)
     rows = []
@@ -257,11 +259,11 @@ def killed_parts(stage: Stage, rounds: int) -> list[Row]:
 
 
 def killed_process(stage: Stage, rounds: int) -> list[Row]:
-    """Kill a managed process; it is begun again. Needs what :func:`killed_parts` added.
+    """Kill a managed process; it is begun again.
 
     Each time as if it were the first: a process that failed before waits, longer and longer.
     """
-    diary = stage.world.folder / "begun"
+    diary = _process(stage)
     owner = stage.owner(_APP)
     took = []
     for _ in range(rounds):

@@ -301,7 +301,7 @@ def test_renewal_needs_a_running_lease_and_a_start_needs_none(gate: Gate) -> Non
     """Delete and add in one transaction: refused before the first, after the end, after disarm."""
     gate.install()
     assert not gate.arm(LONG_MS, LEASE, renewal=True)
-    assert gate.arm(50, LEASE, renewal=False)
+    assert gate.arm(LONG_MS, LEASE, renewal=False)
     assert not gate.arm(LONG_MS, LEASE, renewal=False), "one runs already"
     assert gate.arm(100, LEASE, renewal=True)
     time.sleep(0.15)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.sim_calm import MS, SECOND, cut, leader, mend, owners, started
-from tests.sim_forced import HEALED_S, SILENCE_S, force
+from tests.sim_forced import HEALED_S, die, forced
 from tests.sim_votes import config, dynamic, notices_at, settled, votes
 
 from leitwolf.model.commands import EvictNode, MoveGroup, SetQuorum, SetVotes, StopNode
@@ -67,7 +67,7 @@ def test_four_nodes_down_to_the_last_and_back(quorum: str, who: str) -> None:
 
 
 def test_strict_votes_stop_at_the_second_death() -> None:
-    """The original's table: three of four are needed, whoever is gone since when."""
+    """Three of four are needed, whoever is gone since when."""
     world = started("majority", 4)
     lose(world, followers(world)[0])
     followers(world)[-1].power_off("test")
@@ -368,10 +368,8 @@ def test_a_distant_site_that_is_forced_votes_until_the_others_are_back() -> None
     ask(world, 1, SetVotes(weights={NodeId(3): 0}))
     world.run_until(world.now + 2 * SECOND)
     site, lost = world.nodes[3], [world.nodes[1], world.nodes[2]]
-    for node in lost:
-        node.power_off("for good")
-    world.run_until(world.now + SILENCE_S * SECOND)
-    assert force(world, site).refusal is None
+    die(world, lost)
+    forced(world, site)
     world.run_until(world.now + 5 * SECOND)
     assert leader(world) is site
     assert votes(world) == {3: 1}

@@ -281,6 +281,15 @@ def passive(node: SimNode) -> Passive:
     return only
 
 
+def patient(rules: Rules = ALL_RULES) -> World:
+    """Two nodes and a disk, by a profile that bears a silence of more than a second."""
+    world = World(seed=1, nodes=2, quorum="disk", profile="virtual", rules=rules)
+    for node in world.nodes.values():
+        node.power_on()
+    world.run_until(12 * SECOND)
+    return world
+
+
 def use_disk(world: World, *, alone: bool, silence_ms: int = 0) -> None:
     """Want one and the same disk, as witness or alone."""
     command = SetQuorum(
@@ -304,10 +313,7 @@ def test_a_witness_becomes_the_quorum_alone_without_losing_the_office() -> None:
 
 def test_a_shorter_silence_does_not_shorten_what_counts() -> None:
     """A stamp asks for as long as the longest renewal that the guard still counts."""
-    world = World(seed=1, nodes=2, quorum="disk", profile="virtual")
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(12 * SECOND)
+    world = patient()
     use_disk(world, alone=True, silence_ms=1_120)
     first = leader(world)
     [disk] = [one for one in world.witnesses.values() if one.acceptor.id.storage == "00000001"]
@@ -392,10 +398,7 @@ def test_a_removed_owner_keeps_its_stamp_until_its_lease_is_over() -> None:
 
 def test_a_profile_must_bear_the_silence_of_the_disk() -> None:
     """L14 holds for every later profile, too: a group would run on two nodes."""
-    world = World(seed=1, nodes=2, quorum="disk", profile="virtual")
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(12 * SECOND)
+    world = patient()
     use_disk(world, alone=True, silence_ms=1_120)
     world.ask(leader(world).id, -3, ChangeCluster(profile="fast"))
     world.run_until(world.now + SECOND)
@@ -552,10 +555,7 @@ def test_a_slow_disk_does_not_cost_the_groups_of_the_others() -> None:
 
 def silence_falls_before_a_stall(rules: Rules) -> None:
     """A disk became faster; its owner stalls while the guard counts by what it was."""
-    world = World(seed=1, nodes=2, quorum="disk", profile="virtual", rules=rules)
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(12 * SECOND)
+    world = patient(rules)
     first = leader(world)
     [disk] = world.witnesses.values()
     assert isinstance(disk, SharedDisk)
@@ -582,10 +582,7 @@ def test_a_silence_that_falls_outlasts_what_is_counted() -> None:
 
 def test_an_owner_measures_its_disk() -> None:
     """Slow calls raise the silence that its stamps say, and quick ones lower it again."""
-    world = World(seed=1, nodes=2, quorum="disk", profile="virtual")
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(12 * SECOND)
+    world = patient()
     first = leader(world)
     [disk] = world.witnesses.values()
     takes = disk._takes
