@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lab.processes import numbered
+from tests.integration.kernel_support import eventually
 
 from leitwolf.system import clock
 from leitwolf.system.page import PageReader
@@ -44,7 +45,6 @@ from leitwolf.wire.page import LeasePage
 
 T = TypeVar("T")
 MS = 1_000_000
-PATIENCE_S = 20.0
 VIRTUAL = "198.51.100.7"
 PORT = 7_654
 WRITTEN = Ballot(1, 1, 1)
@@ -77,17 +77,6 @@ mark = attribute(11, bytes((ADDRESS_PROTOCOL,)))
 Channel(0).request(20, 0x600, head + attribute(2, raw) + attribute(1, raw) + mark)
 gate.hold([sys.argv[1]])
 """
-
-
-def eventually(condition: Callable[[], T], seconds: float = PATIENCE_S) -> T:
-    """Return the first true answer of ``condition``."""
-    until = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.01)
 
 
 class Node:

@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from tests.integration.kernel_support import eventually, ip
 
 from leitwolf.model.ids import GroupId, ResourceId
 from leitwolf.model.observations import (
@@ -49,18 +49,6 @@ def unified() -> Path:
         if (path / "cgroup.procs").exists():
             return path
     pytest.skip("no cgroup version 2")
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-def eventually(condition: Callable[[], T]) -> T:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.005)
-    return value
 
 
 def inside(namespace: str, work: Callable[[], T]) -> T:

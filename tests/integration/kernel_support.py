@@ -81,7 +81,7 @@ def become_nobody() -> None:
     call("prctl", 4, 1, 0, 0, 0)
 
 
-def eventually(condition: Callable[[], T], seconds: float = 10) -> T:
+def eventually(condition: Callable[[], T], seconds: float = 20) -> T:
     """Return the first true value of ``condition``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

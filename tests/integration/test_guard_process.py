@@ -15,9 +15,9 @@ from tests.integration.guard_support import (
     Node,
     configuration,
     connect,
-    eventually,
     nodes,
 )
+from tests.integration.kernel_support import eventually
 
 from leitwolf.system.progress import Flag, Role
 from leitwolf.wire.ballot import Ballot

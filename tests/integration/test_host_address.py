@@ -15,13 +15,12 @@ from tests.integration.host_support import (
     LEASE,
     HostNode,
     close_order,
-    eventually,
     host_node,
     inside,
-    ip,
     start_order,
     stop_order,
 )
+from tests.integration.kernel_support import eventually, ip
 
 from leitwolf.model.observations import ResourceReport
 from leitwolf.resources import _neighbour as neighbour

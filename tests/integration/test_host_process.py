@@ -13,11 +13,11 @@ from tests.integration.host_support import (
     HostNode,
     alive,
     close_order,
-    eventually,
     host_node,
     process_order,
     stop_order,
 )
+from tests.integration.kernel_support import eventually
 
 pytestmark = pytest.mark.root
 

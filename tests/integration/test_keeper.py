@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Self
 
 import pytest
-from tests.integration.guard_support import Node, eventually, nodes
+from tests.integration.guard_support import Node, nodes
+from tests.integration.kernel_support import eventually
 
 from leitwolf.system.progress import Role
 from leitwolf.wire.keeper import KEEPER, Accepted, ExitAnswer, ExitQuery, RestartKeeper
