@@ -159,14 +159,14 @@ class Members:
             f"{what} on {node}: {view}\n{self.lab.log_of(node).read_text()[-3000:]}"
         )
 
-    def until_votes(self, votes: int, acceptors: int, node: str = "n1") -> QuorumView:
-        """Wait until one configuration with so many votes and acceptors is in force."""
+    def until_votes(self, votes: int, acceptors: int = 0, node: str = "n1") -> QuorumView:
+        """Wait until one configuration with so many votes and acceptors (0: any) is in force."""
 
         def settled(view: QuorumView) -> bool:
-            voting = [member for member in view.members if member.voting]
-            return not view.joint and view.votes == votes and len(voting) == acceptors
+            voting = sum(member.voting for member in view.members)
+            return not view.joint and view.votes == votes and voting == (acceptors or voting)
 
-        return self.until_quorum(node, settled, f"{votes} votes of {acceptors}")
+        return self.until_quorum(node, settled, f"{votes} votes")
 
     def until_online(self, node: str, without: Collection[str] = ()) -> StatusView:
         """Wait until a node sees a quorum and all groups online, none on one of ``without``."""

@@ -51,7 +51,7 @@ def healed(members: Members, node: str, count: int) -> StatusView:
         return online(view) and len(up) == count
 
     view = members.until(node, good, f"{count} nodes", _HEALED_S)
-    members.until_votes(count, count, node)
+    members.until_votes(count, node=node)
     return view
 
 
@@ -106,7 +106,7 @@ def split(members: Members, one: tuple[str, ...], other: tuple[str, ...], *, men
 def test_two_forced_halves_refuse_each_other(members: Members) -> None:
     """Four nodes split 2:2 and both halves are forced; then one half is given up."""
     members.welcome()
-    members.until_votes(len(NODES), len(NODES))
+    members.until_votes(len(NODES))
     halves = ("n1", "n2"), ("n3", GUEST)
     split(members, *halves, mend=False)
     for half in halves:

@@ -68,7 +68,7 @@ def target(members: Members) -> Iterator[Target]:
         san.start()
         members.run("quorum", "disk", "format", san.location)
         members.run("quorum", "set", "disk", san.location)
-        members.until_votes(1, len(NODES) + 1)
+        members.until_votes(1)
         yield san
     finally:
         san.stop()
