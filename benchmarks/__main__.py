@@ -58,17 +58,24 @@ def _fast_parts(*, quick: bool) -> list[Part]:
     ]
 
 
+@contextmanager
+def _tolerant(rows: list[Row], what: str) -> Iterator[None]:
+    """What could not be measured is a row without a value; everything else is still measured."""
+    try:
+        yield
+    except (LeitwolfError, OSError, RuntimeError, ClusterError) as error:
+        say(f"{what}: {error}")
+        rows.append(Row(what, float("nan"), "", 0, note=str(error)[:120]))
+
+
 def _measure(stage: Stage, parts: Sequence[Part], only: Sequence[str]) -> list[Row]:
     rows: list[Row] = []
     for name, part in parts:
         if only and name not in only:
             continue
         begun = time.monotonic()
-        try:
+        with _tolerant(rows, name):
             rows += part(stage)
-        except (LeitwolfError, OSError, RuntimeError) as error:
-            say(f"  {name}: {error}")
-            rows.append(Row(name, float("nan"), "", 0, note=str(error)[:80]))
         say(f"{name}: {time.monotonic() - begun:.0f} s")
     return rows
 
@@ -104,7 +111,7 @@ def _disk(only: Sequence[str], *, quick: bool) -> list[Row]:
     rounds = 3 if quick else 10
     if only and not {"disk", "disk-owner", "quorum-move"} & set(only):
         return []
-    with Stage("default") as stage, quorum.shared_disk(stage) as device:
+    with Stage("default") as stage, quorum.disk_alone(stage) as device:
         say("three nodes and a disk that decides alone")
         count = 300 if quick else 2_000
         rows = _measure(stage, [("disk", lambda s: quorum.disk_commits(s, device, count))], only)
@@ -145,16 +152,6 @@ def _long_log(only: Sequence[str], *, quick: bool) -> list[Row]:
     rows = longlog.long_log(500_000, 2) if quick else longlog.long_log(1_000_000, 5)
     say(f"log: {time.monotonic() - begun:.0f} s")
     return rows
-
-
-@contextmanager
-def _tolerant(rows: list[Row], what: str) -> Iterator[None]:
-    """What could not be measured is a row without a value; everything else is still measured."""
-    try:
-        yield
-    except (LeitwolfError, OSError, RuntimeError, ClusterError) as error:
-        say(f"{what}: {error}")
-        rows.append(Row(what, float("nan"), "", 0, note=str(error)[:120]))
 
 
 def _run(only: Sequence[str], *, quick: bool) -> list[Row]:

@@ -126,9 +126,8 @@ def long_log(changes: int, rounds: int) -> list[Row]:
         stage.world.power_off(node)
         short = median(_restarts(stage, node, rounds, 1))
         settings = Settings.load(stage.cluster.environment(node))
-        folder = settings.quorum_log
         begun = time.monotonic()
-        half, whole, index = _fill(settings, folder, changes)
+        half, whole, index = _fill(settings, changes)
         say(f"  {changes} changes in {time.monotonic() - begun:.0f} s: {half:.0f}, {whole:.0f} MiB")
         took = median(_restarts(stage, node, rounds, index))
         say(f"  restart {took:.2f} s, with a short log {short:.2f} s")
@@ -148,12 +147,13 @@ def long_log(changes: int, rounds: int) -> list[Row]:
     ]
 
 
-def _fill(settings: Settings, folder: Path, changes: int) -> tuple[float, float, int]:
+def _fill(settings: Settings, changes: int) -> tuple[float, float, int]:
     """Return the size (MiB) after half of the changes and after all, and the last index."""
     known = load_bootstrap(settings.state)
     if known is None:
         raise RuntimeError("the node is in no cluster")
     identity = StoreIdentity(cluster=known.cluster, node=known.node, storage=known.storage)
+    folder = settings.quorum_log
     log = QuorumLog.open(folder, identity)
     try:
         writer = _Writer(log)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab.cluster import ClusterError
+from lab.disk import DISK_BYTES, shared_disk
 from lab.world import CLIENT
 
 from benchmarks.commit import timed_changes
@@ -26,10 +25,8 @@ from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.views import QuorumView
 
-__all__ = ["disk_commits", "owner_losses", "quorum_moves", "shared_disk", "witness", "witnessed"]
+__all__ = ["disk_alone", "disk_commits", "owner_losses", "quorum_moves", "witness", "witnessed"]
 
-_MEMORY = Path("/dev/shm")  # a disk as quick as any
-_DISK_BYTES = 300 << 20
 _WAIT_S = 30.0
 _WRITES = 400
 _WRITE_GOAL_MS, _COMMIT_GOAL_MS = 0.3, 1.0
@@ -44,32 +41,13 @@ _NAME = "bench"
 
 
 @contextmanager
-def shared_disk(stage: Stage) -> Iterator[Path]:
-    """Let a block device in memory be the quorum, alone; it is opened with O_DIRECT as any."""
-    image = _MEMORY / f"leitwolf-{secrets.token_hex(8)}.img"
-    with image.open("xb") as file:
-        file.truncate(_DISK_BYTES)
-    try:
-        loop = _output("losetup", "--find", "--show", "--direct-io=off", str(image)).strip()
-        device = stage.world.folder / "quorum-disk"
-        try:
-            os.mknod(device, 0o600 | 0o060000, Path(loop).stat().st_rdev)
-            _leitwolf(stage, "quorum", "disk", "format", str(device))
-            _leitwolf(stage, "quorum", "set", "disk", str(device))
-            _await_votes(stage, 1)
-            yield device
-        finally:
-            device.unlink(missing_ok=True)
-            _output("losetup", "--detach", loop)
-    finally:
-        image.unlink()
-
-
-def _output(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()}")
-    return done.stdout
+def disk_alone(stage: Stage) -> Iterator[Path]:
+    """Let a block device in memory be the quorum, alone."""
+    with shared_disk(stage.world) as device:
+        _leitwolf(stage, "quorum", "disk", "format", str(device))
+        _leitwolf(stage, "quorum", "set", "disk", str(device))
+        _await_votes(stage, 1)
+        yield device
 
 
 def _leitwolf(stage: Stage, *words: str) -> str:
@@ -100,7 +78,7 @@ def _write_times(device: Path) -> list[float]:
         with mmap.mmap(-1, 4096) as buffer:
             for _ in range(_WRITES):
                 begun = time.perf_counter()
-                os.pwrite(descriptor, buffer, _DISK_BYTES - 4096)
+                os.pwrite(descriptor, buffer, DISK_BYTES - 4096)
                 times.append((time.perf_counter() - begun) * 1000)
     finally:
         os.close(descriptor)

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 from lab.cluster import ClusterError, LabCluster, all_up
 from lab.observer import Observer
 from lab.prober import Prober
+from lab.processes import numbered
 from lab.world import World
 
 from leitwolf.client import Client
@@ -121,15 +123,10 @@ class Stage:
 
     def pid(self, node: str, role: Role) -> int:
         """Return the pid, as seen from here, of one of a node's four processes."""
-        from lab.processes import members_of
-
-        wanted = self.slot(node, role).process
-        for pid in members_of(self.world.pid(node)):
-            status = Path(f"/proc/{pid}/status").read_text()
-            line = next(item for item in status.splitlines() if item.startswith("NSpid:"))
-            if int(line.split()[2]) == wanted:
-                return pid
-        raise RuntimeError(f"no {role.name.lower()} runs on {node}")
+        pid = numbered(self.world.pid(node), self.slot(node, role).process)
+        if not pid:
+            raise RuntimeError(f"no {role.name.lower()} runs on {node}")
+        return pid
 
     # --- what is done ----------------------------------------------------------------------------
 
@@ -207,8 +204,6 @@ class Stage:
 
     def calm(self) -> None:
         """Wait until all nodes are members with a lease and both groups answer."""
-        import msgspec
-
         everybody = all_up(len(self.world.nodes))
 
         def good(view: StatusView) -> bool:

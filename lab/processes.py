@@ -6,7 +6,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["argv_of", "children_of", "members_of", "parents", "state_of", "wait_until_stopped"]
+__all__ = [
+    "argv_of",
+    "children_of",
+    "members_of",
+    "numbered",
+    "parents",
+    "state_of",
+    "wait_until_stopped",
+]
 
 
 def parents() -> dict[int, int]:
@@ -53,6 +61,25 @@ def members_of(init: int) -> list[int]:
         found.update(fresh)
         rest += fresh
     return sorted(found - {init})
+
+
+def numbered(init: int, number: int) -> int:
+    """Return the process that has a number inside the machine of ``init``, 0: there is none."""
+    own = _namespace(init)
+    for pid in parents() if own else ():
+        if _namespace(pid) == own and _innermost(pid) == number:
+            return pid
+    return 0
+
+
+def _innermost(pid: int) -> int:
+    """Return the number of a process in its own namespace, 0: it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = [line for line in status.splitlines() if line.startswith("NSpid:")]
+    return int(found[0].split()[-1]) if found else 0
 
 
 def argv_of(pid: int) -> list[str]:

@@ -55,8 +55,8 @@ def _serve(cluster: LabCluster, listener: socket.socket) -> None:
         except OSError:
             return  # closed: the shell ended
         with connection:
-            words = connection.recv(1024).decode(errors="replace").split()
             try:
+                words = connection.recv(1024).decode(errors="replace").split()
                 answer = _break(cluster, words)
             except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                 answer = f"failed: {error}"

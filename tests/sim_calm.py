@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from leitwolf.core.quorum.candidate import Phase
-from leitwolf.core.rules import Rules
+from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import Command, MoveGroup
 from leitwolf.model.ids import GroupId, NodeId
 from leitwolf.sim.node import SimNode
@@ -31,9 +31,36 @@ def calm(seed: int, rules: Rules, nodes: int = 3, profile: str = "default") -> W
     return world
 
 
+def started(
+    quorum: str, nodes: int, *, seed: int = 1, rules: Rules = ALL_RULES, dynamic: bool = False
+) -> World:
+    """A cluster with this kind of quorum and three groups online; node 1 was on first."""
+    world = World(seed=seed, nodes=nodes, quorum=quorum, dynamic=dynamic, rules=rules)
+    world.nodes[1].power_on()
+    for number in range(2, nodes + 1):
+        world.later(200 * MS, world.nodes[number].power_on)
+    world.run_until(4 * SECOND)
+    demand_service(world, "after the start")
+    return world
+
+
 def leader(world: World) -> SimNode:
     [node] = world.leaders()
     return node
+
+
+def cut(world: World, side: set[int]) -> None:
+    """Split these nodes from the others."""
+    for one in world.nodes:
+        for other in world.nodes:
+            if (one in side) != (other in side):
+                world.network.cut(one, other)
+    world.refresh_streams()
+
+
+def owners(world: World, among: set[int]) -> set[int]:
+    """Nodes on which something is active."""
+    return {node.id for node in world.nodes.values() if node.active_cells()} & among
 
 
 def followers(world: World) -> list[SimNode]:

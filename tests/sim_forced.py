@@ -50,14 +50,43 @@ def force(world: World, *nodes: SimNode) -> Answer:
     return ordered(world, nodes[0], ForceQuorum(nodes=named, others_down=True))
 
 
+def forced(world: World, *nodes: SimNode) -> None:
+    """Force a quorum of these nodes, which must not be refused."""
+    answer = force(world, *nodes)
+    demand(world, answer.refusal is None, f"refused: {answer.refusal}")
+
+
+def die(world: World, nodes: list[SimNode]) -> None:
+    """Nodes lose their power for good, and long enough ago."""
+    for node in nodes:
+        node.power_off("for good")
+    world.run_until(world.now + SILENCE_S * SECOND)
+
+
+def come_back(world: World, last: SimNode, lost: list[SimNode]) -> None:
+    """Those who were declared down are switched on, and heal into the history of ``last``."""
+    for node in lost:
+        node.power_on()
+    world.run_until(world.now + HEALED_S * SECOND)
+    healed(world, last, lost)
+
+
+def on_at_once(seed: int, rules: Rules, nodes: int, quorum: str) -> World:
+    """A calm cluster with another kind of quorum, whose nodes were on at once."""
+    world = World(seed=seed, nodes=nodes, quorum=quorum, rules=rules)
+    for node in world.nodes.values():
+        node.power_on()
+    world.run_until(5 * SECOND)
+    demand_service(world, "after the start")
+    return world
+
+
 def survivor(seed: int, rules: Rules, *, nodes: int = 3) -> tuple[World, SimNode, list[SimNode]]:
     """All but one node lose their power for good, and long enough ago."""
     world = calm(seed, rules, nodes=nodes)
     last = followers(world)[seed % (nodes - 1)]
     lost = [node for node in world.nodes.values() if node is not last]
-    for node in lost:
-        node.power_off("for good")
-    world.run_until(world.now + SILENCE_S * SECOND)
+    die(world, lost)
     return world, last, lost
 
 
@@ -69,8 +98,7 @@ def serves(world: World, node: SimNode) -> bool:
 def last_one_goes_on(seed: int, rules: Rules) -> None:
     """The last of three nodes is forced; the others come back with their logs and heal."""
     world, last, lost = survivor(seed, rules)
-    answer = force(world, last)
-    demand(world, answer.refusal is None, f"refused: {answer.refusal}")
+    forced(world, last)
     reach(world, lambda: serves(world, last), 5 * SECOND)
     demand(world, leader(world) is last, "another one leads")
     for node in lost:
@@ -102,17 +130,11 @@ def two_of_five_go_on(seed: int, rules: Rules) -> None:
     world = calm(seed, rules, nodes=5)
     first, second, *lost = sorted(followers(world), key=lambda node: (node.id + seed) % 5)
     lost.append(leader(world))
-    for node in lost:
-        node.power_off("for good")
-    world.run_until(world.now + SILENCE_S * SECOND)
-    answer = force(world, first, second)
-    demand(world, answer.refusal is None, f"refused: {answer.refusal}")
+    die(world, lost)
+    forced(world, first, second)
     world.run_until(world.now + 3 * SECOND)
     demand(world, leader(world) in (first, second), "another one leads")
-    for node in lost:
-        node.power_on()
-    world.run_until(world.now + HEALED_S * SECOND)
-    healed(world, first, lost)
+    come_back(world, first, lost)
 
 
 def others_come_back_meanwhile(seed: int, rules: Rules) -> None:
@@ -131,10 +153,10 @@ def others_come_back_meanwhile(seed: int, rules: Rules) -> None:
     demand_service(world, "after the race")
     demand(world, len({node.lineage for node in world.nodes.values()}) == 1, "two histories")
     answer = world.answers[77]
-    forced = world.checker.histories > 1
+    done = world.checker.histories > 1
     codes = ("others-heard", "quorum-exists")
     refused = answer.refusal is not None and answer.refusal.code in codes
-    demand(world, forced or refused, f"answered {answer}")
+    demand(world, done or refused, f"answered {answer}")
 
 
 def crashes_at_every_step(seed: int, rules: Rules) -> None:
@@ -142,9 +164,7 @@ def crashes_at_every_step(seed: int, rules: Rules) -> None:
     world = calm(seed, rules, nodes=5)
     first, second, *lost = followers(world)
     lost.append(leader(world))
-    for node in lost:
-        node.power_off("for good")
-    world.run_until(world.now + SILENCE_S * SECOND)
+    die(world, lost)
     named = (NodeId(first.id), NodeId(second.id))
     world.ask(first.id, 77, ForceQuorum(nodes=named, others_down=True))
     world.run_until(world.now + 3_900 * MS)
@@ -153,14 +173,10 @@ def crashes_at_every_step(seed: int, rules: Rules) -> None:
     world.crash_per_million = 0
     world.run_until(world.now + 5 * SECOND)
     if world.checker.histories == 1 and not first.lineage:
-        answer = force(world, first, second)
-        demand(world, answer.refusal is None, f"refused: {answer.refusal}")
+        forced(world, first, second)
     world.run_until(world.now + 5 * SECOND)
     demand(world, leader(world) in (first, second), "nobody leads the forced half")
-    for node in lost:
-        node.power_on()
-    world.run_until(world.now + HEALED_S * SECOND)
-    healed(world, first, lost)
+    come_back(world, first, lost)
 
 
 def entries_that_others_lack(seed: int, rules: Rules) -> None:
@@ -176,12 +192,9 @@ def entries_that_others_lack(seed: int, rules: Rules) -> None:
         node.power_off("for good")
     mend(world)
     world.run_until(world.now + SILENCE_S * SECOND)
-    demand(world, force(world, last).refusal is None, "refused")
+    forced(world, last)
     reach(world, lambda: serves(world, last), 5 * SECOND)
-    for node in (leading, other):
-        node.power_on()
-    world.run_until(world.now + HEALED_S * SECOND)
-    healed(world, last, [leading, other])
+    come_back(world, last, [leading, other])
     demand(world, serves_somewhere(world), "the wish that was lost is back")
 
 
@@ -197,7 +210,7 @@ def majority_was_declared_dead(seed: int, rules: Rules) -> None:
     last = followers(world)[seed % 2]
     isolate(world, last)
     world.run_until(world.now + SILENCE_S * SECOND)
-    demand(world, force(world, last).refusal is None, "refused")
+    forced(world, last)
     reach(world, lambda: serves(world, last), 5 * SECOND)
     world.run_until(world.now + 2 * SECOND)
     mend(world)
@@ -219,7 +232,7 @@ def two_forced_halves(seed: int, rules: Rules) -> None:
         isolate(world, node, but=tuple(halves[1]))
     world.run_until(world.now + SILENCE_S * SECOND)
     for half in halves:
-        demand(world, force(world, *half).refusal is None, "refused")
+        forced(world, *half)
     world.run_until(world.now + 2 * SECOND)
     mend(world)
     world.run_until(world.now + 5 * SECOND)
@@ -235,18 +248,13 @@ def two_forced_halves(seed: int, rules: Rules) -> None:
 
 def disk_is_lost(seed: int, rules: Rules) -> None:
     """The shared disk dies: everything stops, and the freshest replica is the way out."""
-    world = World(seed=seed, nodes=3, quorum="disk", rules=rules)
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(5 * SECOND)
-    demand_service(world, "after the start")
+    world = on_at_once(seed, rules, 3, "disk")
     [disk] = world.witnesses.values()
     disk.unreached.update(world.nodes)
     world.run_until(world.now + SILENCE_S * SECOND)
     demand(world, not world.leaders(), "somebody leads without the disk")
     nodes = sorted(world.nodes.values(), key=log_end, reverse=True)
-    answer = force(world, *nodes)
-    demand(world, answer.refusal is None, f"refused: {answer.refusal}")
+    forced(world, *nodes)
     world.run_until(world.now + 5 * SECOND)
     demand_service(world, "without the disk")
     disk.unreached.clear()
@@ -256,11 +264,7 @@ def disk_is_lost(seed: int, rules: Rules) -> None:
 
 def stale_node_and_tag_witness(seed: int, rules: Rules) -> None:
     """A node that lacks what the witness knows of is refused; forced, it goes on all the same."""
-    world = World(seed=seed, nodes=2, quorum="tag-witness", rules=rules)
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(5 * SECOND)
-    demand_service(world, "after the start")
+    world = on_at_once(seed, rules, 2, "tag-witness")
     stale = followers(world)[0]
     other = leader(world)
     stale.power_off("maintenance")
@@ -274,17 +278,13 @@ def stale_node_and_tag_witness(seed: int, rules: Rules) -> None:
     answer = ordered(world, stale, ForceQuorum(nodes=(NodeId(stale.id),)))
     view = msgspec.json.decode(answer.data["plan"], type=ForceView)
     demand(world, view.known > view.index and view.known_at == "the witness", f"told {view}")
-    demand(world, force(world, stale).refusal is None, "refused")
+    forced(world, stale)
     reach(world, lambda: serves(world, stale), 5 * SECOND)
 
 
 def leader_lives_at_the_witness(seed: int, rules: Rules) -> None:
     """The link of two nodes is cut, the leader lives on with the disk: its stamp moves."""
-    world = World(seed=seed, nodes=2, quorum="disk-witness", rules=rules)
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(5 * SECOND)
-    demand_service(world, "after the start")
+    world = on_at_once(seed, rules, 2, "disk-witness")
     cut_off = followers(world)[0]
     isolate(world, cut_off)
     world.run_until(world.now + SILENCE_S * SECOND)
@@ -351,17 +351,12 @@ def stale_node_is_asked(seed: int, rules: Rules) -> None:
 
 def obedient_node_alone_with_the_disk(seed: int, rules: Rules) -> None:
     """A node that obeyed is cut off; the lost disk comes back to it alone."""
-    world = World(seed=seed, nodes=4, quorum="disk", rules=rules)
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(5 * SECOND)
-    demand_service(world, "after the start")
+    world = on_at_once(seed, rules, 4, "disk")
     [disk] = world.witnesses.values()
     disk.unreached.update(world.nodes)
     world.run_until(world.now + SILENCE_S * SECOND)
     away, first, second, third = sorted(world.nodes.values(), key=log_end)
-    away.power_off("for good")
-    world.run_until(world.now + SILENCE_S * SECOND)
+    die(world, [away])
     named = tuple(NodeId(node.id) for node in (first, second, third))
     asked = max((first, second, third), key=log_end)
     world.ask(asked.id, 77, ForceQuorum(nodes=named, others_down=True))

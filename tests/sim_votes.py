@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.sim_calm import MS, SECOND, isolate, leader, mend, reach
+from tests.sim_calm import MS, SECOND, isolate, leader, mend, reach, started
 
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import SetVotes
@@ -19,13 +19,7 @@ def dynamic(
     nodes: int, quorum: str = "majority", *, seed: int = 1, rules: Rules = ALL_RULES
 ) -> World:
     """A calm cluster with dynamic votes; node 1 was on first."""
-    world = World(seed=seed, nodes=nodes, quorum=quorum, dynamic=True, rules=rules)
-    world.nodes[1].power_on()
-    for number in range(2, nodes + 1):
-        world.later(200 * MS, world.nodes[number].power_on)
-    world.run_until(4 * SECOND)
-    demand_service(world, "after the start")
-    return world
+    return started(quorum, nodes, seed=seed, rules=rules, dynamic=True)
 
 
 def config(world: World) -> QuorumConfig:

@@ -15,7 +15,7 @@ import msgspec
 from lab.cluster import RUNTIME, ClusterError, LabCluster, all_up
 from lab.observer import Observer
 from lab.prober import Outage, Prober
-from lab.processes import members_of
+from lab.processes import numbered
 from lab.world import World
 
 from leitwolf.client import Client
@@ -33,16 +33,10 @@ _LEAD_TRIES = 5
 def process_of(world: World, node: str, role: Role) -> int:
     """Return the process that has a role on a node, as seen from here."""
     page = Path(f"/proc/{world.pid(node)}/root{RUNTIME}/progress.page")
-    inner = Progress(page).slot(role).process
-    for pid in members_of(world.pid(node)):
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for line in status.splitlines():
-            if line.startswith("NSpid:") and int(line.split()[-1]) == inner:
-                return pid
-    raise ClusterError(f"{node} has no {role.name.lower()}")
+    pid = numbered(world.pid(node), Progress(page).slot(role).process)
+    if not pid:
+        raise ClusterError(f"{node} has no {role.name.lower()}")
+    return pid
 
 
 class Watch:

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
+from lab.processes import numbered
+from tests.integration.kernel_support import eventually
 
 from leitwolf.system import clock
 from leitwolf.system.page import PageReader
@@ -44,13 +45,10 @@ from leitwolf.wire.page import LeasePage
 
 T = TypeVar("T")
 MS = 1_000_000
-PATIENCE_S = 20.0
 VIRTUAL = "198.51.100.7"
 PORT = 7_654
 WRITTEN = Ballot(1, 1, 1)
 KEY = bytes(range(32))
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 _IDLE = "import signal\nwhile True: signal.pause()"
 _REACH = """
@@ -79,17 +77,6 @@ mark = attribute(11, bytes((ADDRESS_PROTOCOL,)))
 Channel(0).request(20, 0x600, head + attribute(2, raw) + attribute(1, raw) + mark)
 gate.hold([sys.argv[1]])
 """
-
-
-def eventually(condition: Callable[[], T], seconds: float = PATIENCE_S) -> T:
-    """Return the first true answer of ``condition``."""
-    until = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.01)
 
 
 class Node:
@@ -149,17 +136,7 @@ class Node:
 
     def outer(self, inner: int) -> int:
         """Return the id that a process of the node has outside, 0: there is none."""
-        space = Path(f"/proc/{self.first}/ns/pid").readlink()
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                if (folder / "ns" / "pid").readlink() != space:
-                    continue
-                for line in (folder / "status").read_text().splitlines():
-                    if line.startswith("NSpid:") and line.split()[-1] == str(inner):
-                        return int(folder.name)
-        return 0
+        return numbered(self.first, inner)
 
     def process(self, role: Role) -> int:
         """Return the outer id of the process in a role, once it is ready."""

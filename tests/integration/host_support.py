@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from tests.integration.kernel_support import eventually, ip
 
 from leitwolf.model.ids import GroupId, ResourceId
 from leitwolf.model.observations import (
@@ -43,25 +43,12 @@ _UNIFIED = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
 _CLONE_NEWNET = 0x40000000
 
 
-def unified() -> Path | None:
-    return next((path for path in _UNIFIED if (path / "cgroup.procs").exists()), None)
-
-
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or unified() is None, reason="needs root and cgroup version 2"
-)
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-def eventually(condition: Callable[[], T]) -> T:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.005)
-    return value
+def unified() -> Path:
+    """Return where cgroup version 2 is mounted; skips the test where it is not."""
+    for path in _UNIFIED:
+        if (path / "cgroup.procs").exists():
+            return path
+    pytest.skip("no cgroup version 2")
 
 
 def inside(namespace: str, work: Callable[[], T]) -> T:
@@ -201,9 +188,7 @@ class HostNode:
         self.runtime, self.state = folder / "run", folder / "state"
         self.runtime.mkdir()
         self.state.mkdir()
-        base = unified()
-        assert base is not None
-        self.cgroup = base / f"leitwolf-test-{os.getpid()}-{name}"
+        self.cgroup = unified() / f"leitwolf-test-{os.getpid()}-{name}"
         self.cgroup.mkdir()
         ip("netns", "add", self.namespace)
         ip("-n", self.namespace, "link", "set", "lo", "up")

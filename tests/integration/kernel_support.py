@@ -15,11 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-import pytest
-
 T = TypeVar("T")
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 NEW_USER = 0x10000000
 NEW_NETWORK = 0x40000000
@@ -85,7 +81,7 @@ def become_nobody() -> None:
     call("prctl", 4, 1, 0, 0, 0)
 
 
-def eventually(condition: Callable[[], T], seconds: float = 10) -> T:
+def eventually(condition: Callable[[], T], seconds: float = 20) -> T:
     """Return the first true value of ``condition``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

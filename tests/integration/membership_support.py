@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from lab.cluster import RUNTIME, LabCluster
 from lab.processes import members_of, parents
@@ -18,38 +18,48 @@ from lab.world import World
 
 from leitwolf.client import Client
 from leitwolf.model.errors import LeitwolfError
-from leitwolf.model.views import ClusterSetup, InitRequest, JoinRequestView, NodeLine, StatusView
+from leitwolf.model.views import (
+    ClusterSetup,
+    InitRequest,
+    JoinRequestView,
+    NodeLine,
+    QuorumView,
+    StatusView,
+)
 
-__all__ = ["GUEST", "MEMBERS", "PORT", "VIP", "Members", "block_device"]
+__all__ = ["GUEST", "MEMBERS", "NODES", "PORT", "VIP", "Members", "formed"]
 
 MEMBERS, GUEST = ("n1", "n2", "n3"), "n4"
+NODES = (*MEMBERS, GUEST)
 VIP, PORT = "10.77.2.200", 7000
 _LAB = Path(__file__).parents[2] / "lab"
+V = TypeVar("V", StatusView, QuorumView)
 _WAIT_S = 20.0
+_SETTLED_S = 30.0
 
 
 @contextmanager
-def block_device(members: Members, name: str = "quorum-disk") -> Iterator[Path]:
-    """A block device that every node sees: a loop device in memory."""
-    image = Path(f"/dev/shm/leitwolf-{os.getpid()}-{name}.img")
-    with image.open("wb") as file:
-        file.truncate(300 << 20)
-    made = subprocess.run(
-        ["losetup", "-f", "--show", image], check=True, capture_output=True, text=True
-    )
-    loop = made.stdout.strip()
-    path = members.world.folder / name
-    os.mknod(path, 0o600 | 0o060000, Path(loop).stat().st_rdev)
-    try:
-        yield path
-    finally:
-        subprocess.run(["losetup", "-d", loop], check=True)
-        image.unlink()
-        path.unlink()
+def formed(votes: str = "", *, welcome: bool = False) -> Iterator[Members]:
+    """Have a cluster of three with a group online, and a fourth node that is in none.
+
+    Args:
+        votes: as of ``leitwolf init``.
+        welcome: the fourth node is in the cluster, too.
+    """
+    with World(len(NODES)) as world:
+        members = Members(world)
+        try:
+            members.form(votes)
+            members.serve()
+            if welcome:
+                members.welcome()
+            yield members
+        finally:
+            members.lab.close()
 
 
 class Members:
-    """The cluster of this test file, asked through its API.
+    """A cluster of three nodes and a fourth one, asked through its API.
 
     Args:
         world: of four nodes.
@@ -63,9 +73,9 @@ class Members:
 
     def form(self, votes: str = "") -> None:
         """Make n1, n2 and n3 a cluster; n4 runs in none; ``votes``: as of ``leitwolf init``."""
-        for node in (*MEMBERS, GUEST):
+        for node in NODES:
             self.lab.boot(node)
-        for node in (*MEMBERS, GUEST):
+        for node in NODES:
             self.until(node, lambda view: not view.formed, "the daemon")
         request = InitRequest(name="lab", interconnect=("ic0",), client=("client0",), votes=votes)
         self.client("n1").form(request)
@@ -111,10 +121,34 @@ class Members:
         timeout_s: float = _WAIT_S,
     ) -> StatusView:
         """Wait until a node's status is as wanted."""
+        return self._until(node, lambda: self.status(node), wanted, what, timeout_s)
+
+    def until_quorum(
+        self,
+        node: str,
+        wanted: Callable[[QuorumView], object],
+        what: str,
+        timeout_s: float = _SETTLED_S,
+    ) -> QuorumView:
+        """Wait until a node's view of the quorum is as wanted; '' for who leads meanwhile."""
+
+        def ask() -> QuorumView:
+            return self.client(node or self.leader()).quorum()
+
+        return self._until(node or "n1", ask, wanted, what, timeout_s)
+
+    def _until(
+        self,
+        node: str,
+        ask: Callable[[], V],
+        wanted: Callable[[V], object],
+        what: str,
+        timeout_s: float,
+    ) -> V:
         deadline, view = time.monotonic() + timeout_s, None
         while time.monotonic() < deadline:
             try:
-                view = self.status(node)
+                view = ask()
             except LeitwolfError:
                 time.sleep(0.05)
                 continue
@@ -124,6 +158,25 @@ class Members:
         raise AssertionError(
             f"{what} on {node}: {view}\n{self.lab.log_of(node).read_text()[-3000:]}"
         )
+
+    def until_votes(self, votes: int, acceptors: int = 0, node: str = "n1") -> QuorumView:
+        """Wait until one configuration with so many votes and acceptors (0: any) is in force."""
+
+        def settled(view: QuorumView) -> bool:
+            voting = sum(member.voting for member in view.members)
+            return not view.joint and view.votes == votes and voting == (acceptors or voting)
+
+        return self.until_quorum(node, settled, f"{votes} votes")
+
+    def until_online(self, node: str, without: Collection[str] = ()) -> StatusView:
+        """Wait until a node sees a quorum and all groups online, none on one of ``without``."""
+
+        def good(view: StatusView) -> bool:
+            return view.quorum and all(
+                group.status == "online" and group.owner not in without for group in view.groups
+            )
+
+        return self.until(node, good, "the group online")
 
     def member(self, name: str, asked: str = "n1") -> NodeLine | None:
         """Return a node as another sees it."""
@@ -142,6 +195,12 @@ class Members:
         index = self.status(node).index
         lines = self.client(node).log(max(0, index - last))
         return "\n".join(f"{item.by} {item.code} {item.because} {item.events}" for item in lines)
+
+    def run(self, *words: str | Path, node: str = "n1") -> str:
+        """Run a command, which must succeed; return what it prints."""
+        done = self.lab.command(node, *map(str, words))
+        assert done.returncode == 0, done.stderr + done.stdout
+        return str(done.stdout)
 
     # --- coming and going ------------------------------------------------------------------------
 
@@ -204,8 +263,7 @@ class Members:
         known = self.member(node)
         if known is None:
             return
-        done = self.lab.command("n1", "node", "evict", node, "--timeout", "20")
-        assert done.returncode == 0, done.stderr
+        self.run("node", "evict", node, "--timeout", "20")
 
     # --- processes -------------------------------------------------------------------------------
 
@@ -245,10 +303,7 @@ class Members:
     def serve(self) -> None:
         """Have a group online that answers on the virtual address."""
         command = f"{sys.executable} -S -E {_LAB / 'echo.py'} {PORT} web"
-        done = self.lab.command(
-            "n1", "group", "add", "web", "--address", f"{VIP}/24", "--run", command
-        )
-        assert done.returncode == 0, done.stderr
+        self.run("group", "add", "web", "--address", f"{VIP}/24", "--run", command)
 
     def copy_state(self, node: str, target: Path) -> None:
         """Copy a state directory as a backup would."""

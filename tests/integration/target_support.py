@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests.integration.witness_support import free_port
 
 TARGET = "iqn.2026-01.org.leitwolf.test:disk"
 READY_S = 20.0
@@ -17,18 +17,6 @@ _PRIORITY = -15
 """A SAN has processors of its own: what a busy machine does to it is not what is tested."""
 CONTROL = "9"
 """Number of the control socket, whose folder belongs to the test."""
-
-
-def missing() -> str:
-    """Return what is missing for a target and for libiscsi, '' when nothing is."""
-    found = [tool for tool in ("tgtd", "tgtadm") if shutil.which(tool) is None]
-    return f"not installed: {', '.join(found)} (package tgt)" if found else ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Target:
@@ -59,7 +47,7 @@ class Target:
                 file.truncate(size_bytes)
         self._environment = os.environ | {"TGT_IPC_SOCKET": str(folder / "ipc")}
         self._host, self._enter = host, list(enter)
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 

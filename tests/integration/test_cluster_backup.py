@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab.world import World
-from tests.integration.membership_support import GUEST, MEMBERS, Members
+from tests.integration.membership_support import GUEST, MEMBERS, Members, formed
 
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.views import StatusView
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    with World(4) as world:
-        cluster = Members(world)
-        try:
-            cluster.form()
-            cluster.serve()
-            yield cluster
-        finally:
-            cluster.lab.close()
+    with formed() as cluster:
+        yield cluster
 
 
 def web(view: StatusView) -> str:
@@ -37,9 +27,7 @@ def web(view: StatusView) -> str:
 
 def make_backup(members: Members, node: str) -> Path:
     file = members.world.folder / f"{node}.backup"
-    done = members.lab.command(node, "backup", str(file))
-    assert done.returncode == 0, done.stderr
-    assert "may be missing" not in done.stdout
+    assert "may be missing" not in members.run("backup", file, node=node)
     assert file.stat().st_mode & 0o777 == 0o600
     return file
 
@@ -48,21 +36,19 @@ def test_a_restored_cluster_never_meets_the_old_one(members: Members) -> None:
     """On a fourth machine, while three nodes serve: another cluster; it disturbs nobody."""
     old = members.until("n1", lambda view: web(view) == "online", "the group")
     file = make_backup(members, "n2")
-    done = members.lab.command(GUEST, "backup", str(file), "--verify", "--json")
-    verified = done.stdout
-    assert json.loads(verified)["nodes"] == list(MEMBERS)
+    verified = json.loads(members.run("backup", file, "--verify", "--json", node=GUEST))
+    assert verified["nodes"] == list(MEMBERS)
     done = members.lab.command("n2", "backup", str(file))
     assert "file-exists" in done.stderr
     assert "make a backup on n2" in members.log_text()
-    assert members.client("n1").log(json.loads(verified)["index"] - 1)[0].by == "root@n2"
+    assert members.client("n1").log(verified["index"] - 1)[0].by == "root@n2"
 
     done = members.lab.command("n1", "restore", str(file))
     assert "already-in-a-cluster" in done.stderr
     done = members.lab.command("n1", "restore", str(file), "--replace", "--yes")
     assert "still-a-member" in done.stderr
-    done = members.lab.command(GUEST, "restore", str(file))
-    assert done.returncode == 0, done.stderr
-    assert "nothing starts before: leitwolf node resume n4" in done.stdout
+    said = members.run("restore", file, node=GUEST)
+    assert "nothing starts before: leitwolf node resume n4" in said
     view = members.until(GUEST, lambda view: view.quorum, "the restored cluster")
     assert (view.cluster, view.uuid != old.uuid) == ("lab", True)
     [node] = view.nodes
@@ -71,7 +57,7 @@ def test_a_restored_cluster_never_meets_the_old_one(members: Members) -> None:
 
     # Resumed too early: the address is in use, which is found before it is taken.
     members.client("n1").wait_beyond(0, 1)
-    assert members.lab.command(GUEST, "node", "resume", GUEST).returncode == 0
+    members.run("node", "resume", GUEST, node=GUEST)
     view = members.until(GUEST, lambda view: web(view) == "failed", "the conflict")
     assert any("address" in one.code for group in view.groups for one in group.resources), view
     after = members.status("n1")
@@ -81,12 +67,11 @@ def test_a_restored_cluster_never_meets_the_old_one(members: Members) -> None:
     # The old one is switched off; now the new one serves.
     for name in MEMBERS:
         members.world.power_off(name)
-    assert members.lab.command(GUEST, "group", "recover", "web").returncode == 0
+    members.run("group", "recover", "web", node=GUEST)
     members.until(GUEST, lambda view: web(view) == "online", "the group on the fourth node")
 
     # The restored cluster is replaced by one that is restored once more.
-    done = members.lab.command(GUEST, "restore", str(file), "--replace", "--yes")
-    assert done.returncode == 0, done.stderr
+    members.run("restore", file, "--replace", "--yes", node=GUEST)
     again = members.until(GUEST, lambda view: view.quorum, "the second restored cluster")
     assert again.uuid not in (view.uuid, old.uuid)
     assert web(again) == "offline"
@@ -97,9 +82,7 @@ def test_a_restored_cluster_never_meets_the_old_one(members: Members) -> None:
 
 def test_the_log_is_dumped_beside_the_daemon_and_where_it_is_damaged(members: Members) -> None:
     """Whole on a running node; damage is named on one that refuses to start; nothing changes."""
-    done = members.lab.command("n1", "quorum", "log", "dump", "--json")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-    lines = json.loads(done.stdout)
+    lines = json.loads(members.run("quorum", "log", "dump", "--json"))
     kinds = {line.get("kind") for line in lines}
     assert {"entry", "promised"} <= kinds
     texts = [
@@ -107,8 +90,8 @@ def test_the_log_is_dumped_beside_the_daemon_and_where_it_is_damaged(members: Me
     ]
     assert "GroupAdded" in texts
     newest = members.status("n1").index
-    done = members.lab.command("n1", "quorum", "log", "dump", "--after", str(newest - 1))
-    assert done.stdout.count("  entry ") in (1, 2)
+    dumped = members.run("quorum", "log", "dump", "--after", str(newest - 1))
+    assert dumped.count("  entry ") in (1, 2)
 
     members.world.power_off("n3")
     segment = min((members.state("n3") / "quorum").glob("quolog.0*"))

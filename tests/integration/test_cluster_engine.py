@@ -11,15 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab.world import CLIENT, World
-from tests.integration.membership_support import MEMBERS, Members
+from lab.world import CLIENT
+from tests.integration.membership_support import MEMBERS, Members, formed
 
 from leitwolf.model.views import QuorumView, StatusView
 
-pytestmark = [
-    pytest.mark.netns,
-    pytest.mark.skipif(shutil.which("etcd") is None, reason="no etcd: ./run test installs it"),
-]
+pytestmark = [pytest.mark.root, pytest.mark.needs("etcd")]
 
 _PORT = 2379
 _WAIT_S = 30.0
@@ -28,16 +25,8 @@ _MEMORY = Path("/dev/shm")
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    with World(4) as world:
-        cluster = Members(world)
-        try:
-            cluster.form()
-            cluster.serve()
-            yield cluster
-        finally:
-            cluster.lab.close()
+    with formed() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -72,16 +61,13 @@ def use_engine(members: Members) -> None:
     while (done := members.lab.command("n1", "witness", "test", location)).returncode:
         assert time.monotonic() < deadline, done.stderr
         time.sleep(0.2)
-    done = members.lab.command("n1", "quorum", "set", "witness", location, "--alone")
-    assert done.returncode == 0, done.stderr
+    members.run("quorum", "set", "witness", location, "--alone")
 
     def alone(view: QuorumView) -> bool:
         weights = [member.weight for member in view.members if member.weight]
         return not view.joint and weights == [1] and view.votes == 1
 
-    while not alone(view := members.client("n1").quorum()):
-        assert time.monotonic() < deadline, view
-        time.sleep(0.05)
+    members.until_quorum("n1", alone, "the engine alone")
 
 
 def online(view: StatusView) -> bool:
@@ -99,8 +85,7 @@ def test_an_engine_is_the_only_acceptor(members: Members, engine: subprocess.Pop
     left = set(MEMBERS)
     for restarts in (3, 4):
         leader = members.until(min(left), online, "the group online").leader
-        done = members.lab.command(leader, "group", "set", "web", "--restarts", str(restarts))
-        assert done.returncode == 0, done.stderr
+        members.run("group", "set", "web", "--restarts", str(restarts), node=leader)
         members.world.power_off(leader)
         left.discard(leader)
         view = members.until(

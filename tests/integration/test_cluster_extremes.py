@@ -25,7 +25,7 @@ from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.ids import ResourceId
 from leitwolf.system.progress import Role
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 
 class Stuck:
@@ -124,8 +124,6 @@ class Small:
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """What is mounted in it before the machines are made is inherited by them."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     made = Path("/var/tmp") / f"leitwolf-extremes-{os.getpid()}"
     made.mkdir()
     yield made
@@ -364,8 +362,6 @@ def test_node_of_another_version_is_refused_and_disturbs_nobody(calm: Calm) -> N
 
 def test_interconnect_that_has_only_ipv6() -> None:
     """Forming, joining, heartbeats and failover go over it; the node that lost power comes back."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with ExitStack() as stack:
         world = stack.enter_context(World(3, interconnects=6))
         cluster = LabCluster(world)

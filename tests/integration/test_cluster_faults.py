@@ -5,7 +5,6 @@ A client asks the group's address, an observer beside it watches which machines 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from tests.integration.fault_support import GROUP, LAB, PORT, VIP, VIP6, Calm
 
 from leitwolf.system.progress import Role
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 ALL = (Role.KEEPER, Role.GUARD, Role.DAEMON, Role.HOST)
 HICCUP_MS = 1000.0
@@ -32,8 +31,6 @@ HICCUP_MS = 1000.0
 @pytest.fixture(scope="module")
 def calm() -> Iterator[Calm]:
     """A cluster of five with two interconnects and the group ``web``; shared by all tests."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with ExitStack() as stack:
         world = stack.enter_context(World(5, interconnects=2))
         cluster = LabCluster(world)

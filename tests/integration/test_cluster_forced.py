@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lab.world import World
-from tests.integration.membership_support import GUEST, MEMBERS, Members
+from tests.integration.membership_support import GUEST, MEMBERS, NODES, Members, formed
 
 from leitwolf.model.views import StatusView
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
-NODES = (*MEMBERS, GUEST)
 _HEALED_S = 60.0
 
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    with World(4) as world:
-        cluster = Members(world)
-        try:
-            cluster.form()
-            cluster.serve()
-            # So that halves stop: with dynamic votes the one with the casting vote would go on.
-            done = cluster.lab.command("n1", "quorum", "votes", "--strict")
-            assert done.returncode == 0, done.stderr
-            until_all_vote(cluster, "n1", len(MEMBERS))
-            yield cluster
-        finally:
-            cluster.lab.close()
+    # So that halves stop: with dynamic votes the one with the casting vote would go on.
+    with formed("strict") as cluster:
+        yield cluster
 
 
 def asked(members: Members, node: str, *words: str) -> dict[str, Any]:
@@ -65,19 +51,8 @@ def healed(members: Members, node: str, count: int) -> StatusView:
         return online(view) and len(up) == count
 
     view = members.until(node, good, f"{count} nodes", _HEALED_S)
-    until_all_vote(members, node, count)
+    members.until_votes(count, node=node)
     return view
-
-
-def until_all_vote(members: Members, node: str, count: int) -> None:
-    """Wait until one configuration is in force in which so many nodes have a vote each."""
-    client = members.client(node)
-    for _ in range(300):
-        quorum = client.quorum()
-        if not quorum.joint and quorum.votes == count:
-            return
-        client.wait_beyond(client.status().index, 0.2)
-    raise AssertionError(f"{count} nodes do not vote: {quorum}\n{members.log_text(node)}")
 
 
 def test_the_last_node_goes_on_and_the_others_heal(members: Members) -> None:
@@ -131,7 +106,7 @@ def split(members: Members, one: tuple[str, ...], other: tuple[str, ...], *, men
 def test_two_forced_halves_refuse_each_other(members: Members) -> None:
     """Four nodes split 2:2 and both halves are forced; then one half is given up."""
     members.welcome()
-    until_all_vote(members, "n1", len(NODES))
+    members.until_votes(len(NODES))
     halves = ("n1", "n2"), ("n3", GUEST)
     split(members, *halves, mend=False)
     for half in halves:

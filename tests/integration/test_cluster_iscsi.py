@@ -12,17 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab.world import CLIENT, World
-from tests.integration.membership_support import GUEST, MEMBERS, Members
-from tests.integration.target_support import Target, missing
+from lab.world import CLIENT
+from tests.integration.membership_support import GUEST, MEMBERS, NODES, Members, formed
+from tests.integration.target_support import Target
 
-from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.views import QuorumMember, QuorumView
 from leitwolf.witness.reservations import key_of
 
-pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.root, pytest.mark.needs("tgtd", "tgtadm")]
 
-NODES = (*MEMBERS, GUEST)
 _PORT = 3260
 _SIZE = 300 << 20
 _MEMORY = Path("/dev/shm")
@@ -53,17 +51,8 @@ except WitnessError as error:
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    with World(4) as world:
-        cluster = Members(world)
-        try:
-            cluster.form()
-            cluster.serve()
-            cluster.welcome()
-            yield cluster
-        finally:
-            cluster.lab.close()
+    with formed(welcome=True) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -77,52 +66,19 @@ def target(members: Members) -> Iterator[Target]:
     san = Target(folder, _SIZE, host=world.address(CLIENT), port=_PORT, enter=enter, lun=lun)
     try:
         san.start()
-        command(members, "quorum", "disk", "format", san.location)
-        command(members, "quorum", "set", "disk", san.location)
-        until(members, "n1", lambda view: not view.joint and view.votes == 1)
+        members.run("quorum", "disk", "format", san.location)
+        members.run("quorum", "set", "disk", san.location)
+        members.until_votes(1)
         yield san
     finally:
         san.stop()
         lun.unlink()
 
 
-def command(members: Members, *words: str, node: str = "n1") -> str:
-    """Run a command, which must succeed."""
-    done = members.lab.command(node, *words)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return str(done.stdout)
-
-
-def until(members: Members, node: str, wanted: object) -> QuorumView:
-    """Wait until a node's view of the quorum is as wanted."""
-    assert callable(wanted)
-    deadline, view = time.monotonic() + _WAIT_S, None
-    while time.monotonic() < deadline:
-        try:
-            view = members.client(node).quorum()
-        except LeitwolfError:
-            view = None
-        if view is not None and wanted(view):
-            return view
-        time.sleep(0.05)
-    raise AssertionError(f"{node}: {view}\n{members.lab.log_of(node).read_text()[-3000:]}")
-
-
 def disk_of(view: QuorumView) -> QuorumMember:
     """The one member that is a disk."""
     [disk] = [member for member in view.members if member.times is not None]
     return disk
-
-
-def until_online(members: Members, node: str, *, without: str = "") -> None:
-    members.until(
-        node,
-        lambda view: (
-            view.quorum
-            and all(one.status == "online" and one.owner != without for one in view.groups)
-        ),
-        "the group online",
-    )
 
 
 def in_network(members: Members, program: str, *words: str) -> str:
@@ -138,29 +94,34 @@ def in_network(members: Members, program: str, *words: str) -> str:
     return done.stdout.strip()
 
 
-def reached(view: QuorumView) -> set[str]:
-    return {path.node for path in disk_of(view).paths if path.reaches}
+def until_all_reach(members: Members, node: str = "n1") -> QuorumView:
+    """Wait until every node reaches the disk."""
+
+    def good(view: QuorumView) -> bool:
+        return {path.node for path in disk_of(view).paths if path.reaches} == set(NODES)
+
+    return members.until_quorum(node, good, "everybody at the disk")
 
 
 def test_the_owner_dies_and_an_evicted_node_stays_out(members: Members, target: Target) -> None:
     """Another node takes the LUN over; who was evicted while it was off has no key any more."""
-    view = until(members, "n1", lambda view: reached(view) == set(NODES))
+    view = until_all_reach(members)
     disk = disk_of(view)
     assert (disk.unfenced, disk.fault) == ("", "")
     assert disk.silence_ms == view.promise_ms
     owner = members.leader()
     other = next(node for node in MEMBERS if node != owner)
     members.world.power_off(owner)
-    until_online(members, other, without=owner)
+    members.until_online(other, {owner})
     members.lab.boot(owner)
     members.until(other, lambda view: all(node.up for node in view.nodes), "all four together")
-    until(members, other, lambda view: reached(view) == set(NODES))
+    until_all_reach(members, other)
 
     cluster = members.status(other).uuid
     numbers = {node.name: int(node.id) for node in members.status(other).nodes}
     members.world.power_off(GUEST)
     members.until(other, lambda view: view.quorum, "a leader")
-    command(members, "node", "evict", GUEST, "--timeout", "30", node=other)
+    members.run("node", "evict", GUEST, "--timeout", "30", node=other)
     members.until(other, lambda view: len(view.nodes) == len(MEMBERS), "three members")
     keys = {key_of(cluster, number) for name, number in numbers.items() if name != GUEST}
 
@@ -178,19 +139,19 @@ def test_the_owner_dies_and_an_evicted_node_stays_out(members: Members, target: 
 
 def test_a_frozen_san_stops_everything_until_it_is_thawed(members: Members, target: Target) -> None:
     """Without its disk the cluster stops within moments, and comes back by itself."""
-    until(members, "n1", lambda view: reached(view) == set(NODES))
+    until_all_reach(members)
     begun = time.monotonic()
     target.signal(signal.SIGSTOP)
     for node in NODES:
         members.until(node, lambda view: not view.quorum, "no quorum")
     assert time.monotonic() - begun < _STOPPED_S
-    lost = until(members, "n1", lambda view: disk_of(view).fault)
+    lost = members.until_quorum("n1", lambda view: disk_of(view).fault, "the fault")
     assert disk_of(lost).times is not None
     assert {found.code for found in lost.findings} == {"path-lost"}
     target.signal(signal.SIGCONT)
     for node in NODES:
-        until_online(members, node)
-    back = until(members, "n1", lambda view: reached(view) == set(NODES))
+        members.until_online(node)
+    back = until_all_reach(members)
     times = disk_of(back).times
     assert times is not None
     assert times.failures >= 1
@@ -199,25 +160,25 @@ def test_a_frozen_san_stops_everything_until_it_is_thawed(members: Members, targ
 
 def test_the_way_to_the_lun_changes_online(members: Members, target: Target) -> None:
     """Another portal for all, the former one for a node; what is another disk is refused."""
-    until(members, "n1", lambda view: reached(view) == set(NODES))
+    until_all_reach(members)
     second = target.add_portal(_PORT + 1)
-    command(members, "quorum", "relocate", second)
-    command(members, "quorum", "relocate", target.location, "--node", "n2", node="n2")
+    members.run("quorum", "relocate", second)
+    members.run("quorum", "relocate", target.location, "--node", "n2", node="n2")
     places = {node: target.location if node == "n2" else second for node in NODES}
 
     def there(view: QuorumView) -> bool:
         found = {path.node: path.location for path in disk_of(view).paths if path.reaches}
         return found == places and disk_of(view).location == second
 
-    view = until(members, "n1", there)
+    view = members.until_quorum("n1", there, "the new way")
     assert not view.joint
     time.sleep(6)  # every node looked again, by its new way
-    view = until(members, "n1", there)
+    view = members.until_quorum("n1", there, "the new way")
     assert view.votes == 1
-    until_online(members, "n1")
+    members.until_online("n1")
 
     other = members.world.folder / "other"
-    command(members, "quorum", "disk", "format", str(other), "--create", "--nodes", "4")
+    members.run("quorum", "disk", "format", str(other), "--create", "--nodes", "4")
     for words, code in (
         (("relocate", str(other)), "witness-foreign"),
         (("relocate", second, "--node", "n3"), "invalid-config"),

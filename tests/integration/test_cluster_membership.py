@@ -6,7 +6,6 @@ test anew. ``dismiss`` brings it back to: running, in no cluster.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
@@ -17,8 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from lab.prober import Prober
-from lab.world import World
-from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Members
+from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Members, formed
 
 from leitwolf.model.commands import (
     AddGroup,
@@ -34,21 +32,13 @@ from leitwolf.model.views import InitRequest, JoinRequestView, StatusView
 from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.token import digest, format_token, new_secret, parse_token
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture(scope="module")
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    with World(4) as world:
-        cluster = Members(world)
-        try:
-            cluster.form()
-            cluster.serve()
-            yield cluster
-        finally:
-            cluster.lab.close()
+    with formed() as cluster:
+        yield cluster
 
 
 def refused(members: Members, token: str, *, name: str = "", again: bool = False) -> str:
@@ -161,8 +151,7 @@ def test_lost_answer_is_granted_again(members: Members) -> None:
 def test_leave_moves_groups_away_first(members: Members) -> None:
     """A node that leaves gives its group away in order and says afterwards why it is out."""
     members.welcome()
-    moved = members.lab.command("n1", "group", "move", "web", GUEST)
-    assert moved.returncode == 0, moved.stderr
+    members.run("group", "move", "web", GUEST)
     left = members.lab.command(GUEST, "leave")
     assert left.returncode == 0, left.stderr
     assert members.owner() in MEMBERS
@@ -206,8 +195,7 @@ def test_evicted_dead_node_learns_it_when_it_is_back(members: Members) -> None:
 def test_eviction_that_would_break_the_quorum_is_refused(members: Members) -> None:
     """With one of three voters dead the evicted one must not be a living one; the hint says so."""
     members.dismiss()
-    done = members.lab.command("n1", "quorum", "votes", "--strict")
-    assert done.returncode == 0, done.stderr
+    members.run("quorum", "votes", "--strict")
     victim = next(node for node in MEMBERS if node != members.leader())
     asked = next(node for node in MEMBERS if node != victim)
     members.world.power_off(victim)
@@ -224,7 +212,7 @@ def test_eviction_that_would_break_the_quorum_is_refused(members: Members) -> No
     assert victim in caught.value.hint
     members.lab.boot(victim)
     members.settle()
-    assert members.lab.command("n1", "quorum", "votes", "--dynamic").returncode == 0
+    members.run("quorum", "votes", "--dynamic")
 
 
 # --- lost and copied state -----------------------------------------------------------------------
@@ -315,8 +303,7 @@ def test_corrupt_log_names_the_record_and_the_way_back(members: Members) -> None
     assert caught.value.code == "log-corrupt"
     assert members.lab.command(GUEST, "join", members.client("n1").token(60)).returncode == 8
     members.evict(GUEST)
-    done = members.lab.command(GUEST, "rejoin", members.client("n1").token(60))
-    assert done.returncode == 0, done.stderr
+    members.run("rejoin", members.client("n1").token(60), node=GUEST)
     members.until_member()
 
 
@@ -464,14 +451,6 @@ def test_heartbeats_of_another_cluster_are_named(members: Members) -> None:
     assert f"former member, from {here} (5)" in members.lab.command("n1", "status").stdout
 
 
-def until_acting(members: Members, node: str, profile: str) -> None:
-    """Wait until a node acts by a profile: once every lease of the former one is over."""
-    deadline = time.monotonic() + 10
-    while members.client(node).quorum().profile != profile:
-        assert time.monotonic() < deadline, f"{node} does not act by {profile}"
-        time.sleep(0.05)
-
-
 def test_profile_changes_online(members: Members) -> None:
     """Every node takes the new profile over, nothing stops, and the leader still leads."""
     members.dismiss()
@@ -482,7 +461,8 @@ def test_profile_changes_online(members: Members) -> None:
         members.client("n1").command(ChangeCluster(profile=profile))
         for node in MEMBERS:
             members.until(node, lambda view: view.profile == profile, "the profile")  # noqa: B023
-            until_acting(members, node, profile)
+            # It acts by it once every lease of the former one is over.
+            members.until_quorum(node, lambda view: view.profile == profile, "acting by it", 10)  # noqa: B023
         time.sleep(1.0)
         members.settle()
     assert next(item.generation for item in members.status().groups) == generation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack
 from typing import Any
@@ -14,13 +13,11 @@ from lab.prober import Prober
 from lab.world import World
 from tests.integration.fault_support import GROUP, LAB, PORT, VIP, Calm
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 
 def test_the_profile_changes_under_a_running_group() -> None:
     """To the longest and back: the group goes on where it is, in the same generation."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with ExitStack() as stack:
         world = stack.enter_context(World(3, interconnects=2))
         cluster = LabCluster(world)

@@ -1,86 +1,42 @@
 """Kinds of quorum on real nodes: shared disk, disk as witness, share, back to a majority.
 
 The disk is a loop device in memory, so that what is tested is the protocol and not this machine's
-storage; it is opened with O_DIRECT like every block device.
+storage.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab.disk import shared_disk
 from lab.prober import Prober
-from lab.world import World
-from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Members, block_device
+from tests.integration.membership_support import GUEST, NODES, PORT, VIP, Members, formed
 
 from leitwolf.model.errors import LeitwolfError
-from leitwolf.model.views import StatusView
+from leitwolf.model.views import QuorumView, StatusView
 
-pytestmark = pytest.mark.netns
-
-NODES = (*MEMBERS, GUEST)
-_WAIT_S = 20.0
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    with World(4) as world:
-        cluster = Members(world)
-        try:
-            cluster.form(votes="strict")
-            cluster.serve()
-            cluster.welcome()
-            yield cluster
-        finally:
-            cluster.lab.close()
+    with formed("strict", welcome=True) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def device(members: Members) -> Iterator[Path]:
     """A block device that every node sees."""
-    with block_device(members) as path:
+    with shared_disk(members.world) as path:
         yield path
 
 
-def command(members: Members, *words: str | Path) -> str:
-    """Run a command on n1, which must succeed."""
-    done = members.lab.command("n1", *(str(word) for word in words))
-    assert done.returncode == 0, done.stderr + done.stdout
-    return str(done.stdout)
-
-
-def until_quorum(members: Members, votes: int, count: int) -> None:
-    """Wait until one configuration with so many votes and acceptors is in force."""
-    deadline = time.monotonic() + _WAIT_S
-    while time.monotonic() < deadline:
-        view = members.client("n1").quorum()
-        voting = [member for member in view.members if member.voting]
-        if not view.joint and view.votes == votes and len(voting) == count:
-            return
-        time.sleep(0.05)
-    raise AssertionError(command(members, "quorum", "status") + members.log_text())
-
-
-def until_online(members: Members, node: str, *, without: tuple[str, ...]) -> StatusView:
-    """Wait until the group is online on a node that is left."""
-    gone = set(without)
-
-    def good(view: StatusView) -> bool:
-        return view.quorum and any(
-            group.status == "online" and group.owner not in gone for group in view.groups
-        )
-
-    return members.until(node, good, "the group online")
-
-
 def use_disk(members: Members, device: Path, *options: str) -> None:
-    command(members, "quorum", "disk", "format", device)
-    command(members, "quorum", "set", "disk", device, *options)
+    members.run("quorum", "disk", "format", device)
+    members.run("quorum", "set", "disk", device, *options)
 
 
 def test_kind_of_quorum_changes_without_an_outage(members: Members, device: Path) -> None:
@@ -89,9 +45,9 @@ def test_kind_of_quorum_changes_without_an_outage(members: Members, device: Path
     with Prober(members.world, VIP, PORT, interval_us=2000) as prober:
         assert prober.wait_for_answers()
         use_disk(members, device)
-        until_quorum(members, 1, 5)
-        command(members, "quorum", "set", "nodes")
-        until_quorum(members, 4, 4)
+        members.until_votes(1, 5)
+        members.run("quorum", "set", "nodes")
+        members.until_votes(4, 4)
         lost = [outage.milliseconds for outage in prober.outages()]
     assert not [one for one in lost if one >= 1_000], lost
     after = members.status("n1")
@@ -104,28 +60,28 @@ def test_kind_of_quorum_changes_without_an_outage(members: Members, device: Path
 def test_one_node_and_the_disk_are_enough(members: Members, device: Path) -> None:
     """Three of four nodes die, the owner of the disk last: the fourth goes on alone."""
     use_disk(members, device)
-    until_quorum(members, 1, 5)
+    members.until_votes(1, 5)
     owner = members.leader()
     dying = [node for node in NODES if node != owner][:2]
     [last] = [node for node in NODES if node not in (owner, *dying)]
     for node in (*dying, owner):
         members.world.power_off(node)
         time.sleep(1)
-    view = until_online(members, last, without=(*dying, owner))
+    view = members.until_online(last, without=(*dying, owner))
     assert view.leader == last
 
 
 def test_four_nodes_split_the_pair_with_the_disk_goes_on(members: Members, device: Path) -> None:
     """2:2: the owner's pair keeps its groups, the other pair stops, and joins again."""
     use_disk(members, device)
-    until_quorum(members, 1, 5)
+    members.until_votes(1, 5)
     owner = members.leader()
     other = [node for node in NODES if node != owner]
     for node in other[1:]:
         members.world.cut(node, ("ic0",))
     members.until(other[2], lambda view: not view.quorum, "no quorum on the other side")
     assert members.status(owner).leader == owner
-    until_online(members, owner, without=tuple(other[1:]))
+    members.until_online(owner, without=tuple(other[1:]))
     for node in other[1:]:
         members.world.heal(node, ("ic0",))
     members.until(
@@ -137,20 +93,14 @@ def both_up(view: StatusView) -> bool:
     return view.quorum and len(view.nodes) == 2 and all(node.up for node in view.nodes)
 
 
-def faults(members: Members) -> str:
-    """What is wrong with disks and witnesses, as the leader says."""
-    view = members.client(members.leader()).quorum()
-    return " ".join(member.fault for member in view.members)
-
-
 def until_faults(members: Members, code: str) -> None:
-    """Wait until the leader names this fault; '': none at all."""
-    deadline = time.monotonic() + _WAIT_S
-    said = faults(members)
-    while code not in said or (said and not code):
-        assert time.monotonic() < deadline, said
-        time.sleep(0.1)
-        said = faults(members)
+    """Wait until the leader names this fault of a disk or witness; '': none at all."""
+
+    def said(view: QuorumView) -> bool:
+        faults = " ".join(member.fault for member in view.members).strip()
+        return code in faults if code else not faults
+
+    members.until_quorum("", said, f"the fault {code}")
 
 
 def test_two_nodes_and_a_share_survive_either_loss(members: Members) -> None:
@@ -158,15 +108,15 @@ def test_two_nodes_and_a_share_survive_either_loss(members: Members) -> None:
     for node in ("n3", GUEST):
         members.evict(node)
     share = members.world.folder / "witness"
-    command(members, "quorum", "set", "witness", f"share:{share}?local=yes")
-    until_quorum(members, 3, 3)
+    members.run("quorum", "set", "witness", f"share:{share}?local=yes")
+    members.until_votes(3, 3)
     leader = members.leader()
     [other] = [node for node in ("n1", "n2") if node != leader]
 
     members.world.cut(other, ("ic0",))
     members.until(other, lambda view: not view.quorum, "no quorum without the link")
     assert members.status(leader).leader == leader
-    until_online(members, leader, without=(other,))
+    members.until_online(leader, without=(other,))
     members.world.heal(other, ("ic0",))
     members.until(leader, both_up, "both nodes again")
     assert members.status(leader).leader == leader
@@ -181,7 +131,7 @@ def test_two_nodes_and_a_share_survive_either_loss(members: Members) -> None:
     until_faults(members, "")
 
     members.world.power_off(leader)
-    view = until_online(members, other, without=(leader,))
+    view = members.until_online(other, without=(leader,))
     assert view.leader == other
 
 
@@ -195,10 +145,10 @@ def test_wrong_disks_are_refused_with_what_to_do(members: Members, device: Path)
         assert done.returncode != 0
         assert code in done.stderr + done.stdout, done.stderr
     other = "00000000-0000-4000-8000-000000000000"
-    command(members, "quorum", "disk", "format", device, "--cluster", other)
+    members.run("quorum", "disk", "format", device, "--cluster", other)
     done = members.lab.command("n1", "quorum", "set", "disk", str(device))
     assert "witness-foreign" in done.stderr, done.stderr
-    command(members, "quorum", "disk", "format", device, "--force")
+    members.run("quorum", "disk", "format", device, "--force")
     done = members.lab.command("n1", "quorum", "set", "disk", str(device), "--silence", "5000")
     assert "silence-too-long" in done.stderr, done.stderr
     with pytest.raises(LeitwolfError):

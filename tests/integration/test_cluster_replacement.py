@@ -9,46 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab.disk import shared_disk
 from lab.prober import Prober
-from lab.world import World
-from tests.integration.membership_support import (
-    GUEST,
-    PORT,
-    VIP,
-    Members,
-    block_device,
-)
-from tests.integration.test_cluster_quorum import command, until_quorum
+from tests.integration.membership_support import GUEST, PORT, VIP, Members, formed
 
-pytestmark = pytest.mark.netns
+from leitwolf.model.views import QuorumView
 
-_WAIT_S = 30.0
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def members() -> Iterator[Members]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    with World(4) as world:
-        cluster = Members(world)
-        try:
-            cluster.form()
-            cluster.serve()
-            yield cluster
-        finally:
-            cluster.lab.close()
+    with formed() as cluster:
+        yield cluster
 
 
 def until_fault(members: Members, code: str) -> None:
     """Wait until the leader's view names a fault of the disk or witness."""
-    deadline, seen = time.monotonic() + _WAIT_S, ""
-    while time.monotonic() < deadline:
-        view = members.client(members.leader()).quorum()
-        seen = " ".join(member.fault for member in view.members)
-        if code in seen:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{code} is not said: {seen}")
+    members.until_quorum(
+        "", lambda view: any(code in member.fault for member in view.members), code
+    )
 
 
 def until_witness(members: Members, *, former: str) -> str:
@@ -56,21 +36,18 @@ def until_witness(members: Members, *, former: str) -> str:
 
     Beside three nodes it has a vote only when votes are strict.
     """
-    deadline, said = time.monotonic() + _WAIT_S, ""
-    while time.monotonic() < deadline:
-        view = members.client(members.leader()).quorum()
+
+    def good(view: QuorumView) -> bool:
+        if view.witness is None or view.witness.storage == former or view.joint:
+            return False
         used = [member for member in view.members if member.storage]
-        wanted = view.witness.storage if view.witness is not None else ""
-        said = f"{wanted} {[(one.storage, one.weight, one.fault) for one in used]}"
-        settled = [one.storage for one in used] == [wanted] and not view.joint
-        if settled and wanted != former and not used[0].fault and used[0].connected:
-            return wanted
-        time.sleep(0.05)
-    raise AssertionError(f"{said}\n{command(members, 'quorum', 'status')}")
+        return [(one.storage, one.fault, one.connected) for one in used] == [
+            (view.witness.storage, "", True)
+        ]
 
-
-def copy_disk(device: Path, target: Path) -> None:
-    shutil.copyfile(os.path.realpath(device), target)
+    view = members.until_quorum("", good, f"another than {former}")
+    assert view.witness is not None
+    return view.witness.storage
 
 
 def put_back(source: Path, device: Path) -> None:
@@ -89,9 +66,10 @@ def refused(members: Members, code: str, *words: str | Path) -> None:
 
 def test_a_quorum_disk_is_replaced_whatever_became_of_it(members: Members) -> None:
     """Restored from an older image, gone, back as a stranger: groups go on, one command each."""
-    with block_device(members, "first") as first, block_device(members, "second") as second:
-        command(members, "quorum", "disk", "format", first)
-        command(members, "quorum", "set", "disk", first, "--witness")
+    world = members.world
+    with shared_disk(world, "first") as first, shared_disk(world, "second") as second:
+        members.run("quorum", "disk", "format", first)
+        members.run("quorum", "set", "disk", first, "--witness")
         storage = until_witness(members, former="")
         refused(members, "witness-in-use", "quorum", "replace")
         image = members.world.folder / "image"
@@ -99,17 +77,16 @@ def test_a_quorum_disk_is_replaced_whatever_became_of_it(members: Members) -> No
         with Prober(members.world, VIP, PORT, interval_us=2000) as prober:
             assert prober.wait_for_answers()
             for number in range(3):
-                command(members, "group", "set", "web", "--restarts", str(2 + number))
+                members.run("group", "set", "web", "--restarts", str(2 + number))
                 time.sleep(1.2)
             put_back(image, first)
             until_fault(members, "witness-rolled-back")
-            assert "quorum replace" in command(members, "quorum", "status") or (
-                members.leader() != "n1"
-            )
+            told = members.run("quorum", "status", node=members.leader())
+            assert "quorum replace" in told
             members.until("n1", lambda _: "witness-rolled-back" in members.log_text(), "its line")
             done = members.lab.command("n1", "quorum", "disk", "check", str(first))
             assert "older copy" in done.stdout
-            command(members, "quorum", "replace")  # the same place, formatted anew
+            members.run("quorum", "replace")  # the same place, formatted anew
             storage = until_witness(members, former=storage)
 
             before = members.world.folder / "before"
@@ -119,14 +96,14 @@ def test_a_quorum_disk_is_replaced_whatever_became_of_it(members: Members) -> No
                 disk.flush()
                 os.fsync(disk.fileno())
             until_fault(members, "witness-")
-            command(members, "quorum", "replace", second)
+            members.run("quorum", "replace", second)
             storage = until_witness(members, former=storage)
 
             put_back(before, first)  # the former one comes back: nobody takes it for the disk
             time.sleep(1)
             assert members.client("n1").quorum().witness.location == str(second)
             refused(members, "witness-in-use", "quorum", "replace")
-            command(members, "quorum", "replace", first)
+            members.run("quorum", "replace", first)
             until_witness(members, former=storage)
             lost = [outage.milliseconds for outage in prober.outages()]
         assert not [one for one in lost if one >= 1_000], lost
@@ -134,13 +111,13 @@ def test_a_quorum_disk_is_replaced_whatever_became_of_it(members: Members) -> No
 
 def test_a_disk_restored_while_all_nodes_are_down_is_not_believed(members: Members) -> None:
     """The log of a node remembers what stood there; nodes alone are the quorum and go on."""
-    with block_device(members) as device:
-        command(members, "quorum", "disk", "format", device)
-        command(members, "quorum", "set", "disk", device, "--witness")
+    with shared_disk(members.world) as device:
+        members.run("quorum", "disk", "format", device)
+        members.run("quorum", "set", "disk", device, "--witness")
         storage = until_witness(members, former="")
         image = members.world.folder / "image"
         shutil.copyfile(device, image)
-        command(members, "quorum", "move")  # promises on the disk that the image lacks
+        members.run("quorum", "move")  # promises on the disk that the image lacks
         time.sleep(2)
         for node in ("n1", "n2", "n3"):
             members.world.power_off(node)
@@ -151,27 +128,29 @@ def test_a_disk_restored_while_all_nodes_are_down_is_not_believed(members: Membe
             members.until(node, lambda view: view.quorum, "a quorum")
         members.settle()
         until_fault(members, "witness-rolled-back")
-        command(members, "quorum", "replace")
+        members.run("quorum", "replace")
         until_witness(members, former=storage)
 
 
 def test_a_disk_that_is_the_quorum_alone_is_replaced_while_it_works(members: Members) -> None:
     """Its owner brings the new one in before the old one loses its vote: clients notice nothing."""
-    with block_device(members, "first") as first, block_device(members, "second") as second:
-        command(members, "quorum", "disk", "format", first)
-        command(members, "quorum", "set", "disk", first)
-        until_quorum(members, 1, 4)
+    world = members.world
+    with shared_disk(world, "first") as first, shared_disk(world, "second") as second:
+        members.run("quorum", "disk", "format", first)
+        members.run("quorum", "set", "disk", first)
+        members.until_votes(1, 4)
         with Prober(members.world, VIP, PORT, interval_us=2000) as prober:
             assert prober.wait_for_answers()
-            command(members, "quorum", "replace", second)
-            deadline = time.monotonic() + _WAIT_S
-            while time.monotonic() < deadline:
-                view = members.client("n1").quorum()
-                names = [member.node for member in view.members if member.weight]
-                if names == [f"disk {second}"] and not view.joint:
-                    break
-                time.sleep(0.05)
-            assert names == [f"disk {second}"], command(members, "quorum", "status")
+            members.run("quorum", "replace", second)
+            wanted = [f"disk {second}"]
+            members.until_quorum(
+                "n1",
+                lambda view: (
+                    [member.node for member in view.members if member.weight] == wanted
+                    and not view.joint
+                ),
+                "the new disk alone",
+            )
             lost = [outage.milliseconds for outage in prober.outages()]
         assert not [one for one in lost if one >= 1_000], lost
 
@@ -181,37 +160,37 @@ def test_a_witness_is_replaced_whatever_became_of_it(members: Members) -> None:
     folder = members.world.folder / "share"
     folder.mkdir()
     location = f"share:{folder}/witness?local=yes"
-    command(members, "quorum", "set", "witness", location)
+    members.run("quorum", "set", "witness", location)
     storage = until_witness(members, former="")
     refused(members, "witness-in-use", "quorum", "replace")
     copies = members.world.folder / "copies"
     shutil.copytree(folder, copies)
-    command(members, "quorum", "move")
+    members.run("quorum", "move")
     time.sleep(2)
     for path in copies.iterdir():  # an older copy of the witness
         shutil.copyfile(path, folder / path.name)
     until_fault(members, "witness-rolled-back")
-    command(members, "quorum", "replace")
+    members.run("quorum", "replace")
     storage = until_witness(members, former=storage)
     for path in folder.iterdir():
         path.unlink()
     until_fault(members, "witness-unformatted")
-    command(members, "quorum", "replace")
+    members.run("quorum", "replace")
     storage = until_witness(members, former=storage)
     shutil.rmtree(folder)
     until_fault(members, "witness-")
     folder.mkdir()
-    command(members, "quorum", "replace")
+    members.run("quorum", "replace")
     until_witness(members, former=storage)
 
 
 def test_a_disk_without_a_place_for_a_node_is_refused(members: Members) -> None:
     """Node numbers above its places: refused when it is set, and when a node joins."""
-    with block_device(members) as device:
-        command(members, "quorum", "disk", "format", device, "--nodes", "2")
+    with shared_disk(members.world) as device:
+        members.run("quorum", "disk", "format", device, "--nodes", "2")
         refused(members, "no-disk-slot", "quorum", "set", "disk", device, "--witness")
-        command(members, "quorum", "disk", "format", device, "--nodes", "3", "--force")
-        command(members, "quorum", "set", "disk", device, "--witness")
+        members.run("quorum", "disk", "format", device, "--nodes", "3", "--force")
+        members.run("quorum", "set", "disk", device, "--witness")
         until_witness(members, former="")
         token = members.client("n1").token(60)
         done = members.lab.command(GUEST, "join", token)
@@ -235,7 +214,7 @@ def roll_back(members: Members, node: str) -> None:
     members.lab.run(node)
     members.until_member(node)
     for number in range(3):
-        command(members, "group", "set", "web", "--restarts", str(2 + number))
+        members.run("group", "set", "web", "--restarts", str(2 + number))
     members.until(node, lambda view: view.index >= members.status().index, "the log")
     members.stop(node)
     members.restore_state(node, copy)
@@ -244,13 +223,12 @@ def roll_back(members: Members, node: str) -> None:
 
 def test_a_rolled_back_node_rejoins_with_one_command(members: Members) -> None:
     """It is locked out, says how to come back, and has its place among the preferred owners."""
-    command(members, "group", "set", "web", "--prefer", "n3", "--prefer", "n2")
+    members.run("group", "set", "web", "--prefer", "n3", "--prefer", "n2")
     roll_back(members, "n3")
     view = members.until("n3", lambda view: bool(view.fault), "the lock-out")
     assert view.fault == "state-rolled-back"
     assert "leitwolf rejoin" in view.advice
-    done = members.lab.command("n3", "rejoin")
-    assert done.returncode == 0, done.stderr
+    members.run("rejoin", node="n3")
     members.until_member("n3")
     members.until("n1", lambda _: preferred(members) == ["n3", "n2"], "its place")
     assert list((members.state("n3") / "quarantine").iterdir())
@@ -266,8 +244,7 @@ def test_the_first_node_rejoins_with_a_damaged_log(members: Members) -> None:
     segment.write_bytes(data)
     members.lab.run("n1")
     members.until("n1", lambda view: view.fault == "log-corrupt", "the damage")
-    done = members.lab.command("n1", "rejoin")
-    assert done.returncode == 0, done.stderr
+    members.run("rejoin", node="n1")
     members.until_member("n1")
 
 
@@ -275,7 +252,7 @@ def test_a_wiped_node_takes_its_place_by_the_command_that_a_member_prints(
     members: Members,
 ) -> None:
     """State and keys are gone: one command there, one here; a live node is never replaced."""
-    command(members, "group", "set", "web", "--prefer", "n2", "--prefer", "n1")
+    members.run("group", "set", "web", "--prefer", "n2", "--prefer", "n1")
     refused(members, "node-alive", "node", "replace", "n2")
     token = members.client("n1").token(60)
     done = members.lab.command(GUEST, "join", token, "--replace", "--node-name", "n2")
@@ -291,10 +268,9 @@ def test_a_wiped_node_takes_its_place_by_the_command_that_a_member_prints(
     done = members.lab.command("n2", "join", token, "--node-name", "n2")
     assert "name-taken" in done.stderr
     assert "--replace" in done.stderr
-    printed = command(members, "node", "replace", "n2").splitlines()[-1].split()
+    printed = members.run("node", "replace", "n2").splitlines()[-1].split()
     assert printed[:2] == ["leitwolf", "join"]
-    done = members.lab.command("n2", *printed[1:])
-    assert done.returncode == 0, done.stderr
+    members.run(*printed[1:], node="n2")
     members.until_member("n2")
     members.until("n1", lambda _: preferred(members) == ["n2", "n1"], "its place")
     assert len(members.status("n1").nodes) == 3
@@ -312,6 +288,5 @@ def test_a_node_without_its_keys_is_told_to_use_a_token(members: Members) -> Non
     done = members.lab.command("n3", "rejoin")
     assert "proof-wrong" in done.stderr, done.stderr
     assert len(members.status("n1").nodes) == 3
-    done = members.lab.command("n3", "rejoin", members.client("n1").token(60))
-    assert done.returncode == 0, done.stderr
+    members.run("rejoin", members.client("n1").token(60), node="n3")
     members.until_member("n3")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from lab.prober import Prober
 from lab.world import World
 from tests.integration.fault_support import GROUP, LAB, PORT, VIP, Calm
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 _CLUSTER_PORT = 6474
 _ALL = "add rule inet deaf in tcp dport {port} drop; add rule inet deaf in tcp sport {port} drop; "
@@ -27,8 +26,6 @@ RULES = {"all": _ALL + _CALLS, "own calls": _CALLS}
 @pytest.fixture(scope="module")
 def calm() -> Iterator[Calm]:
     """A cluster of three with the group ``web``."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with ExitStack() as stack:
         world = stack.enter_context(World(3, interconnects=2))
         cluster = LabCluster(world)

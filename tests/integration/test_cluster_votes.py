@@ -2,71 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator
 
 import pytest
 from lab.prober import Prober
-from lab.world import World
-from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Members
+from tests.integration.membership_support import GUEST, NODES, PORT, VIP, Members, formed
 
-from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.views import QuorumView
 
-pytestmark = pytest.mark.netns
-
-NODES = (*MEMBERS, GUEST)
-_WAIT_S = 20.0
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def members() -> Iterator[Members]:
     """Four nodes with dynamic votes and a group online."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    with World(4) as world:
-        cluster = Members(world)
-        try:
-            cluster.form()
-            cluster.serve()
-            cluster.welcome()
-            assert cluster.client("n1").quorum().dynamic, "as clusters are formed"
-            yield cluster
-        finally:
-            cluster.lab.close()
+    with formed(welcome=True) as cluster:
+        assert cluster.client("n1").quorum().dynamic, "as clusters are formed"
+        yield cluster
 
 
 def until_votes(members: Members, asked: str, expected: set[str]) -> QuorumView:
     """Wait until exactly these nodes vote, by one configuration, an odd number in all."""
-    deadline, view = time.monotonic() + _WAIT_S, None
-    while time.monotonic() < deadline:
-        try:
-            view = members.client(asked).quorum()
-        except LeitwolfError:
-            view = None
-        if view is not None and not view.joint and view.leader and view.votes % 2:
-            voting = {member.node for member in view.members if member.weight}
-            if voting == expected:
-                return view
-        time.sleep(0.05)
-    raise AssertionError(f"{expected} on {asked}: {view}\n{members.log_text(asked)[-4000:]}")
+
+    def good(view: QuorumView) -> bool:
+        voting = {member.node for member in view.members if member.weight}
+        return not view.joint and bool(view.leader) and view.votes % 2 == 1 and voting == expected
+
+    return members.until_quorum(asked, good, f"votes of {expected}")
 
 
 def casting(view: QuorumView) -> str:
     """Who has the casting vote, '' if nobody has."""
     return next((member.node for member in view.members if member.weight > 1), "")
-
-
-def until_online(members: Members, asked: str, among: set[str]) -> None:
-    members.until(
-        asked,
-        lambda view: (
-            view.quorum
-            and any(group.status == "online" and group.owner in among for group in view.groups)
-        ),
-        "the group online",
-    )
 
 
 def test_four_nodes_down_to_the_last_one_and_back(members: Members) -> None:
@@ -87,7 +54,7 @@ def test_four_nodes_down_to_the_last_one_and_back(members: Members) -> None:
         members.world.power_off(victim)
         left.discard(victim)
         asked = min(left)
-        until_online(members, asked, left)
+        members.until_online(asked, set(NODES) - left)
         until_votes(members, asked, left)
         assert f"{victim} was lost: its vote is taken" in members.log_text(asked)
     [last] = left
@@ -117,7 +84,7 @@ def test_a_stop_in_order_gives_the_vote_away(members: Members) -> None:
     [other] = {"n1", "n2"} - {holder}
     assert f"{holder} has the casting vote" in members.status("n1").advice
     members.stop(holder)
-    until_online(members, other, {other})
+    members.until_online(other, {holder})
     view = until_votes(members, other, {other})
     assert view.leader == other
     assert f"{holder} is about to stop: its vote is taken" in members.log_text(other)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration import kernel_support as support
+from tests.integration.host_support import unified
 
 from leitwolf.system.containment import (
     CgroupContainment,
@@ -24,16 +25,8 @@ from leitwolf.system.containment import (
 )
 from leitwolf.system.pidnamespace import PidNamespaceContainment
 
-pytestmark = support.needs_root
+pytestmark = pytest.mark.root
 
-UNIFIED = next(
-    (
-        path
-        for path in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
-        if (path / "cgroup.procs").exists()
-    ),
-    None,
-)
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "GREETING": "hello"}
 STUBBORN = "trap '' TERM INT HUP; while :; do sleep 0.05; done"
 
@@ -48,10 +41,8 @@ class OldKernelContainment(CgroupContainment):
 def make(kind: str, tmp_path: Path) -> Containment:
     if kind == "pidns":
         return PidNamespaceContainment(tmp_path / "cells")
-    if UNIFIED is None:
-        pytest.skip("no cgroup version 2")
     classes = {"cgroup": CgroupContainment, "cgroup-old": OldKernelContainment}
-    return classes[kind](UNIFIED / f"leitwolf-test-{os.getpid()}")
+    return classes[kind](unified() / f"leitwolf-test-{os.getpid()}")
 
 
 def clear(containment: Containment) -> None:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(150)]
 
 ROOT = Path(__file__).parents[2]
 FAULTS = [
@@ -87,12 +87,6 @@ class Demo:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
-
-
-@pytest.fixture(autouse=True)
-def _root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
 
 
 def test_demo_shows_every_fault_and_leaves_nothing() -> None:

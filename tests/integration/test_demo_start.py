@@ -26,8 +26,7 @@ def in_session(session: int) -> list[str]:
     return found
 
 
-@pytest.mark.netns
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 @pytest.mark.parametrize("attempt", range(3))
 def test_ctrl_c_while_the_world_is_being_built(attempt: int) -> None:
     """Status 130, one line, no traceback of any helper, no process left."""

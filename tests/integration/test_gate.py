@@ -18,7 +18,7 @@ from tests.integration.kernel_support import OWN4, OWN6, VIRTUAL4, VIRTUAL6, Wor
 from leitwolf.system.gate import ARM_MAXIMUM_MS, ARM_MINIMUM_MS, Gate
 from leitwolf.system.rtnetlink import marked_addresses
 
-pytestmark = [pytest.mark.netns, support.needs_root]
+pytestmark = pytest.mark.root
 
 VIRTUAL = (VIRTUAL4, VIRTUAL6)
 PROBES = [(probe, address) for probe in ("ping", "resolve") for address in VIRTUAL]
@@ -301,7 +301,7 @@ def test_renewal_needs_a_running_lease_and_a_start_needs_none(gate: Gate) -> Non
     """Delete and add in one transaction: refused before the first, after the end, after disarm."""
     gate.install()
     assert not gate.arm(LONG_MS, LEASE, renewal=True)
-    assert gate.arm(50, LEASE, renewal=False)
+    assert gate.arm(LONG_MS, LEASE, renewal=False)
     assert not gate.arm(LONG_MS, LEASE, renewal=False), "one runs already"
     assert gate.arm(100, LEASE, renewal=True)
     time.sleep(0.15)

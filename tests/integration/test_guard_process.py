@@ -15,10 +15,9 @@ from tests.integration.guard_support import (
     Node,
     configuration,
     connect,
-    eventually,
-    needs_root,
     nodes,
 )
+from tests.integration.kernel_support import eventually
 
 from leitwolf.system.progress import Flag, Role
 from leitwolf.wire.ballot import Ballot
@@ -38,7 +37,7 @@ from leitwolf.wire.guard import (
     StopEverything,
 )
 
-pytestmark = [pytest.mark.netns, needs_root]
+pytestmark = pytest.mark.root
 
 BALLOT = Ballot(1, 2, 1)
 LEASE = 1 << 51 | 5

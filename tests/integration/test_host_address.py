@@ -15,21 +15,19 @@ from tests.integration.host_support import (
     LEASE,
     HostNode,
     close_order,
-    eventually,
     host_node,
     inside,
-    ip,
-    needs_root,
     start_order,
     stop_order,
 )
+from tests.integration.kernel_support import eventually, ip
 
 from leitwolf.model.observations import ResourceReport
 from leitwolf.resources import _neighbour as neighbour
 from leitwolf.system.gate import Gate
 from leitwolf.system.rtnetlink import marked_addresses
 
-pytestmark = [pytest.mark.netns, needs_root]
+pytestmark = pytest.mark.root
 
 V4, V6 = "192.0.2.10", "2001:db8:7::10"
 

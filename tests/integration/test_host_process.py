@@ -13,14 +13,13 @@ from tests.integration.host_support import (
     HostNode,
     alive,
     close_order,
-    eventually,
     host_node,
-    needs_root,
     process_order,
     stop_order,
 )
+from tests.integration.kernel_support import eventually
 
-pytestmark = [pytest.mark.netns, needs_root]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="installs as root")
+pytestmark = pytest.mark.root
 
 FILES = (
     "usr/local/bin/leitwolf",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.target_support import READY_S, Target, missing
+from tests.integration.target_support import READY_S, Target
 
 from leitwolf.model.errors import WitnessError
 from leitwolf.model.ids import NodeId
@@ -21,7 +21,7 @@ from leitwolf.witness.inspect import check_disk
 from leitwolf.witness.iscsi import IscsiDevice
 from leitwolf.witness.reservations import key_of
 
-pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.root, pytest.mark.needs("tgtd", "tgtadm")]
 
 CLUSTER = "3f0c4c1e-0000-4000-8000-000000000001"
 REGION_BYTES = 256 << 10

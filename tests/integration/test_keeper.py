@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from typing import Self
 
 import pytest
-from tests.integration.guard_support import Node, eventually, needs_root, nodes
+from tests.integration.guard_support import Node, nodes
+from tests.integration.kernel_support import eventually
 
 from leitwolf.system.progress import Role
 from leitwolf.wire.keeper import KEEPER, Accepted, ExitAnswer, ExitQuery, RestartKeeper
 
-pytestmark = [pytest.mark.netns, needs_root]
+pytestmark = pytest.mark.root
 
 CHILDREN = (Role.GUARD, Role.DAEMON, Role.HOST)
 

@@ -17,7 +17,7 @@ from lab.prober import Prober
 from lab.processes import state_of
 from lab.world import World, sweep
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 LAB = Path(__file__).parents[2] / "lab"
 VIP, VIP6, PORT = "10.77.2.50", "fd77:2::50", 7000
@@ -47,8 +47,6 @@ def lab_processes(marker: str) -> list[int]:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     with World(3, interconnects=2) as built:
         for node in built.nodes:
             built.start(node)
@@ -255,8 +253,6 @@ def test_the_observer_sees_two_owners(world: World) -> None:
 
 def test_a_world_leaves_nothing_behind() -> None:
     """No namespace, process, folder, cgroup or interface remains after the end."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     interfaces = sorted(Path("/sys/class/net").iterdir())
     with World(2) as world:
         for node in world.nodes:
@@ -289,8 +285,6 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_world_ends_with_its_program(number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C and SIGTERM clean up; after SIGKILL only a folder waits for the next world."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         stdout=subprocess.PIPE,
@@ -316,8 +310,6 @@ def test_a_world_ends_with_its_program(number: signal.Signals, tmp_path: Path) -
 
 def test_an_ordinary_user_builds_a_world_in_a_user_namespace(tmp_path: Path) -> None:
     """Without root, the program starts again as root of a user namespace."""
-    if os.geteuid() != 0 or not shutil.which("setpriv"):
-        pytest.skip("needs root, to become somebody else")
     copy = Path("/var/tmp", f"lab-user-{os.getpid()}")
     shutil.copytree(LAB, copy / "lab")
     try:

@@ -26,7 +26,7 @@ from leitwolf.witness.format import format_disk
 from leitwolf.witness.inspect import check_disk, dump_disk
 from leitwolf.witness.reservations import key_of
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.root
 
 CLUSTER = "3f0c4c1e-0000-4000-8000-000000000002"
 OTHER = "0b8f6bb4-6c0c-4d4a-9a68-3f1f5f0f2d11"

@@ -18,7 +18,7 @@ from leitwolf.system.rtnetlink import (
     remove_address,
 )
 
-pytestmark = [pytest.mark.netns, support.needs_root]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from tests.integration.guard_support import needs_root
 
-pytestmark = [pytest.mark.netns, needs_root]
+pytestmark = pytest.mark.root
 
 _INIT = """
 import subprocess, sys, time

@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from tests.integration.witness_support import Proxy, Witness, etcd, s3, wait_for
+from tests.integration.witness_support import HANG_S, Proxy, Witness, etcd, s3, wait_for
 from tests.witness_fakes import MemoryCas, Store
 
 from leitwolf.model.errors import InvalidConfig, WitnessError
@@ -264,10 +264,12 @@ def test_a_store_that_hangs_is_left_in_time(places: Places, kind: str) -> None:
     """The limit holds for the whole call."""
     with Proxy(places.port(kind), "hang") as proxy:
         cas = places.open(places.location(kind, proxy.port), timeout_s=0.5)
+        begun = time.monotonic()
         for step in (cas.get, lambda: cas.put(b"", None)):
             with pytest.raises(WitnessError) as caught:
                 step()
             assert caught.value.code == "witness-unreachable"
+        assert time.monotonic() - begun < HANG_S / 2
         proxy.release.set()
         cas.close()
 

@@ -19,10 +19,10 @@ from typing import Self
 
 from leitwolf.witness.vault import Vault
 
-__all__ = ["Proxy", "Witness", "etcd", "free_port", "s3", "wait_for", "witness_command"]
+__all__ = ["HANG_S", "Proxy", "Witness", "etcd", "free_port", "s3", "wait_for", "witness_command"]
 
 ROOT = Path(__file__).parents[2]
-READY_S = 60.0
+READY_S = HANG_S = 60.0
 MOTO = """
 import sys
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -212,7 +212,7 @@ class Proxy:
             ("txn", "deleterange")
         )
         if self.fault == "hang":
-            self.release.wait(60)
+            self.release.wait(HANG_S)
             request.close_connection = True
             return
         if self.fault == "no-conditions":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+tools = pytest.mark.needs("spin", "gcc")
 
 SPEC = Path(__file__).parents[2] / "spec"
 MUTANTS = {
@@ -21,9 +21,6 @@ MUTANTS = {
 
 def checked(folder: Path, model: str, *macros: str) -> str:
     """Return what spin's verifier says of a model."""
-    for program in ("spin", "gcc"):
-        if shutil.which(program) is None:
-            pytest.skip(f"needs {program}: ./run test-all installs it")
     for command in (
         ["spin", *(f"-D{macro}" for macro in macros), "-a", str(SPEC / f"{model}.pml")],
         ["gcc", "-O2", "-w", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=4000", "-o", "pan", "pan.c"],
@@ -36,6 +33,7 @@ def checked(folder: Path, model: str, *macros: str) -> str:
     return done.stdout
 
 
+@tools
 @pytest.mark.parametrize("model", sorted(MUTANTS))
 def test_a_model_is_right(tmp_path: Path, model: str) -> None:
     """All states were seen, none breaks what must hold, and there were many of them."""
@@ -48,6 +46,7 @@ def test_a_model_is_right(tmp_path: Path, model: str) -> None:
     assert int(states[1]) > 1_000_000
 
 
+@tools
 @pytest.mark.parametrize(
     ("model", "macro"), [(model, macro) for model in sorted(MUTANTS) for macro in MUTANTS[model]]
 )

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from tests.linearizable import Kind, Operation, unexplained
-from tests.sim.test_quorum_kinds import calm, leader
+from tests.sim_calm import MS, leader, started
 from tests.sim_clients import GROUP, recorded
 
 from leitwolf.core.rules import Rules
@@ -16,7 +16,6 @@ from leitwolf.model.ids import Wish
 from leitwolf.sim.faults import MIXES
 
 RUNS = int(os.environ.get("LEITWOLF_SIM_RUNS", "40"))
-MS = 1_000_000
 
 
 def explained(history: list[Operation], initial: int) -> bool:
@@ -89,7 +88,7 @@ def test_clients_notice_what_a_new_owner_of_the_disk_lost() -> None:
 
 def test_a_change_that_counts_on_an_older_configuration_is_refused() -> None:
     """By its code, only if something was configured since, and from any node."""
-    world = calm("majority", 3)
+    world = started("majority", 3)
     state = world.state()
     assert state is not None
     first = leader(world)
@@ -115,7 +114,7 @@ def test_a_change_that_counts_on_an_older_configuration_is_refused() -> None:
 
 def test_a_change_that_counts_on_a_lost_history_is_refused() -> None:
     """Whoever read an entry that a forced quorum lost does not take another state for the same."""
-    world = calm("majority", 3)
+    world = started("majority", 3)
     first = leader(world)
     state = world.state()
     assert state is not None

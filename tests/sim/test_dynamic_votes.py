@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.sim.test_quorum_kinds import calm, cut, owners
-from tests.sim_calm import MS, SECOND, leader, mend
-from tests.sim_forced import HEALED_S, SILENCE_S, force
+from tests.sim_calm import MS, SECOND, cut, leader, mend, owners, started
+from tests.sim_forced import HEALED_S, die, forced
 from tests.sim_votes import config, dynamic, notices_at, settled, votes
 
 from leitwolf.model.commands import ChangeGroup, EvictNode, MoveGroup, SetQuorum, SetVotes, StopNode
@@ -69,8 +68,8 @@ def test_four_nodes_down_to_the_last_and_back(quorum: str, who: str) -> None:
 
 
 def test_strict_votes_stop_at_the_second_death() -> None:
-    """The original's table: three of four are needed, whoever is gone since when."""
-    world = calm("majority", 4)
+    """Three of four are needed, whoever is gone since when."""
+    world = started("majority", 4)
     lose(world, followers(world)[0])
     followers(world)[-1].power_off("test")
     world.run_until(world.now + 3 * SECOND)
@@ -301,7 +300,7 @@ def test_a_node_that_stops_in_order_is_no_loss() -> None:
 
 def test_from_strict_to_dynamic_and_back_without_an_outage() -> None:
     """Nothing stops, nobody is elected."""
-    world = calm("majority", 4)
+    world = started("majority", 4)
     first, elections, starts = leader(world), world.checker.elections, world.checker.starts
     ask(world, 1, SetVotes(dynamic=True))
     settled(world, {node: 1 + (node == first.id) for node in world.nodes})
@@ -341,7 +340,7 @@ def test_an_evicted_node_leaves_an_odd_number() -> None:
 @pytest.mark.parametrize("dead", [0, 1])
 def test_a_node_whose_vote_is_needed_for_it_is_evicted(dead: int) -> None:
     """Strict votes: one of two, and one of four of which another one is dead."""
-    world = calm("majority", 2 + 2 * dead)
+    world = started("majority", 2 + 2 * dead)
     victim = followers(world)[0]
     for other in followers(world)[1 : 1 + dead]:
         other.power_off("test")
@@ -431,10 +430,8 @@ def test_a_distant_site_that_is_forced_votes_until_the_others_are_back() -> None
     ask(world, 1, SetVotes(weights={NodeId(3): 0}))
     world.run_until(world.now + 2 * SECOND)
     site, lost = world.nodes[3], [world.nodes[1], world.nodes[2]]
-    for node in lost:
-        node.power_off("for good")
-    world.run_until(world.now + SILENCE_S * SECOND)
-    assert force(world, site).refusal is None
+    die(world, lost)
+    forced(world, site)
     world.run_until(world.now + 5 * SECOND)
     assert leader(world) is site
     assert votes(world) == {3: 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from tests.sim_calm import MS, SECOND, cut, leader, owners, started
 
 from leitwolf.core.effects import CallWitness
 from leitwolf.core.lease.profile import PROFILES
@@ -28,39 +29,7 @@ from leitwolf.sim.scenario import Setting, demand_service, simulate
 from leitwolf.sim.witness import SharedDisk
 from leitwolf.sim.world import World
 
-MS = 1_000_000
-SECOND = 1_000 * MS
 SHARED = tuple(name for name in sorted(QUORUMS) if QUORUMS[name][1] is not None)
-
-
-def calm(quorum: str, nodes: int, *, seed: int = 1, rules: Rules = ALL_RULES) -> World:
-    """A cluster with three groups online; node 1 was on first."""
-    world = World(seed=seed, nodes=nodes, quorum=quorum, rules=rules)
-    world.nodes[1].power_on()
-    for number in range(2, nodes + 1):
-        world.later(200 * MS, world.nodes[number].power_on)
-    world.run_until(4 * SECOND)
-    demand_service(world, "after the start")
-    return world
-
-
-def leader(world: World) -> SimNode:
-    [node] = world.leaders()
-    return node
-
-
-def cut(world: World, side: set[int]) -> None:
-    """Split these nodes from the others."""
-    for one in world.nodes:
-        for other in world.nodes:
-            if (one in side) != (other in side):
-                world.network.cut(one, other)
-    world.refresh_streams()
-
-
-def owners(world: World, among: set[int]) -> set[int]:
-    """Nodes on which something is active."""
-    return {node.id for node in world.nodes.values() if node.active_cells()} & among
 
 
 # --- the situations of the specification ---------------------------------------------------------
@@ -68,7 +37,7 @@ def owners(world: World, among: set[int]) -> set[int]:
 
 def test_owner_of_the_disk_dies() -> None:
     """T_d of silence, then another node adopts the disk's log and starts the groups."""
-    world = calm("disk", 2)
+    world = started("disk", 2)
     first = leader(world)
     first.power_off("test")
     world.run_until(world.now + 2 * SECOND)
@@ -78,7 +47,7 @@ def test_owner_of_the_disk_dies() -> None:
 
 def test_any_number_of_nodes_survives_with_the_disk() -> None:
     """Three of four die one after another; the last one leads with the disk."""
-    world = calm("disk", 4)
+    world = started("disk", 4)
     for _ in range(3):
         leader(world).power_off("test")
         world.run_until(world.now + 2 * SECOND)
@@ -88,7 +57,7 @@ def test_any_number_of_nodes_survives_with_the_disk() -> None:
 @pytest.mark.parametrize("others", [1, 3])
 def test_four_nodes_split_the_side_of_the_owner_goes_on(others: int) -> None:
     """2:2 and 1:3: who owns the disk continues, the other side stops."""
-    world = calm("disk", 4)
+    world = started("disk", 4)
     owner = leader(world)
     rest = [number for number in world.nodes if number != owner.id]
     side = {owner.id, *rest[others:]}
@@ -103,7 +72,7 @@ def test_four_nodes_split_the_side_of_the_owner_goes_on(others: int) -> None:
 
 def test_no_disk_no_cluster() -> None:
     """A running cluster that loses its disk stops everything, and none starts without it."""
-    world = calm("disk", 3)
+    world = started("disk", 3)
     [witness] = world.witnesses.values()
     witness.unreached.update(world.nodes)
     world.run_until(world.now + 2 * SECOND)
@@ -116,7 +85,7 @@ def test_no_disk_no_cluster() -> None:
 
 def test_owner_without_its_path_to_the_disk_is_replaced() -> None:
     """The path of one node is not the disk: another one that reaches it takes over."""
-    world = calm("disk", 3)
+    world = started("disk", 3)
     owner = leader(world)
     [witness] = world.witnesses.values()
     witness.unreached.add(owner.id)
@@ -129,7 +98,7 @@ def test_owner_without_its_path_to_the_disk_is_replaced() -> None:
 def test_two_nodes_and_a_witness_survive_either_death(quorum: str) -> None:
     """Whoever dies, the other one goes on with the witness."""
     for dies in (True, False):
-        world = calm(quorum, 2)
+        world = started(quorum, 2)
         first = leader(world)
         [other] = [node for node in world.nodes.values() if node is not first]
         (first if dies else other).power_off("test")
@@ -140,7 +109,7 @@ def test_two_nodes_and_a_witness_survive_either_death(quorum: str) -> None:
 @pytest.mark.parametrize("quorum", ["disk-witness", "full-witness", "tag-witness"])
 def test_two_nodes_and_a_witness_the_defender_wins(quorum: str) -> None:
     """The link between them is cut: the leader arms the witness and stays."""
-    world = calm(quorum, 2)
+    world = started(quorum, 2)
     first = leader(world)
     cut(world, {first.id})
     world.run_until(world.now + 3 * SECOND)
@@ -151,7 +120,7 @@ def test_two_nodes_and_a_witness_the_defender_wins(quorum: str) -> None:
 @pytest.mark.parametrize("quorum", ["disk-witness", "full-witness"])
 def test_two_nodes_do_not_need_their_witness(quorum: str) -> None:
     """Without it both go on, and nothing stops."""
-    world = calm(quorum, 2)
+    world = started(quorum, 2)
     first, starts = leader(world), world.checker.starts
     [witness] = world.witnesses.values()
     witness.unreached.update(world.nodes)
@@ -163,7 +132,7 @@ def test_two_nodes_do_not_need_their_witness(quorum: str) -> None:
 
 def test_four_and_a_disk_witness_leader_alone_with_the_disk() -> None:
     """Three nodes are a majority of five votes; the leader with the disk has two."""
-    world = calm("disk-witness", 4)
+    world = started("disk-witness", 4)
     first = leader(world)
     cut(world, {first.id})
     world.run_until(world.now + 3 * SECOND)
@@ -174,7 +143,7 @@ def test_four_and_a_disk_witness_leader_alone_with_the_disk() -> None:
 @pytest.mark.parametrize(("quorum", "starts"), [("tag-witness", False), ("full-witness", True)])
 def test_partition_in_time(quorum: str, starts: bool) -> None:
     """A changes something while B is down, A dies, B starts alone: a tag refuses, full heals."""
-    world = calm(quorum, 2)
+    world = started(quorum, 2)
     first = leader(world)
     [other] = [node for node in world.nodes.values() if node is not first]
     other.power_off("test")
@@ -193,7 +162,7 @@ def test_partition_in_time(quorum: str, starts: bool) -> None:
 @pytest.mark.parametrize("target", SHARED)
 def test_kind_of_quorum_changes_online(target: str) -> None:
     """From a majority to every other kind and back: no office and no group is lost."""
-    world = calm("majority", 3)
+    world = started("majority", 3)
     first, elections, starts = leader(world), world.checker.elections, world.checker.starts
     weight, acceptor = QUORUMS[target]
     assert acceptor is not None
@@ -261,7 +230,7 @@ def test_mutant_is_caught(rule: str) -> None:
 
 def disarmed_in_the_wrong_moment(seed: int, rules: Rules) -> None:
     """Acks fail again just before the witness is disarmed, and its path right after that."""
-    world = calm("tag-witness", 2, seed=seed, rules=rules)
+    world = started("tag-witness", 2, seed=seed, rules=rules)
     first = leader(world)
     cut(world, {first.id})
     world.run_until(world.now + 600 * MS)
@@ -295,7 +264,7 @@ def test_lease_is_given_up_before_the_witness_is_disarmed() -> None:
 @pytest.mark.parametrize("quorum", ["disk", "engine"])
 def test_a_stream_of_changes_keeps_the_office(quorum: str) -> None:
     """Renewals go on while entries are written, also when regions overflow."""
-    world = calm(quorum, 2)
+    world = started(quorum, 2)
     first, elections = leader(world), world.checker.elections
     for number in range(200):
         command = ChangeGroup(group=GroupId("g1"), restart_threshold=number % 6)
@@ -314,6 +283,15 @@ def passive(node: SimNode) -> Passive:
     return only
 
 
+def patient(rules: Rules = ALL_RULES) -> World:
+    """Two nodes and a disk, by a profile that bears a silence of more than a second."""
+    world = World(seed=1, nodes=2, quorum="disk", profile="virtual", rules=rules)
+    for node in world.nodes.values():
+        node.power_on()
+    world.run_until(12 * SECOND)
+    return world
+
+
 def use_disk(world: World, *, alone: bool, silence_ms: int = 0) -> None:
     """Want one and the same disk, as witness or alone."""
     command = SetQuorum(
@@ -325,7 +303,7 @@ def use_disk(world: World, *, alone: bool, silence_ms: int = 0) -> None:
 
 def test_a_witness_becomes_the_quorum_alone_without_losing_the_office() -> None:
     """It votes and is disarmed: it must be armed before it decides alone."""
-    world = calm("majority", 3)
+    world = started("majority", 3)
     first, elections = leader(world), world.checker.elections
     use_disk(world, alone=False)
     assert not passive(first).armed
@@ -337,10 +315,7 @@ def test_a_witness_becomes_the_quorum_alone_without_losing_the_office() -> None:
 
 def test_a_shorter_silence_does_not_shorten_what_counts() -> None:
     """A stamp asks for as long as the longest renewal that the guard still counts."""
-    world = World(seed=1, nodes=2, quorum="disk", profile="virtual")
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(12 * SECOND)
+    world = patient()
     use_disk(world, alone=True, silence_ms=1_120)
     first = leader(world)
     [disk] = [one for one in world.witnesses.values() if one.acceptor.id.storage == "00000001"]
@@ -359,7 +334,7 @@ def test_a_shorter_silence_does_not_shorten_what_counts() -> None:
 
 def test_the_region_that_the_disk_names_is_never_begun_anew() -> None:
     """The path fails after the block was written: its owner looks before it writes again."""
-    world = calm("disk", 2)
+    world = started("disk", 2)
     first = leader(world)
     [disk] = world.witnesses.values()
     known, write_block, lost = passive(first)._own.generation, disk._write_block, []
@@ -395,7 +370,7 @@ def test_the_region_that_the_disk_names_is_never_begun_anew() -> None:
 
 def test_a_removed_owner_keeps_its_stamp_until_its_lease_is_over() -> None:
     """Its guard stalls while it loses its place: nobody takes the disk before that lease ends."""
-    world = calm("disk", 3)
+    world = started("disk", 3)
     first = leader(world)
     others = [node for node in world.nodes.values() if node is not first]
     cut(world, {first.id})
@@ -425,10 +400,7 @@ def test_a_removed_owner_keeps_its_stamp_until_its_lease_is_over() -> None:
 
 def test_a_profile_must_bear_the_silence_of_the_disk() -> None:
     """L14 holds for every later profile, too: a group would run on two nodes."""
-    world = World(seed=1, nodes=2, quorum="disk", profile="virtual")
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(12 * SECOND)
+    world = patient()
     use_disk(world, alone=True, silence_ms=1_120)
     world.ask(leader(world).id, -3, ChangeCluster(profile="fast"))
     world.run_until(world.now + SECOND)
@@ -465,7 +437,7 @@ def hold_back(world: World, node: SimNode, *, region: bool, ms: int) -> list[int
 
 def owner_frozen_in_a_write(rules: Rules) -> None:
     """A new owner adopts what the frozen one wrote; its last write comes only then."""
-    world = calm("disk", 2, rules=rules)
+    world = started("disk", 2, rules=rules)
     first = leader(world)
     held = hold_back(world, first, region=True, ms=3_000)
     world.ask(first.id, -1, ChangeGroup(group=GroupId("g1"), restart_threshold=5))
@@ -479,7 +451,7 @@ def owner_frozen_in_a_write(rules: Rules) -> None:
 
 def candidate_evicted_in_a_write(rules: Rules) -> None:
     """It is frozen when it writes its promise, and evicted; the write comes only then."""
-    world = calm("disk", 3, rules=rules)
+    world = started("disk", 3, rules=rules)
     first = leader(world)
     others = [node for node in world.nodes.values() if node is not first]
     rank = sorted(others, key=lambda node: (node.id <= first.id, node.id))
@@ -499,7 +471,7 @@ def candidate_evicted_in_a_write(rules: Rules) -> None:
 
 def evicted_while_off(quorum: str, rules: Rules) -> World:
     """A node that was off when it was evicted comes back alone."""
-    world = calm(quorum, 3, rules=rules)
+    world = started(quorum, 3, rules=rules)
     first = leader(world)
     gone = next(node for node in world.nodes.values() if node is not first)
     gone.power_off("test")
@@ -551,7 +523,7 @@ def generations(world: World) -> dict[str, int]:
 @pytest.mark.parametrize(("asked_ms", "codes"), [(270, []), (280, ["disk-slow"])])
 def test_a_disk_slower_than_the_profile_bears_is_named(asked_ms: int, codes: list[str]) -> None:
     """By every node, as its owner told them, before anything is lost."""
-    world = calm("disk", 3)
+    world = started("disk", 3)
     first = leader(world)
     passive(first)._timing.measured = asked_ms * MS
     world.run_until(world.now + SECOND)
@@ -563,7 +535,7 @@ def test_a_disk_slower_than_the_profile_bears_is_named(asked_ms: int, codes: lis
 
 def owner_of_a_slow_disk_dies(rules: Rules) -> bool:
     """Calls ask for more than R bears; return whether the groups of the others went on."""
-    world = calm("disk", 4, rules=rules)
+    world = started("disk", 4, rules=rules)
     world.ask(leader(world).id, -1, TransferLeader(node=NodeId(3)))
     world.run_until(world.now + SECOND)
     first = leader(world)
@@ -585,10 +557,7 @@ def test_a_slow_disk_does_not_cost_the_groups_of_the_others() -> None:
 
 def silence_falls_before_a_stall(rules: Rules) -> None:
     """A disk became faster; its owner stalls while the guard counts by what it was."""
-    world = World(seed=1, nodes=2, quorum="disk", profile="virtual", rules=rules)
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(12 * SECOND)
+    world = patient(rules)
     first = leader(world)
     [disk] = world.witnesses.values()
     assert isinstance(disk, SharedDisk)
@@ -615,10 +584,7 @@ def test_a_silence_that_falls_outlasts_what_is_counted() -> None:
 
 def test_an_owner_measures_its_disk() -> None:
     """Slow calls raise the silence that its stamps say, and quick ones lower it again."""
-    world = World(seed=1, nodes=2, quorum="disk", profile="virtual")
-    for node in world.nodes.values():
-        node.power_on()
-    world.run_until(12 * SECOND)
+    world = patient()
     first = leader(world)
     [disk] = world.witnesses.values()
     takes = disk._takes
@@ -643,7 +609,7 @@ def test_an_owner_measures_its_disk() -> None:
 @pytest.mark.parametrize("quorum", ["disk", "tag-witness"])
 def test_every_node_knows_who_could_not_take_over(quorum: str) -> None:
     """A follower that lost its path says so to all before it is needed, and when it is back."""
-    world = calm(quorum, 3)
+    world = started(quorum, 3)
     world.run_until(world.now + 6 * SECOND)
     first = leader(world)
     other = next(node for node in world.nodes.values() if node is not first)
@@ -678,7 +644,7 @@ def test_an_entry_does_not_disarm_what_the_guard_still_counts() -> None:
     """One is written in the moment in which the witness is to be disarmed: first the guard."""
     met = 0
     for offset in range(10):
-        world = calm("tag-witness", 2)
+        world = started("tag-witness", 2)
         first = leader(world)
         cut(world, {first.id})
         world.run_until(world.now + 600 * MS)

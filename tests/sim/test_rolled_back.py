@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.sim.test_quorum_kinds import MS, SECOND, calm, leader, passive
-from tests.sim_calm import reach, slow_disk
+from tests.sim.test_quorum_kinds import passive
+from tests.sim_calm import MS, SECOND, leader, reach, slow_disk, started
 
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import ChangeGroup
@@ -34,7 +34,7 @@ def change(world: World, node: SimNode, count: int = 5) -> None:
 
 def disk_forgets_while_its_owner_lives(seed: int, rules: Rules) -> World:
     """Only the owner and the disk have the newest changes; the disk loses them, then the owner."""
-    world = calm("disk", 3, seed=seed, rules=rules)
+    world = started("disk", 3, seed=seed, rules=rules)
     first = leader(world)
     others = others_of(world, first)
     for node in others:
@@ -54,7 +54,7 @@ def disk_forgets_while_its_owner_lives(seed: int, rules: Rules) -> World:
 
 def tag_forgets_while_all_are_down(seed: int, rules: Rules) -> World:
     """B was refused, for it lacks a change; the tag forgets it while both nodes are down."""
-    world = calm("tag-witness", 2, seed=seed, rules=rules)
+    world = started("tag-witness", 2, seed=seed, rules=rules)
     first = leader(world)
     [other] = others_of(world, first)
     [tag] = world.witnesses.values()
@@ -103,7 +103,7 @@ def test_a_copy_of_the_past_needs_the_rule(rule: str) -> None:
 @pytest.mark.parametrize("quorum", ["disk-witness", "full-witness", "tag-witness"])
 def test_nodes_go_on_without_a_witness_that_forgot(quorum: str) -> None:
     """They are a quorum by themselves: nothing stops, and the witness is named as what it is."""
-    world = calm(quorum, 3)
+    world = started(quorum, 3)
     first, starts = leader(world), world.checker.starts
     [witness] = world.witnesses.values()
     put_back = witness.copy()
@@ -120,7 +120,7 @@ def test_nodes_go_on_without_a_witness_that_forgot(quorum: str) -> None:
 
 def test_what_a_disk_confirmed_before_it_forgot_counts_no_more() -> None:
     """The owner is slower than the disk; when it has the change itself, the disk lost it."""
-    world = calm("disk-witness", 2)
+    world = started("disk-witness", 2)
     first = leader(world)
     [other] = others_of(world, first)
     other.power_off("test")
@@ -148,7 +148,7 @@ def test_what_a_disk_confirmed_before_it_forgot_counts_no_more() -> None:
 @pytest.mark.parametrize("quorum", ["disk-witness", "full-witness"])
 def test_a_copy_made_when_nothing_was_newer_is_no_fault(quorum: str) -> None:
     """What was written after a restart goes on where it stood; nobody is accused."""
-    world = calm(quorum, 2)
+    world = started(quorum, 2)
     for _ in range(3):
         first = leader(world)
         first.power_off("test")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 import pytest
+from tests.sim_calm import MS, SECOND, leader
 
 from leitwolf.core.lease import PROFILES
 from leitwolf.core.rules import ALL_RULES, Rules
@@ -23,8 +24,6 @@ from leitwolf.sim.scenario import demand_service
 from leitwolf.sim.world import World
 from leitwolf.state import digest
 
-MS = 1_000_000
-SECOND = 1_000 * MS
 SEEDS = range(10)
 
 
@@ -40,11 +39,6 @@ def calm(seed: int, nodes: int = 3, **settings: object) -> World:
     world.run_until(4 * SECOND)
     demand_service(world, "after the start")
     return world
-
-
-def leader(world: World) -> SimNode:
-    [node] = world.leaders()
-    return node
 
 
 def follower(world: World) -> SimNode:

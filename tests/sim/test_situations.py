@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.sim.test_quorum_kinds import MS, SECOND, calm, cut, generations, leader, owners
-from tests.sim_calm import mend
+from tests.sim.test_quorum_kinds import generations
+from tests.sim_calm import MS, SECOND, cut, leader, mend, owners, started
 
 from leitwolf.core.lease.profile import PROFILES
 from leitwolf.model.commands import TransferLeader
@@ -25,7 +25,7 @@ def other_than(world: World, node: SimNode) -> SimNode:
 
 def test_four_nodes_in_two_halves_stop() -> None:
     """2:2: neither half has more than half of the votes; together again they serve."""
-    world = calm("majority", 4)
+    world = started("majority", 4)
     first = leader(world)
     cut(world, {first.id, other_than(world, first).id})
     world.run_until(world.now + 3 * SECOND)
@@ -39,7 +39,7 @@ def test_four_nodes_in_two_halves_stop() -> None:
 @pytest.mark.parametrize("leads", [True, False])
 def test_three_of_four_nodes_go_on(leads: bool) -> None:
     """3:1, whoever is alone: it stops, the others serve."""
-    world = calm("majority", 4)
+    world = started("majority", 4)
     alone = leader(world) if leads else other_than(world, leader(world))
     cut(world, {alone.id})
     world.run_until(world.now + 3 * SECOND)
@@ -51,7 +51,7 @@ def test_three_of_four_nodes_go_on(leads: bool) -> None:
 @pytest.mark.parametrize("leads", [True, False])
 def test_of_two_nodes_both_are_needed(leads: bool) -> None:
     """Whichever dies, the other one stops; it goes on when the first is back."""
-    world = calm("majority", 2)
+    world = started("majority", 2)
     dies = leader(world) if leads else other_than(world, leader(world))
     dies.power_off("test")
     world.run_until(world.now + 3 * SECOND)
@@ -64,7 +64,7 @@ def test_of_two_nodes_both_are_needed(leads: bool) -> None:
 
 def test_eight_nodes_need_five() -> None:
     """Three die at once, the leader among them: five go on; with one more all stop."""
-    world = calm("majority", 8)
+    world = started("majority", 8)
     first = leader(world)
     for dies in [first, *[node for node in world.nodes.values() if node is not first][:2]]:
         dies.power_off("test")
@@ -81,7 +81,7 @@ def test_eight_nodes_need_five() -> None:
 
 def test_nothing_starts_without_the_disk() -> None:
     """Nodes that are switched on and do not reach it lead nobody; with it they serve."""
-    world = calm("disk", 3)
+    world = started("disk", 3)
     for node in world.nodes.values():
         node.power_off("test")
     [disk] = world.witnesses.values()
@@ -101,7 +101,7 @@ def test_nothing_starts_without_the_disk() -> None:
 @pytest.mark.parametrize("quorum", ["disk", "engine", "full-witness"])
 def test_ownership_is_handed_over_without_an_outage(quorum: str) -> None:
     """By request, to the node that is named, within 50 ms; nothing stops or starts."""
-    world = calm(quorum, 3)
+    world = started(quorum, 3)
     first, starts = leader(world), world.checker.starts
     target = list(world.nodes.values())[-1]
     assert target is not first
@@ -122,7 +122,7 @@ def test_ownership_is_handed_over_without_an_outage(quorum: str) -> None:
 @pytest.mark.parametrize("quorum", ["disk-witness", "full-witness", "tag-witness"])
 def test_a_dead_leader_is_replaced_at_once(quorum: str) -> None:
     """It never armed the witness, so nobody waits for its stamp: P and an election, no more."""
-    world = calm(quorum, 2)
+    world = started(quorum, 2)
     first = leader(world)
     other = other_than(world, first)
     first.power_off("test")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.sim.test_quorum_kinds import MS, SECOND, calm, leader, passive
+from tests.sim.test_quorum_kinds import passive
+from tests.sim_calm import MS, SECOND, leader, started
 
 from leitwolf.model.commands import ChangeGroup
 from leitwolf.model.ids import GroupId
@@ -26,7 +27,7 @@ def test_stale_reads_break_nothing(quorum: str, nodes: int) -> None:
 
 def test_stale_reads_are_told() -> None:
     """A witness that shows less than it showed is counted no more; the nodes go on."""
-    world = calm("full-witness", 3)
+    world = started("full-witness", 3)
     first, starts = leader(world), world.checker.starts
     [share] = world.witnesses.values()
     for number in range(5):
@@ -53,7 +54,7 @@ def test_a_rotten_copy_breaks_nothing(quorum: str, nodes: int) -> None:
 @pytest.mark.parametrize("copy", [0, 1])
 def test_a_disk_is_taken_over_by_the_copy_that_is_left(copy: int) -> None:
     """Its owner alone made a change and died; one copy of its block is gone: nothing is lost."""
-    world = calm("disk", 2)
+    world = started("disk", 2)
     first = leader(world)
     [other] = [node for node in world.nodes.values() if node is not first]
     other.power_off("test")

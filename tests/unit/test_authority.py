@@ -198,10 +198,7 @@ def test_request_signed_by_another_key_is_refused(first: Identity) -> None:
         x509.load_pem_x509_csr(new_node_key(NODE).request).public_bytes(serialization.Encoding.DER)
     )
     request[-1] ^= 1
-    try:
-        parsed = x509.load_der_x509_csr(bytes(request))
-    except ValueError:
-        pytest.skip("the altered signature is no signature at all")
+    parsed = x509.load_der_x509_csr(bytes(request))
     with pytest.raises(InvalidConfig):
         issue_certificate(
             first.authority_certificate,

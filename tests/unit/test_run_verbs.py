@@ -74,14 +74,15 @@ def test_a_venv_without_ensurepip_names_its_package(checkout: Path) -> None:
     assert "apt-get install -y python3-venv" in done.stderr
 
 
-def environment(checkout: Path, place: Path) -> Path:
+def environment(checkout: Path, place: Path, more: str = "") -> Path:
     """Make what a finished installation leaves; its Python only tells what it is asked for."""
     folder = checkout / ".venv"
     (folder / "bin").mkdir(parents=True)
     python = folder / "bin" / "python"
-    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.write_text(f'#!/bin/sh\necho "$@"\n{more}\n')
     python.chmod(0o755)
-    shutil.copy(checkout / "requirements/runtime.txt", folder / ".stamp-runtime")
+    for name in ("runtime", "dev"):
+        shutil.copy(checkout / f"requirements/{name}.txt", folder / f".stamp-{name}")
     (folder / ".place").write_text(f"{place}\n")
     return folder
 
@@ -115,10 +116,58 @@ def test_virtual_machines_need_a_lab_tool(checkout: Path, tool: str) -> None:
 
 def test_virtual_machines_are_tested_by_the_tool_that_is_named(checkout: Path) -> None:
     """The folder that no other verb collects; options are passed on."""
-    folder = environment(checkout, checkout)
-    shutil.copy(checkout / "requirements/dev.txt", folder / ".stamp-dev")
+    environment(checkout, checkout)
     done = run(checkout, "vm", "-x", lab=str(checkout / "run"))
     assert (done.returncode, done.stdout) == (0, "-m pytest tests/vm -x\n")
+
+
+def test_tests_that_compute_run_before_those_that_watch_nodes(checkout: Path) -> None:
+    """Two runs with the same options; those of the caller come last, so that they count."""
+    environment(checkout, checkout)
+    done = run(checkout, "test", "-x", "-k", "disk", "-m", "root")
+    options = "-m not long -x -k disk -m root"
+    assert done.stdout.splitlines() == [
+        f"-m pytest -n auto {options} tests/golden tests/property tests/sim tests/unit",
+        f"-m pytest {options} tests/integration",
+    ]
+    done = run(checkout, "test-all")
+    assert [line.rpartition(" ")[2] for line in done.stdout.splitlines()] == [
+        "tests/unit",
+        "tests/integration",
+    ]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["tests", "tests/unit", "./tests/sim/", "tests/unit/test_x.py::test_y[1]", f"{ROOT}/tests/sim"],
+)
+def test_tests_that_are_named_are_all_that_runs(checkout: Path, path: str) -> None:
+    """In one run, whatever options stand before and after the path."""
+    environment(checkout, checkout)
+    done = run(checkout, "test", "-x", path, "-k", "disk")
+    assert done.stdout == f"-m pytest -m not long -x {path} -k disk\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status", "runs"),
+    [
+        (0, 0, 0, 2),
+        (5, 0, 0, 2),
+        (0, 5, 0, 2),
+        (5, 5, 5, 2),
+        (5, 1, 1, 2),
+        (0, 1, 1, 2),
+        (1, 0, 1, 1),
+    ],
+)
+def test_a_failure_in_either_run_is_the_result(
+    checkout: Path, first: int, second: int, status: int, runs: int
+) -> None:
+    """Status 5 of one run only says that the options selected nothing there."""
+    more = f'case "$*" in *integration) exit {second} ;; esac; exit {first}'
+    environment(checkout, checkout, more)
+    done = run(checkout, "test")
+    assert (done.returncode, len(done.stdout.splitlines())) == (status, runs)
 
 
 def test_an_unknown_verb_is_refused(checkout: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from random import Random
@@ -449,17 +450,16 @@ def test_a_quorum_disk_is_recognised_by_either_header() -> None:
 
 def test_memory_and_other_things_are_no_disks(tmp_path: Path) -> None:
     """What does not survive a crash, or is no file, is refused with a reason."""
-    for path, word in ((Path("/dev/shm/leitwolf-disk-test"), "memory"), (tmp_path, "neither")):
-        if not path.exists():
-            path.write_bytes(b"")
-        try:
+    in_memory = Path(f"/dev/shm/leitwolf-disk-{os.getpid()}")
+    in_memory.write_bytes(b"")
+    try:
+        for path, word in ((in_memory, "memory"), (tmp_path, "neither")):
             with pytest.raises(WitnessError) as raised:
                 DirectFile(path)
             assert code(raised) == "witness-unfit"
             assert word in raised.value.text
-        finally:
-            if path.is_file():
-                path.unlink()
+    finally:
+        in_memory.unlink()
 
 
 def test_a_call_that_is_late_blocks_the_next_ones_until_it_is_back() -> None:

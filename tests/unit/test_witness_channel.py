@@ -59,10 +59,14 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Bench]:
     def made() -> Bench:
         found = Bench()
         monkeypatch.setattr(disk_module, "open_device", found.open)
-        monkeypatch.setattr("leitwolf.daemon.witnesses._TIMEOUT_S", 0.2)
         return found
 
     return made
+
+
+def lose_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up soon what hangs; not so soon that a busy machine does not answer in time."""
+    monkeypatch.setattr("leitwolf.daemon.witnesses._TIMEOUT_S", 1.0)
 
 
 def block(stamp: int) -> DiskCall:
@@ -91,6 +95,7 @@ async def test_a_share_that_hangs_keeps_one_thread(
     bench: Callable[[], Bench], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every look at it would leave another one behind."""
+    lose_patience(monkeypatch)
     made = bench()
     goes_on, hanging = threading.Event(), []
 
@@ -113,8 +118,11 @@ async def test_a_share_that_hangs_keeps_one_thread(
 
 
 @pytest.mark.asyncio
-async def test_another_place_waits_for_what_is_on_its_way(bench: Callable[[], Bench]) -> None:
+async def test_another_place_waits_for_what_is_on_its_way(
+    bench: Callable[[], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A write hangs in one path: by the other one nothing is written before it is over (A4)."""
+    lose_patience(monkeypatch)
     made = bench()
     slow = formatted()
     made.devices = {"/a": slow, "/b": MemoryDevice()}
