@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.disk_world import CLUSTER, HEADER, MemoryDevice, formatted
+from tests.witness_fakes import MemoryCas, Store
 
 from leitwolf.core.effects import CallWitness, FromWitness
-from leitwolf.daemon.witnesses import Witnesses
+from leitwolf.daemon.witnesses import CheckedObject, Witnesses
 from leitwolf.model.errors import WitnessError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.quorum import Acceptor, AcceptorId
@@ -221,3 +222,16 @@ async def test_a_disk_that_was_given_up_is_not_taken_again_before_it_is_quiet(
         goes_on.set()
     assert [one.stamp for one in (await made.until_done("/b", block(3))).blocks] == [3]
     made.witnesses.stop()
+
+
+@pytest.mark.parametrize(
+    "found", [b"\xc1", msgspec.msgpack.encode({"cluster": "?"}), b"\x81\xa1\xff\x01"]
+)
+def test_an_object_that_cannot_be_read_is_damaged(found: bytes) -> None:
+    """That is lasting, whatever is wrong with the bytes: the object is to be replaced."""
+    cas = MemoryCas(Store())
+    cas.put(found, None)
+    place = Acceptor(id=IDENTITY, kind="object", location="share:/w")
+    with pytest.raises(WitnessError) as raised:
+        CheckedObject(cas, place, CLUSTER).get()
+    assert raised.value.code == "witness-damaged"

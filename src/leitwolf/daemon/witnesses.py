@@ -23,12 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from leitwolf.core.effects import CallWitness, FromWitness
 from leitwolf.model.errors import InvalidConfig, InvariantError, WitnessError
 from leitwolf.model.quorum import Acceptor, AcceptorId
-from leitwolf.model.witness import CasObject
 from leitwolf.ports.witness import (
     Cas,
     CasFound,
@@ -42,14 +39,13 @@ from leitwolf.ports.witness import (
 )
 from leitwolf.system.clock import raw_ns
 from leitwolf.system.diary import log
+from leitwolf.witness.objects import decode_object, encode_object
 
 __all__ = ["Witnesses"]
 
 _TIMEOUT_S = 5.0
 """Of one call. Longer than any lease: what takes so long failed, whatever it does later."""
 _QUIET_NS = 100_000_000
-_ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(CasObject)
 
 
 class Witnesses:
@@ -245,11 +241,7 @@ class CheckedObject:
         if found is None:
             text = f"{where} holds nothing any more"
             raise WitnessError(text, code="witness-unformatted", hint="leitwolf quorum replace")
-        try:
-            value = _DECODER.decode(found.data)
-        except msgspec.MsgspecError as error:
-            text = f"what {where} holds cannot be read: {error}"
-            raise WitnessError(text, code="witness-damaged") from error
+        value = decode_object(found.data, where)
         if value.cluster != self._cluster:
             text = f"{where} belongs to cluster {value.cluster}"
             raise WitnessError(text, code="witness-foreign")
@@ -259,7 +251,7 @@ class CheckedObject:
 
     def put(self, put: CasPut) -> CasWritten:
         """Replace what was read."""
-        version = self._cas.put(_ENCODER.encode(put.value), put.expected)
+        version = self._cas.put(encode_object(put.value), put.expected)
         return CasWritten(version=version or "")
 
     def close(self) -> None:
