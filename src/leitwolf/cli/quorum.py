@@ -49,10 +49,10 @@ def set_disk(context: Context, location: str, witness: bool, silence_ms: int, lo
     Format it first: leitwolf quorum disk format LOCATION. With --witness it has one vote, like a
     node. A file is tested first: a share that caches or keeps locks to itself is refused.
     """
-    from leitwolf.witness.inspect import dump_disk  # noqa: PLC0415 — slow, needed here only
+    from leitwolf.witness.inspect import read_disk_header  # noqa: PLC0415 — slow, needed here only
 
     context.progress(f"reading {location}")
-    header = dump_disk(location, progress=context.progress).header
+    header = read_disk_header(location)
     status = context.client.status()
     if header.cluster != status.uuid:
         raise _foreign_disk(location, header.cluster, status.uuid)
