@@ -129,7 +129,6 @@ def test_a_reader_gets_a_region_of_several_reads(loop: str) -> None:
     region = reader.call(DiskCall(region=RegionRead(block=block))).region
     assert region is not None
     assert region.entries == entries
-    assert reader.durations().samples > 0
     reader.close()
     writer.close()
 

@@ -33,6 +33,7 @@ from leitwolf.model.commands import (
 )
 from leitwolf.model.errors import Conflict, NotPermitted, RequestTimeout, StorageError
 from leitwolf.model.ids import NodeId
+from leitwolf.model.log import ForcedRecord
 from leitwolf.model.state import State
 from leitwolf.model.views import (
     FindingView,
@@ -774,11 +775,15 @@ def test_a_log_dump_marks_what_is_bad(tmp_path: Path) -> None:
     for index in range(1, 5):
         log.write([entry(index)])
         log.sync()
+    forced = Ballot(9, 0, 0)
+    log.write([ForcedRecord(ballot=forced, lineage=(7,) * 9)])
+    log.sync()
     log.close()
     arguments = ("quorum", "log", "dump", "--state", str(tmp_path))
     done = run(tmp_path, *arguments, "--after", "2", "--until", "3")
     assert done.exit_code == 0, done.output
     assert done.output.count("entry") == 1
+    assert f"forced    {forced}" in run(tmp_path, *arguments).output
     path = tmp_path / "quorum" / "quolog.0000000001"
     data = bytearray(path.read_bytes())
     data[8192 + 30] ^= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,10 +14,11 @@ from leitwolf.cli.commands import cli
 from leitwolf.model.errors import WitnessError
 from leitwolf.witness import device, disktest
 from leitwolf.witness.device import DirectFile
-from leitwolf.witness.disktest import try_file
+from leitwolf.witness.disktest import Place, try_file
 from leitwolf.witness.format import format_disk
 from leitwolf.witness.inspect import check_disk
 from leitwolf.witness.mounts import Mount
+from leitwolf.witness.otherprocess import OtherProcess
 
 
 @pytest.fixture
@@ -97,6 +100,43 @@ def test_a_share_without_locks_is_refused(place: Path, monkeypatch: pytest.Monke
     assert [check.found for check in report.checks if not check.ok] == [
         "two processes hold the lock of one block"
     ]
+
+
+def test_a_scratch_file_that_cannot_be_filled_is_removed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else knows its name."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(WitnessError, match="No space"):
+        try_file(place, local=True)
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_a_place_where_nothing_can_be_made_is_told(place: Path) -> None:
+    """By what the kernel says of it, not by the clean-up that finds nothing either."""
+    with pytest.raises(WitnessError, match="Not a directory") as raised:
+        try_file(place / "below", local=True)
+    assert raised.value.code == "witness-denied"
+
+
+def test_an_error_of_the_second_process_is_raised_here(place: Path) -> None:
+    """With its words and its code: it decides what the operator is told."""
+    here, there = Place(str(place)), OtherProcess(Place, str(place))
+    try:
+        behind = place.stat().st_size
+        with pytest.raises(WitnessError) as own:
+            here.read(behind)
+        with pytest.raises(WitnessError) as other:
+            there.call("read", behind)
+        assert (other.value.code, other.value.text) == (own.value.code, own.value.text)
+        assert other.value.code != WitnessError("").code
+    finally:
+        here.close()
+        there.close()
 
 
 @pytest.mark.parametrize("size", [0, 4096, 8192])

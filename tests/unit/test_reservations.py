@@ -15,7 +15,9 @@ from leitwolf.model.ids import NodeId
 from leitwolf.model.witness import DiskBlock
 from leitwolf.ports.witness import DiskCall
 from leitwolf.wire.ballot import Ballot
+from leitwolf.witness import iscsi
 from leitwolf.witness.device import DirectFile
+from leitwolf.witness.libiscsi import CHECK_CONDITION, Reply
 from leitwolf.witness.reservations import KernelReservations, family_of, key_of
 
 
@@ -145,6 +147,28 @@ def test_a_file_has_no_reservations(tmp_path: Path) -> None:
         assert device.unfenced == "a file has no reservations"
     finally:
         device.close()
+
+
+def test_a_lun_that_cannot_be_used_leaves_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at it would leave another one behind, here and at the target."""
+    ends: list[bool] = []
+
+    class Refusing:
+        """Answers every command with a check condition: illegal request."""
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def command(self, _: bytes, *, out: bytes, room: int) -> Reply:
+            del out
+            return Reply(CHECK_CONDITION, 5, bytes(room))
+
+        def close(self, *, logout: bool) -> None:
+            ends.append(logout)
+
+    monkeypatch.setattr(iscsi, "Session", Refusing)
+    with pytest.raises(WitnessError, match="sense 5"):
+        iscsi.IscsiDevice("iscsi://192.0.2.1/t/1", timeout_s=1)
+    assert ends == [True]
 
 
 def test_keys_of_a_cluster_have_something_in_common() -> None:

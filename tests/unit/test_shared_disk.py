@@ -29,7 +29,8 @@ from leitwolf.model.witness import DiskBlock, Region
 from leitwolf.ports.witness import DiskCall, DiskResult, RegionRead, RegionWrite
 from leitwolf.wire.ballot import Ballot, Key
 from leitwolf.witness.device import DirectFile
-from leitwolf.witness.durations import Durations
+from leitwolf.witness.format import write_structure
+from leitwolf.witness.inspect import quantiles
 from leitwolf.witness.iscsi import Lun, parse_location
 from leitwolf.witness.layout import (
     HALF_BYTES,
@@ -389,6 +390,34 @@ def test_another_cluster_is_noticed_at_every_read() -> None:
         assert code(raised) == "witness-foreign"
 
 
+def test_nothing_is_written_over_another_formatting() -> None:
+    """The disk was formatted anew while it was in use: its new blocks stay whole."""
+    device = formatted()
+    disk = opened(device)
+    disk.call(DiskCall(block=block(1)))
+    write_structure(device, replace(HEADER, disk="disk-2"), None)
+    image = bytes(device.content)
+    with pytest.raises(WitnessError) as raised:
+        disk.call(DiskCall(block=block(2), known=1, read=True))
+    assert code(raised) == "witness-foreign"
+    assert device.content == image
+
+
+def test_a_block_that_is_lost_is_not_written_again() -> None:
+    """What else was lost with it is unknown, whoever wrote it last."""
+    device = formatted()
+    disk = opened(device)
+    disk.call(DiskCall(block=block(1)))
+    for copy in (0, 1):
+        offset = GEOMETRY.block_offset(0, copy)
+        device.content[offset : offset + UNIT_BYTES] = bytes(UNIT_BYTES)
+    image = bytes(device.content)
+    with pytest.raises(WitnessError) as raised:
+        disk.call(DiskCall(block=block(2), known=1, read=True))
+    assert code(raised) == "witness-damaged"
+    assert device.content == image
+
+
 def test_one_header_may_be_damaged_not_both() -> None:
     """With one whole header all goes on; with none nothing is believed."""
     device = formatted()
@@ -497,12 +526,9 @@ def test_reservation_keys_tell_cluster_and_node() -> None:
     assert all(0 < key < 1 << 64 for key in keys)
 
 
-def test_durations_are_quantiles_of_the_newest() -> None:
-    """Rank ceil(n * q) of the window; an empty one is all zeros."""
-    durations = Durations()
-    assert durations.view().worst_ns == 0
-    for value in range(1, 5001):
-        durations.add(value)
-    view = durations.view()
-    assert (view.samples, view.worst_ns) == (4096, 5000)
-    assert (view.p50_ns, view.p999_ns) == (904 + 2048, 904 + 4092)
+def test_durations_are_told_by_quantiles() -> None:
+    """Rank ceil(n * q); without any all are zero."""
+    assert quantiles([]).worst_ns == 0
+    view = quantiles(reversed(range(1, 4097)))
+    assert (view.samples, view.worst_ns) == (4096, 4096)
+    assert (view.p50_ns, view.p99_ns, view.p999_ns) == (2048, 4056, 4092)

@@ -21,6 +21,7 @@ from leitwolf.model.log import (
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
 from leitwolf.store import (
     LocalRecorder,
+    OsFileSystem,
     QuorumLog,
     StoreIdentity,
     StoreSizes,
@@ -353,14 +354,45 @@ def test_dump_shows_records_also_behind_damage(folder: Path) -> None:
     assert msgspec.json.encode(lines)
 
 
-def test_losing_the_newest_segment_is_noticed(folder: Path) -> None:
-    """The seal in the segment before says that there was another one."""
+def several_segments(folder: Path) -> list[Path]:
     log = QuorumLog.create(folder, IDENTITY, sizes=SMALL)
     for index in range(1, 41):
         log.write([entry(index, size=900)])
     log.sync()
     log.close()
-    max(folder.glob("quolog.0*")).unlink()
+    return sorted(folder.glob("quolog.0*"))
+
+
+def test_dump_misses_what_a_later_segment_goes_on_behind(folder: Path) -> None:
+    """The end of a segment is gone, and all that it says of itself: the next one tells."""
+    path = several_segments(folder)[0]
+    records = [line for line in dump(folder) if line["what"] == "record"]
+    end = [line["offset"] for line in records if line["segment"] == path.name][-1]
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + bytes(4096) + data[8192:end] + bytes(len(data) - end))
+    [bad] = [line for line in dump(folder) if "bad" in line]
+    assert (bad["what"], bad["segment"]) == ("unreadable", path.name)
+
+
+def test_dump_beside_a_writer_that_begins_a_segment(folder: Path) -> None:
+    """A segment that came while the log was read is not missing."""
+    newest = several_segments(folder)[-1]
+
+    class Early(OsFileSystem):
+        calls = 0
+
+        def names(self, folder: Path) -> list[str]:
+            self.calls += 1
+            return [name for name in super().names(folder) if self.calls > 1 or name != newest.name]
+
+    assert not [line for line in dump(folder, Early()) if "bad" in line]
+    newest.unlink()
+    assert [line["what"] for line in dump(folder) if "bad" in line] == ["missing"]
+
+
+def test_losing_the_newest_segment_is_noticed(folder: Path) -> None:
+    """The seal in the segment before says that there was another one."""
+    several_segments(folder)[-1].unlink()
     with pytest.raises(LogCorrupt, match="missing"):
         QuorumLog.open(folder, IDENTITY, sizes=SMALL)
 

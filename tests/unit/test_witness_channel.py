@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.disk_world import CLUSTER, HEADER, MemoryDevice, formatted
+from tests.witness_fakes import MemoryCas, Store
 
 from leitwolf.core.effects import CallWitness, FromWitness
-from leitwolf.daemon.witnesses import Witnesses
+from leitwolf.daemon.witnesses import CheckedObject, Witnesses
 from leitwolf.model.errors import WitnessError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.quorum import Acceptor, AcceptorId
@@ -53,6 +54,27 @@ class Bench:
         async with asyncio.timeout(20):
             return await self.ends.get()
 
+    async def until_done(self, location: str, call: DiskCall) -> DiskResult:
+        """Call again and again, until it is answered."""
+        for _ in range(200):
+            found = (await self.call(location, call)).result
+            if isinstance(found, DiskResult):
+                return found
+            await asyncio.sleep(0.02)
+        raise AssertionError(found)
+
+
+def hanging(device: MemoryDevice) -> threading.Event:
+    """Let the writes of a device hang until the event is set."""
+    goes_on, write = threading.Event(), device.write
+
+    def hangs(offset: int, data: bytes) -> None:
+        goes_on.wait(20)
+        write(offset, data)
+
+    device.write = hangs  # type: ignore[method-assign]
+    return goes_on
+
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Bench]:
@@ -80,12 +102,7 @@ async def test_a_disk_is_reached_at_another_place(bench: Callable[[], Bench]) ->
     made.devices = {"/a": formatted()}
     made.devices["/b"] = made.devices["/a"]
     assert isinstance((await made.call("/a", block(1))).result, DiskResult)
-    for _ in range(50):
-        found = (await made.call("/b", block(2))).result
-        if isinstance(found, DiskResult):
-            break
-        await asyncio.sleep(0.02)
-    assert isinstance(found, DiskResult)
+    await made.until_done("/b", block(2))
     assert made.opened[-1] == "/b"
     made.witnesses.stop()
 
@@ -128,14 +145,7 @@ async def test_another_place_waits_for_what_is_on_its_way(
     made.devices = {"/a": slow, "/b": MemoryDevice()}
     made.devices["/b"].content = slow.content
     assert isinstance((await made.call("/a", block(1))).result, DiskResult)
-    goes_on = threading.Event()
-    write = slow.write
-
-    def hangs(offset: int, data: bytes) -> None:
-        goes_on.wait(20)
-        write(offset, data)
-
-    slow.write = hangs  # type: ignore[method-assign]
+    goes_on = hanging(slow)
     try:
         late = (await made.call("/a", block(2))).result
         assert isinstance(late, WitnessFault)
@@ -146,13 +156,7 @@ async def test_another_place_waits_for_what_is_on_its_way(
         assert "/b" not in made.opened
     finally:
         goes_on.set()
-    for _ in range(200):
-        found = (await made.call("/b", block(3))).result
-        if isinstance(found, DiskResult):
-            break
-        await asyncio.sleep(0.02)
-    assert isinstance(found, DiskResult)
-    assert [one.stamp for one in found.blocks] == [3]
+    assert [one.stamp for one in (await made.until_done("/b", block(3))).blocks] == [3]
     made.witnesses.stop()
 
 
@@ -202,3 +206,40 @@ async def test_a_disk_formatted_anew_at_the_same_place_is_let_go_first(
     assert former.code == "witness-foreign"
     assert len(holders) == 1
     made.witnesses.stop()
+
+
+@pytest.mark.asyncio
+async def test_a_disk_that_was_given_up_is_not_taken_again_before_it_is_quiet(
+    bench: Callable[[], Bench],
+) -> None:
+    """It left the quorum while a write hung, and comes back by another path (A4)."""
+    made = bench()
+    slow = formatted()
+    made.devices = {"/a": slow, "/b": MemoryDevice()}
+    made.devices["/b"].content = slow.content
+    assert isinstance((await made.call("/a", block(1))).result, DiskResult)
+    goes_on = hanging(slow)
+    try:
+        assert isinstance((await made.call("/a", block(2))).result, WitnessFault)
+        made.witnesses.keep(())
+        found = (await made.call("/b", block(3))).result
+        assert isinstance(found, WitnessFault)
+        assert "still on its way" in found.text
+        assert "/b" not in made.opened
+    finally:
+        goes_on.set()
+    assert [one.stamp for one in (await made.until_done("/b", block(3))).blocks] == [3]
+    made.witnesses.stop()
+
+
+@pytest.mark.parametrize(
+    "found", [b"\xc1", msgspec.msgpack.encode({"cluster": "?"}), b"\x81\xa1\xff\x01"]
+)
+def test_an_object_that_cannot_be_read_is_damaged(found: bytes) -> None:
+    """That is lasting, whatever is wrong with the bytes: the object is to be replaced."""
+    cas = MemoryCas(Store())
+    cas.put(found, None)
+    place = Acceptor(id=IDENTITY, kind="object", location="share:/w")
+    with pytest.raises(WitnessError) as raised:
+        CheckedObject(cas, place, CLUSTER).get()
+    assert raised.value.code == "witness-damaged"

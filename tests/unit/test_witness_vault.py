@@ -10,7 +10,7 @@ import pytest
 
 from leitwolf.model.errors import StorageError, SyncFailed
 from leitwolf.witness.server import WitnessServer
-from leitwolf.witness.speech import Ask, Code, Hello, Kind
+from leitwolf.witness.speech import PROTOCOL, Ask, Code, Hello, Kind
 from leitwolf.witness.vault import Vault
 
 
@@ -101,3 +101,18 @@ def test_a_full_disk_changes_nothing(vault: Vault, monkeypatch: pytest.MonkeyPat
     found = vault.get("office", "")
     assert found is not None
     assert (found.data, found.version) == (b"one", version)
+
+
+@pytest.mark.asyncio
+async def test_tokens_that_cannot_be_read_are_told(vault: Vault, tmp_path: Path) -> None:
+    """That is a fault of the witness, not of a caller who hung up or broke the protocol."""
+    tokens = tmp_path / "state" / "clusters" / "office" / "tokens"
+    hello = Hello(protocol=PROTOCOL, name="office", secret=b"s")
+    tokens.write_bytes(b"\xff")
+    garbled = await WitnessServer(vault)._greet(hello, "192.0.2.1")
+    tokens.unlink()
+    tokens.mkdir()
+    unreadable = await WitnessServer(vault)._greet(hello, "192.0.2.1")
+    for reply in (garbled, unreadable):
+        assert reply.code is Code.FAILED
+        assert "tokens cannot be read" in reply.text

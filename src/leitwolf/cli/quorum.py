@@ -49,10 +49,10 @@ def set_disk(context: Context, location: str, witness: bool, silence_ms: int, lo
     Format it first: leitwolf quorum disk format LOCATION. With --witness it has one vote, like a
     node. A file is tested first: a share that caches or keeps locks to itself is refused.
     """
-    from leitwolf.witness.inspect import dump_disk  # noqa: PLC0415 — slow, needed here only
+    from leitwolf.witness.inspect import read_disk_header  # noqa: PLC0415 — slow, needed here only
 
     context.progress(f"reading {location}")
-    header = dump_disk(location, progress=context.progress).header
+    header = read_disk_header(location)
     status = context.client.status()
     if header.cluster != status.uuid:
         raise _foreign_disk(location, header.cluster, status.uuid)
@@ -217,9 +217,8 @@ def _prepare(context: Context, location: str, mode: WitnessMode, *, keep: bool =
 
     What is whole and in use is never overwritten; ``keep``: go on with it.
     """
-    import msgspec  # noqa: PLC0415 — slow, needed here only
-
-    from leitwolf.system.settings import Settings  # noqa: PLC0415
+    from leitwolf.system.settings import Settings  # noqa: PLC0415 — slow, needed here only
+    from leitwolf.witness.objects import encode_object  # noqa: PLC0415
     from leitwolf.witness.opening import open_cas, try_location  # noqa: PLC0415
 
     config = Settings.load(os.environ).config
@@ -238,7 +237,7 @@ def _prepare(context: Context, location: str, mode: WitnessMode, *, keep: bool =
                 if not former.distrusted:
                     raise _in_use(location)
         version = None if found is None else found.version
-        if cas.put(msgspec.msgpack.encode(value), version) is None:
+        if cas.put(encode_object(value), version) is None:
             raise Conflict(f"somebody else wrote to {location} meanwhile", code="witness-busy")
     finally:
         cas.close()
@@ -247,11 +246,11 @@ def _prepare(context: Context, location: str, mode: WitnessMode, *, keep: bool =
 
 def _former(context: Context, data: bytes, location: str, own: str) -> CasObject | None:
     """Return what stands there, None: the damaged witness of this cluster; refuse all else."""
-    import msgspec  # noqa: PLC0415 — slow, needed here only
+    from leitwolf.witness.objects import decode_object  # noqa: PLC0415 — slow, needed here only
 
     try:
-        former = msgspec.msgpack.decode(data, type=CasObject)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        former = decode_object(data, location)
+    except WitnessError as error:
         present = context.client.quorum().witness
         if present is not None and present.location == location:
             return None

@@ -105,7 +105,7 @@ def _text(line: dict[str, Any]) -> str:
 def _record(line: dict[str, Any]) -> str:
     kind = line["kind"]
     start = f"{line['position']:>7}  {kind:<8}"
-    if kind == "promised":
+    if kind in {"promised", "forced"}:
         return f"{start}  {line['ballot']}"
     if kind == "entry":
         return f"{start}  {line['index']}  {line['ballot']}  {_change(line)}"

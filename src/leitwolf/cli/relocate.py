@@ -71,10 +71,8 @@ def _storage_at(location: str, kind: str) -> str:
         from leitwolf.witness.inspect import read_disk_header  # noqa: PLC0415 — slow
 
         return read_disk_header(location).disk
-    import msgspec  # noqa: PLC0415 — slow, needed here only
-
-    from leitwolf.model.witness import CasObject  # noqa: PLC0415
-    from leitwolf.system.settings import Settings  # noqa: PLC0415
+    from leitwolf.system.settings import Settings  # noqa: PLC0415 — slow, needed here only
+    from leitwolf.witness.objects import decode_object  # noqa: PLC0415
     from leitwolf.witness.opening import open_cas  # noqa: PLC0415
 
     config = Settings.load(os.environ).config
@@ -83,4 +81,4 @@ def _storage_at(location: str, kind: str) -> str:
         found = cas.get()
     finally:
         cas.close()
-    return "" if found is None else msgspec.msgpack.decode(found.data, type=CasObject).storage
+    return "" if found is None else decode_object(found.data, location).storage

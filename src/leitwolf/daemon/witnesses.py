@@ -23,12 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from leitwolf.core.effects import CallWitness, FromWitness
 from leitwolf.model.errors import InvalidConfig, InvariantError, WitnessError
 from leitwolf.model.quorum import Acceptor, AcceptorId
-from leitwolf.model.witness import CasObject
 from leitwolf.ports.witness import (
     Cas,
     CasFound,
@@ -42,14 +39,13 @@ from leitwolf.ports.witness import (
 )
 from leitwolf.system.clock import raw_ns
 from leitwolf.system.diary import log
+from leitwolf.witness.objects import decode_object, encode_object
 
 __all__ = ["Witnesses"]
 
 _TIMEOUT_S = 5.0
 """Of one call. Longer than any lease: what takes so long failed, whatever it does later."""
 _QUIET_NS = 100_000_000
-_ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(CasObject)
 
 
 class Witnesses:
@@ -63,17 +59,20 @@ class Witnesses:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._channels: dict[AcceptorId, _Channel] = {}
+        self._stopped: list[_Channel] = []
+        """Something of theirs may still be on its way."""
 
     def call(self, acceptor: Acceptor, call: CallWitness) -> None:
         """Begin a call; its end comes back as an event."""
         channel = self._channels.get(acceptor.id)
-        if channel is None or channel.acceptor.location != acceptor.location:
-            if channel is not None:
-                channel.stop()
+        if channel is not None and channel.acceptor.location != acceptor.location:
+            self._stop(acceptor.id)
+            channel = None
+        if channel is None:
             for other in self._channels.values():
                 if other.acceptor.location == acceptor.location:
                     other.release()  # formatted anew: one process writes there as this node
-            channel = _Channel(acceptor, self._open, self._ended, channel)
+            channel = _Channel(acceptor, self._open, self._ended, self._former(acceptor))
             self._channels[acceptor.id] = channel
         channel.queue.put(call)
 
@@ -81,7 +80,17 @@ class Witnesses:
         """Close all that are not among these."""
         wanted = {acceptor.id for acceptor in acceptors}
         for identity in [one for one in self._channels if one not in wanted]:
-            self._channels.pop(identity).stop()
+            self._stop(identity)
+
+    def _stop(self, identity: AcceptorId) -> None:
+        channel = self._channels.pop(identity)
+        channel.stop()
+        self._stopped.append(channel)
+
+    def _former(self, acceptor: Acceptor) -> list[_Channel]:
+        """Return who used the same storage before and is not over, whatever it was called then."""
+        self._stopped = [one for one in self._stopped if not one.over]
+        return [one for one in self._stopped if one.acceptor.id.storage == acceptor.id.storage]
 
     def stop(self) -> None:
         """Close all."""
@@ -141,9 +150,9 @@ class _Channel:
             [Acceptor, Callable[[_Lingering], None]], QuorumDisk | CheckedObject
         ],
         ended: Callable[[CallWitness, int, WitnessResult], None],
-        former: _Channel | None,
+        former: list[_Channel],
     ) -> None:
-        """Start the thread; ``former``: used the acceptor at another place, and was stopped."""
+        """Start the thread; ``former``: used the same storage before, and were stopped."""
         self.acceptor = acceptor
         self.queue: queue.SimpleQueue[CallWitness | _Release | None] = queue.SimpleQueue()
         self._open, self._ended = open_acceptor, ended
@@ -197,25 +206,22 @@ class _Channel:
             opened.close()
 
     @property
-    def quiet(self) -> bool:
-        """Whether nothing that was begun here, or before at another place, is on its way (A4)."""
-        former = self._former
-        if former is not None and former.ended and former.quiet:
-            self._former = former = None
-        self._begun = [one for one in self._begun if not one.over]
-        return former is None and not self._begun
+    def over(self) -> bool:
+        """Whether the thread is gone, after :meth:`stop`, and all that it began (A4)."""
+        return not self._thread.is_alive() and all(one.over for one in self._begun)
 
-    @property
-    def ended(self) -> bool:
-        """Whether the thread is gone, after :meth:`stop`."""
-        return not self._thread.is_alive()
+    def _quiet(self) -> bool:
+        """Return whether nothing is on its way that was begun here, or by who was here before."""
+        self._begun = [one for one in self._begun if not one.over]
+        self._former = [one for one in self._former if not one.over]
+        return not self._begun and not self._former
 
     def _demand_quiet(self) -> None:
         """Wait a moment for what is on its way; it is over at once where a path only changes."""
         until = raw_ns() + _QUIET_NS
-        while not self.quiet and raw_ns() < until:
+        while not self._quiet() and raw_ns() < until:
             time.sleep(_QUIET_NS / 100e9)
-        if not self.quiet:
+        if not self._quiet():
             raise WitnessError(
                 f"{self.acceptor.location}: an earlier command is still on its way to the disk",
                 code="witness-unreachable",
@@ -235,11 +241,7 @@ class CheckedObject:
         if found is None:
             text = f"{where} holds nothing any more"
             raise WitnessError(text, code="witness-unformatted", hint="leitwolf quorum replace")
-        try:
-            value = _DECODER.decode(found.data)
-        except msgspec.MsgspecError as error:
-            text = f"what {where} holds cannot be read: {error}"
-            raise WitnessError(text, code="witness-damaged") from error
+        value = decode_object(found.data, where)
         if value.cluster != self._cluster:
             text = f"{where} belongs to cluster {value.cluster}"
             raise WitnessError(text, code="witness-foreign")
@@ -249,7 +251,7 @@ class CheckedObject:
 
     def put(self, put: CasPut) -> CasWritten:
         """Replace what was read."""
-        version = self._cas.put(_ENCODER.encode(put.value), put.expected)
+        version = self._cas.put(encode_object(put.value), put.expected)
         return CasWritten(version=version or "")
 
     def close(self) -> None:

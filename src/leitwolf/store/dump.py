@@ -65,8 +65,10 @@ def dump(directory: Path, files: FileSystem = _OS_FILES) -> Iterator[dict[str, A
             continue  # it became history that is not kept while this was read
         header = unpack_header(data)
         snapshots = header.snapshots if header is not None else snapshots
-        last = name == names[-1]
-        for line in _segment(name, data, seed, last=last):
+        next_name = segment_name(sequence + 1)
+        after = headers.get(next_name)
+        last = name == names[-1] and next_name not in files.names(directory)  # as it is by now
+        for line in _segment(name, data, seed, after=after, last=last):
             reference = line.pop("reference", None)
             if reference is not None:
                 snapshots = (*snapshots, reference)[-2:]
@@ -116,7 +118,10 @@ def _identity(
         raise
 
 
-def _segment(name: str, data: bytes, seed: int, *, last: bool) -> Iterator[dict[str, Any]]:
+def _segment(
+    name: str, data: bytes, seed: int, *, after: SegmentHeader | None, last: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield what a segment holds; ``after``: header of the next one, ``last``: there is none."""
     header = unpack_header(data)
     mark = newest_mark(data)
     first = {
@@ -139,6 +144,7 @@ def _segment(name: str, data: bytes, seed: int, *, last: bool) -> Iterator[dict[
         (mark is not None and mark.position > position)
         or any(record.synced > position for record in later)
         or (header is None and bool(later))
+        or (after is not None and after.position > position)
     )
     if rest.lstrip(b"\0") or confirmed:
         line = {"what": "unreadable", "segment": name, "offset": end, "bytes": len(rest)}

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from leitwolf.model.errors import WitnessError
 from leitwolf.witness.layout import UNIT_BYTES
-from leitwolf.witness.mounts import Mount, check_mount, find_mount
+from leitwolf.witness.mounts import check_mount, find_mount
 from leitwolf.witness.reservations import Admit, Control, KernelReservations, key_of
 
 __all__ = ["Device", "DirectFile", "open_device"]
@@ -110,45 +110,38 @@ class DirectFile:
         self._fd = -1
         flags = os.O_CLOEXEC | os.O_DIRECT | ((os.O_RDWR | os.O_DSYNC) if write else os.O_RDONLY)
         with self._explained("open"):
-            kind = path.stat()
-            if exclusive and stat.S_ISBLK(kind.st_mode):
+            block = stat.S_ISBLK(path.stat().st_mode)
+            if not block:
+                self._refuse_unfit(write=write)
+            elif exclusive:
                 flags |= os.O_EXCL
-            self._refuse_unfit(kind)
             self._fd = os.open(path, flags)
             self._size = os.lseek(self._fd, 0, os.SEEK_END)
         self._claimed: tuple[str, int] | None = None
         self._reservations = KernelReservations(self._fd, str(path), control)
-        block = stat.S_ISBLK(kind.st_mode)
-        mount = find_mount(self._fd) if write and not block else None
-        if mount is not None:
-            self._refuse_mount(mount)
         self._unfenced = self._reservations.lacking() if block else "a file has no reservations"
         self._buffer = mmap.mmap(-1, _BUFFER_BYTES)
         self._view = memoryview(self._buffer)
 
-    def _refuse_unfit(self, kind: os.stat_result) -> None:
-        if stat.S_ISBLK(kind.st_mode):
-            return
-        if not stat.S_ISREG(kind.st_mode):
+    def _refuse_unfit(self, *, write: bool) -> None:
+        """Refuse what is no file, or a file on whose writes or locks nobody can rely."""
+        place = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            regular, mount = stat.S_ISREG(os.fstat(place).st_mode), find_mount(place)
+        finally:
+            os.close(place)
+        if not regular:
             raise WitnessError(
                 f"{self._path} is neither a block device nor a file", code="witness-unfit"
             )
-        held_by = _file_system(kind.st_dev)
-        if held_by in _MEMORY_FILE_SYSTEMS:
+        if mount is not None and mount.kind in _MEMORY_FILE_SYSTEMS:
             raise WitnessError(
-                f"{self._path} is in memory ({held_by}): nothing there survives a crash",
+                f"{self._path} is in memory ({mount.kind}): nothing there survives a crash",
                 code="witness-unfit",
                 hint="use a block device, or a file on a disk or share",
             )
-
-    def _refuse_mount(self, mount: Mount) -> None:
-        """Refuse a share whose locks or writes cannot be relied on; a local one is for others."""
-        try:
-            check_mount(mount, str(self._path), local=True)
-        except WitnessError:
-            os.close(self._fd)
-            self._fd = -1
-            raise
+        if mount is not None and write:
+            check_mount(mount, str(self._path), local=True)  # others refuse what is local
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -239,16 +232,6 @@ class DirectFile:
             self._fd = -1
             self._view.release()
             self._buffer.close()
-
-
-def _file_system(device: int) -> str:
-    """Return the type of the file system with this device number, '' when it is not mounted."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        mount, _, source = line.partition(" - ")
-        if mount.split()[2] == wanted:
-            return source.split()[0]
-    return ""
 
 
 def open_device(

@@ -7,7 +7,8 @@ Rules
     W3 A region that the own block names is never begun anew.
     W4 Whatever reads blocks reads the header with them: a disk that another cluster formatted
        meanwhile is noticed before anything that it says is believed.
-    W5 A block is written over nothing older than its writer knows to stand there.
+    W5 A block is written over nothing older than its writer knows to stand there, and not where no
+       copy of it is whole any more.
 
 Theory of operation
     Copy A is never older than copy B (W1, W2), so readers look at the copies A of all nodes in one
@@ -29,10 +30,8 @@ import msgspec
 from leitwolf.model.errors import WitnessError, check
 from leitwolf.model.witness import DiskBlock, Region, is_evicted
 from leitwolf.ports.witness import DiskCall, DiskResult, RegionRead, RegionWrite
-from leitwolf.system.clock import raw_ns
 from leitwolf.wire.ballot import NO_BALLOT
 from leitwolf.witness.device import Device, open_device
-from leitwolf.witness.durations import Durations, DurationsView
 from leitwolf.witness.layout import (
     HALF_BYTES,
     UNIT_BYTES,
@@ -48,7 +47,7 @@ from leitwolf.witness.layout import (
 from leitwolf.witness.region import Tail, append_record, begin, read_region
 from leitwolf.witness.worker import Worker
 
-__all__ = ["BlockingDisk", "TimedDisk", "load_region", "open_disk", "read_header"]
+__all__ = ["BlockingDisk", "TimedDisk", "load_region", "open_disk", "read_copies", "read_header"]
 
 _READS_MAX = 5
 """Both copies of a block torn, five times in a row, is no write on its way: it is damage."""
@@ -77,6 +76,13 @@ def read_header(device: Device) -> Header:
             hint="use another disk, or format this one anew",
         )
     return headers.pop()
+
+
+def read_copies(device: Device, header: Header, slot: int) -> list[DiskBlock | None]:
+    """Return both copies of a block, None for one that is not whole."""
+    geometry = Geometry(header.nodes_max, header.region_bytes)
+    offsets = [geometry.block_offset(slot, copy) for copy in (0, 1)]
+    return [decode_block(device.read(at, UNIT_BYTES), header.disk, at) for at in offsets]
 
 
 def load_region(device: Device, header: Header, slot: int, block: DiskBlock) -> tuple[Region, Tail]:
@@ -132,16 +138,10 @@ class BlockingDisk:
         self._settled = False
         self._known: dict[tuple[int, int], tuple[bytes, DiskBlock | None]] = {}
         """Units as they were read last, with what they hold, by slot and copy."""
-        self.durations = Durations()
         self._refuse_evicted()  # before a registration gives the right to write
         offset = self._geometry.block_offset(self._slot, 0)
         device.claim(cluster, node, offset, self._refuse_evicted)
         self._settle()
-
-    @property
-    def header(self) -> Header:
-        """What the disk says about itself."""
-        return self._header
 
     def call(self, call: DiskCall) -> DiskResult:
         """Do the steps of a call, see :class:`leitwolf.ports.witness.QuorumDisk`."""
@@ -174,7 +174,7 @@ class BlockingDisk:
             WitnessError: ``witness-fenced``.
         """
         halves = [
-            self._blocks(self._read(half, self._geometry.table_bytes), copy)
+            self._blocks(self._device.read(half, self._geometry.table_bytes), copy)
             for copy, half in enumerate((0, HALF_BYTES))
         ]
         found = [
@@ -191,21 +191,21 @@ class BlockingDisk:
 
     def _settle(self) -> None:
         """Find the own block; make both copies hold it (W2)."""
-        offsets = [self._geometry.block_offset(self._slot, copy) for copy in (0, 1)]
-        units = [self._read(offset, UNIT_BYTES) for offset in offsets]
-        self._own = self._newest(
-            self._slot,
-            [
-                decode_block(unit, self._header.disk, offset)
-                for unit, offset in zip(units, offsets, strict=True)
-            ],
-        )
-        for offset, unit in zip(offsets, units, strict=True):
-            wanted = encode_block(self._own, self._header.disk, offset)
-            if wanted != unit:
-                self._write(offset, wanted)
+        copies = self._own_copies()
+        self._own = self._newest(self._slot, copies)
+        for number, copy in enumerate(copies):
+            if copy != self._own:
+                self._write_copy(number, self._own)
         self._tail = None
         self._settled = True
+
+    def _own_copies(self) -> list[DiskBlock | None]:
+        """Return what stands in the own place; another formatting shows by its header (W4)."""
+        copies = read_copies(self._device, self._header, self._slot)
+        if not any(copies):
+            for half in (0, HALF_BYTES):
+                self._refuse_foreign(self._device.read(half, UNIT_BYTES))
+        return copies
 
     def _newest(self, slot: int, copies: list[DiskBlock | None]) -> DiskBlock:
         """Return the newer whole copy of a block.
@@ -223,14 +223,15 @@ class BlockingDisk:
         )
 
     def _demand_known(self, known: int) -> None:
-        """Refuse to write over a block that stands there in an older version than is known.
+        """Refuse to write over a block that is lost, or stands there older than is known (W5).
 
         Raises:
-            WitnessError: ``witness-rolled-back``, nothing was written.
+            WitnessError: ``witness-rolled-back``, ``witness-damaged``, ``witness-foreign``;
+                nothing was written.
         """
-        for copy in (0, 1):
-            offset = self._geometry.block_offset(self._slot, copy)
-            block = decode_block(self._read(offset, UNIT_BYTES), self._header.disk, offset)
+        copies = self._own_copies()
+        self._newest(self._slot, copies)
+        for block in copies:
             if block is not None and block.sequence < known:
                 raise WitnessError(
                     f"block {known} of node {self._node} stood there, now it is {block.sequence}",
@@ -242,9 +243,12 @@ class BlockingDisk:
         found = self._own.sequence
         block = msgspec.structs.replace(block, sequence=max(block.sequence, found + 1))
         for copy in (0, 1):
-            offset = self._geometry.block_offset(self._slot, copy)
-            self._write(offset, encode_block(block, self._header.disk, offset))
+            self._write_copy(copy, block)
         self._own = block
+
+    def _write_copy(self, copy: int, block: DiskBlock) -> None:
+        offset = self._geometry.block_offset(self._slot, copy)
+        self._device.write(offset, encode_block(block, self._header.disk, offset))
 
     def _read_blocks(self) -> tuple[DiskBlock, ...]:
         for _ in range(_READS_MAX - 1):
@@ -256,11 +260,11 @@ class BlockingDisk:
         return self._read_blocks_once()
 
     def _read_blocks_once(self) -> tuple[DiskBlock, ...]:
-        table = self._read(0, self._geometry.table_bytes)
+        table = self._device.read(0, self._geometry.table_bytes)
         images, halves = [table[:UNIT_BYTES]], [self._blocks(table, 0)]
         if None in halves[0] or images[0] != self._image:
             self._refuse_foreign(images[0])
-            table = self._read(HALF_BYTES, self._geometry.table_bytes)
+            table = self._device.read(HALF_BYTES, self._geometry.table_bytes)
             images.append(table[:UNIT_BYTES])
             self._refuse_foreign(images[1])
             halves.append(self._blocks(table, 1))
@@ -321,7 +325,7 @@ class BlockingDisk:
                 code="witness-unfit",
                 hint="format a disk with larger regions: leitwolf quorum disk format --region",
             )
-        self._write(start + tail.end, data)
+        self._device.write(start + tail.end, data)
         self._tail, self._tail_region = after, write.region
         return True
 
@@ -352,27 +356,12 @@ class BlockingDisk:
             return Region(accepted=NO_BALLOT)
         slot = block.node - 1
         check(0 <= slot < self._geometry.nodes_max, f"no slot for node {block.node}")
-        begun = raw_ns()
         region, tail = load_region(self._device, self._header, slot, block)
-        self.durations.add(raw_ns() - begun)
         if tail.last >= block.key:
             return region
         if block not in self._read_blocks():
             raise WitnessError(f"node {block.node} wrote while its region was read")
         raise _lost(block)
-
-    # --- the device, with the time it takes
-
-    def _read(self, offset: int, length: int) -> bytes:
-        begun = raw_ns()
-        data = self._device.read(offset, length)
-        self.durations.add(raw_ns() - begun)
-        return data
-
-    def _write(self, offset: int, data: bytes) -> None:
-        begun = raw_ns()
-        self._device.write(offset, data)
-        self.durations.add(raw_ns() - begun)
 
 
 def _foreign(header: Header) -> WitnessError:
@@ -402,15 +391,6 @@ class TimedDisk:
     def call(self, call: DiskCall) -> DiskResult:
         """Do the steps of a call, or raise :class:`WitnessError` when the limit is over."""
         return self._worker.run(lambda: self._disk.call(call))
-
-    def durations(self) -> DurationsView:
-        """Return how long reads and durable writes took lately."""
-        return self._disk.durations.view()
-
-    @property
-    def header(self) -> Header:
-        """What the disk says about itself; ``disk`` is its storage UUID as an acceptor."""
-        return self._disk.header
 
     def close(self) -> None:
         """Release the device; writes nothing."""

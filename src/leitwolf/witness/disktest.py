@@ -12,109 +12,49 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from leitwolf.model.errors import WitnessError
 from leitwolf.witness.device import DirectFile
 from leitwolf.witness.layout import UNIT_BYTES
-from leitwolf.witness.mounts import check_mount, find_mount
+from leitwolf.witness.mounts import Mount, check_mount, find_mount
+from leitwolf.witness.otherprocess import OtherProcess
 from leitwolf.witness.selftest import Check, SelfTestReport
 
-__all__ = ["main", "try_file"]
+__all__ = ["Place", "try_file"]
 
-_PACKAGE = Path(__file__).parents[2]
-_PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv[1]);"
-    " from leitwolf.witness.disktest import main; main(sys.argv[2])"
-)
 _UNITS = 16
 _ROUNDS = 8
-_END_S = 2.0
 
 
-class _OtherProcess:
-    """The scratch file in the hands of another process; a line asks, a line answers."""
+class Place:
+    """The scratch file, as one node has it open."""
 
-    def __init__(self, path: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _PROGRAM, str(_PACKAGE), str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, path: str) -> None:
+        self._device = DirectFile(Path(path))
 
     def read(self, offset: int) -> bytes:
-        return bytes.fromhex(self._ask(f"read {offset}"))
+        """Return the unit at ``offset``."""
+        return self._device.read(offset, UNIT_BYTES)
 
     def write(self, offset: int, data: bytes) -> None:
-        self._ask(f"write {offset} {data.hex()}")
+        """Write a unit."""
+        self._device.write(offset, data)
 
-    def claim(self, offset: int) -> bool:
-        return self._ask(f"claim {offset}") == "yes"
+    def claims(self, offset: int) -> bool:
+        """Take the lock of the unit at ``offset``; False: somebody else has it."""
+        try:
+            self._device.claim("", 1, offset, lambda: None)
+        except WitnessError as error:
+            if error.code == "witness-denied":
+                return False
+            raise
+        return True
 
     def close(self) -> None:
-        stdin, stdout = self._pipes()
-        with contextlib.suppress(OSError):
-            stdin.close()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()  # one that hangs in the kernel ends when the mount comes back
-        stdout.close()
-
-    def _pipes(self) -> tuple[IO[str], IO[str]]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise WitnessError("the second process has no pipes")
-        return stdin, stdout
-
-    def _ask(self, line: str) -> str:
-        stdin, stdout = self._pipes()
-        try:
-            stdin.write(line + "\n")
-            stdin.flush()
-            status, _, answer = stdout.readline().strip().partition(" ")
-        except OSError as error:
-            raise WitnessError(f"the second process of the self-test ended: {error}") from error
-        if status != "ok":
-            raise WitnessError(answer or "the second process of the self-test ended")
-        return answer
-
-
-def main(path: str) -> None:
-    """Answer requests until stdin ends."""
-    device = DirectFile(Path(path))
-    for line in sys.stdin:
-        try:
-            answer = _answer(device, line.split())
-        except WitnessError as error:
-            answer = f"failed {error.text}"
-        sys.stdout.write(answer + "\n")
-        sys.stdout.flush()
-
-
-def _answer(device: DirectFile, words: list[str]) -> str:
-    offset = int(words[1])
-    if words[0] == "read":
-        return f"ok {device.read(offset, UNIT_BYTES).hex()}"
-    if words[0] == "write":
-        device.write(offset, bytes.fromhex(words[2]))
-        return "ok"
-    return "ok yes" if _claims(device, offset) else "ok no"
-
-
-def _claims(device: DirectFile, offset: int) -> bool:
-    try:
-        device.claim("", 1, offset, lambda: None)
-    except WitnessError as error:
-        if error.code == "witness-denied":
-            return False
-        raise
-    return True
+        """Close the file."""
+        self._device.close()
 
 
 def try_file(path: Path, *, local: bool) -> SelfTestReport:
@@ -130,9 +70,9 @@ def try_file(path: Path, *, local: bool) -> SelfTestReport:
     """
     scratch = path.with_name(f".{path.name}.selftest-{os.urandom(8).hex()}")
     with _scratch(scratch, local=local), contextlib.ExitStack() as stack:
-        first = DirectFile(scratch)
+        first = Place(str(scratch))
         stack.callback(first.close)
-        second = _OtherProcess(scratch)
+        second = OtherProcess(Place, str(scratch))
         stack.callback(second.close)
         checks: list[Check] = []
         for name, wrong, right in (
@@ -144,20 +84,32 @@ def try_file(path: Path, *, local: bool) -> SelfTestReport:
 
 
 @contextlib.contextmanager
-def _scratch(path: Path, *, local: bool) -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            mount = find_mount(descriptor)
-            os.posix_fallocate(descriptor, 0, _UNITS * UNIT_BYTES)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        yield
     except OSError as error:
         raise WitnessError(
             f"cannot make {path} for the self-test: {error.strerror}", code="witness-denied"
         ) from error
+
+
+def _fill(descriptor: int) -> Mount | None:
+    """Give the scratch file its size, close it; return on what it is."""
     try:
+        os.posix_fallocate(descriptor, 0, _UNITS * UNIT_BYTES)
+        os.fsync(descriptor)
+        return find_mount(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _scratch(path: Path, *, local: bool) -> Iterator[None]:
+    with _explained(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with _explained(path):
+            mount = _fill(descriptor)
         if mount is not None:
             check_mount(mount, str(path.parent), local=local, laboratory="--local")
         yield
@@ -165,27 +117,27 @@ def _scratch(path: Path, *, local: bool) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _fresh(first: DirectFile, second: _OtherProcess) -> str:
+def _fresh(first: Place, second: OtherProcess) -> str:
     """Return what is wrong with reads, '': nothing."""
     for number in range(_ROUNDS):
         offset, data = number * UNIT_BYTES, os.urandom(UNIT_BYTES)
         if number % 2:
-            second.write(offset, data)
-            seen = first.read(offset, UNIT_BYTES)
+            second.call("write", offset, data)
+            seen = first.read(offset)
         else:
             first.write(offset, data)
-            seen = second.read(offset)
+            seen = second.call("read", offset)
         if seen != data:
             return "another process reads an old value: reads are stale"
     return ""
 
 
-def _locked(first: DirectFile, second: _OtherProcess) -> str:
+def _locked(first: Place, second: OtherProcess) -> str:
     """Return what is wrong with locks, '': nothing."""
-    if not _claims(first, 0):
+    if not first.claims(0):
         return "a lock that nobody holds is refused"
-    if second.claim(0):
+    if second.call("claims", 0):
         return "two processes hold the lock of one block"
-    if not second.claim(UNIT_BYTES):
+    if not second.call("claims", UNIT_BYTES):
         return "the lock of one block keeps others from their own"
     return ""

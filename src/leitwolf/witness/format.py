@@ -51,7 +51,7 @@ def _silent(text: str) -> None:
 
 
 def _make_file(path: Path, size: int) -> None:
-    """Make a file of zeros, every block of it allocated and written.
+    """Make a file of zeros, every block of it allocated.
 
     Raises:
         WitnessError: it cannot be made.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -10,18 +10,25 @@ from leitwolf.model.witness import DiskBlock
 from leitwolf.system.clock import raw_ns
 from leitwolf.wire.ballot import NO_BALLOT
 from leitwolf.witness.device import Device, open_device
-from leitwolf.witness.disk import load_region, read_header
-from leitwolf.witness.durations import Durations, DurationsView
+from leitwolf.witness.disk import load_region, read_copies, read_header
 from leitwolf.witness.layout import (
     HALF_BYTES,
     UNIT_BYTES,
     Geometry,
     Header,
-    decode_block,
     decode_header,
 )
 
-__all__ = ["DiskCheck", "DiskView", "SlotView", "check_disk", "dump_disk", "read_disk_header"]
+__all__ = [
+    "DiskCheck",
+    "DiskView",
+    "DurationsView",
+    "SlotView",
+    "check_disk",
+    "dump_disk",
+    "quantiles",
+    "read_disk_header",
+]
 
 _TIMEOUT_S = 30.0
 _READS = 100
@@ -55,6 +62,29 @@ class DiskView(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[SlotView, ...]
 
 
+class DurationsView(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations in nanoseconds (CLOCK_MONOTONIC_RAW); all 0 without a sample."""
+
+    samples: int
+    p50_ns: int
+    p99_ns: int
+    p999_ns: int
+    worst_ns: int
+
+
+def quantiles(durations: Iterable[int]) -> DurationsView:
+    """Return the quantiles of durations: of n the one at rank ceil(n * q)."""
+    ordered = sorted(durations)
+    count = len(ordered)
+
+    def at(per_mille: int) -> int:
+        return ordered[-(-count * per_mille // 1000) - 1] if ordered else 0
+
+    return DurationsView(
+        samples=count, p50_ns=at(500), p99_ns=at(990), p999_ns=at(999), worst_ns=at(1000)
+    )
+
+
 class DiskCheck(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a disk is what it should be."""
 
@@ -77,11 +107,7 @@ def _silent(text: str) -> None:
 
 
 def _slot(device: Device, header: Header, slot: int) -> SlotView:
-    geometry = Geometry(header.nodes_max, header.region_bytes)
-    copies = []
-    for copy in (0, 1):
-        offset = geometry.block_offset(slot, copy)
-        copies.append(decode_block(device.read(offset, UNIT_BYTES), header.disk, offset))
+    copies = read_copies(device, header, slot)
     whole = (copies[0] is not None, copies[1] is not None)
     block = max((c for c in copies if c is not None), key=lambda c: c.sequence, default=None)
     if block is None or not block.sequence:
@@ -161,6 +187,12 @@ def _faults(device: Device, view: DiskView) -> list[str]:
     return faults
 
 
+def _time_of_read(device: Device) -> int:
+    begun = raw_ns()
+    device.read(0, UNIT_BYTES)
+    return raw_ns() - begun
+
+
 def check_disk(location: str, *, progress: Progress = _silent) -> DiskCheck:
     """Look at every copy and region of a disk, and at the time that reads take; read-only.
 
@@ -172,11 +204,7 @@ def check_disk(location: str, *, progress: Progress = _silent) -> DiskCheck:
         view = _view(location, device, progress)
         faults, unfenced = _faults(device, view), device.unfenced
         progress("measuring reads")
-        durations = Durations()
-        for _ in range(_READS):
-            begun = raw_ns()
-            device.read(0, UNIT_BYTES)
-            durations.add(raw_ns() - begun)
+        durations = [_time_of_read(device) for _ in range(_READS)]
     finally:
         device.close()
     return DiskCheck(
@@ -184,6 +212,6 @@ def check_disk(location: str, *, progress: Progress = _silent) -> DiskCheck:
         ok=not faults,
         faults=tuple(faults),
         unfenced=unfenced,
-        reads=durations.view(),
+        reads=quantiles(durations),
         view=view,
     )

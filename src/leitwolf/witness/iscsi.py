@@ -92,16 +92,23 @@ class IscsiDevice:
         self._claimed: tuple[str, int, Admit] | None = None
         self._block_bytes = 512
         self._forced_access = self._cached = True
+        try:
+            self._size = self._ask_for_size()
+            self._ask_for_cache()
+            known = self._command(_READ_KEYS_CDB, room=_KEYS_BYTES).status == GOOD
+        except BaseException:
+            self.close()  # nobody else knows the session
+            raise
+        self._unfenced = "" if known else "the LUN has no persistent reservations"
+
+    def _ask_for_size(self) -> int:
         capacity = self._good(struct.pack(">BB8xI2x", _SERVICE_IN_16, 0x10, 32), room=32)
         last, self._block_bytes = struct.unpack_from(">QI", capacity)
         if not self._block_bytes or UNIT_BYTES % self._block_bytes:
             raise WitnessError(
-                f"{location} has blocks of {self._block_bytes} bytes", code="witness-unfit"
+                f"{self._location} has blocks of {self._block_bytes} bytes", code="witness-unfit"
             )
-        self._size: int = (last + 1) * self._block_bytes
-        self._ask_for_cache()
-        known = self._command(_READ_KEYS_CDB, room=_KEYS_BYTES).status == GOOD
-        self._unfenced = "" if known else "the LUN has no persistent reservations"
+        return int((last + 1) * self._block_bytes)
 
     def _ask_for_cache(self) -> None:
         """Find out how a write becomes durable (S1); a LUN that does not say gets both."""

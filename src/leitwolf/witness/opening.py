@@ -17,12 +17,11 @@ from leitwolf.model.location import (
 from leitwolf.ports.witness import RemovableCas
 from leitwolf.witness.bounded import Bounded
 from leitwolf.witness.credentials import load_credentials
-from leitwolf.witness.otherprocess import OtherProcessCas
 from leitwolf.witness.selftest import SelfTestReport, self_test
 
-__all__ = ["TIMEOUT_S_MAX", "open_cas", "open_location", "try_location"]
+__all__ = ["open_cas", "open_location", "try_location"]
 
-TIMEOUT_S_MAX = 600.0
+_TIMEOUT_S_MAX = 600.0
 _START_S = 10.0
 """For the start of the second process."""
 _VARIABLES: Mapping[str, Mapping[str, str]] = {
@@ -48,9 +47,9 @@ def open_cas(location: str, *, config_dir: Path | None, timeout_s: float) -> Bou
 
 def open_location(location: Location, *, config_dir: Path | None, timeout_s: float) -> Bounded:
     """Open the value at a location, see :func:`open_cas`."""
-    if not 0 < timeout_s <= TIMEOUT_S_MAX:
+    if not 0 < timeout_s <= _TIMEOUT_S_MAX:
         raise InvalidConfig(
-            f"timeout {timeout_s:g} s is not above 0 and at most {TIMEOUT_S_MAX:g}",
+            f"timeout {timeout_s:g} s is not above 0 and at most {_TIMEOUT_S_MAX:g}",
             field="timeout",
         )
     inner = _inner(location, config_dir, timeout_s)
@@ -103,7 +102,9 @@ def try_location(location: str, *, config_dir: Path | None, timeout_s: float) ->
         nonlocal opened
         opened += 1
         if isinstance(scratch, ShareLocation) and opened > 1:
-            other = OtherProcessCas(str(scratch), timeout_s=timeout_s)
+            from leitwolf.witness.sharetest import OtherProcessCas  # noqa: PLC0415 — as above
+
+            other = OtherProcessCas(scratch, timeout_s=timeout_s)
             return Bounded(other, timeout_s=timeout_s + _START_S, what=scratch.address)
         return open_location(scratch, config_dir=config_dir, timeout_s=timeout_s)
 

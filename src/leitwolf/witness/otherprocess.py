@@ -1,6 +1,7 @@
-"""A share's value in the hands of another process: locks and caches of one process prove nothing.
+"""Another process for self-tests: locks and caches of one process prove nothing.
 
-The process reads requests of :mod:`leitwolf.witness.speech` from stdin and answers on stdout.
+It makes one object, and its methods are called from here, one after the other: a frame of
+:mod:`leitwolf.witness.speech` on stdin asks, one on stdout answers.
 """
 
 from __future__ import annotations
@@ -8,45 +9,49 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
-from leitwolf.model.errors import InvalidConfig, WitnessError
-from leitwolf.model.location import ShareLocation, parse_location
-from leitwolf.ports.witness import RemovableCas, Versioned
-from leitwolf.witness.speech import (
-    FRAME_BYTES_MAX,
-    LENGTH_BYTES,
-    Ask,
-    Code,
-    Kind,
-    Reply,
-    decode,
-    frame,
-    length_of,
-)
+import msgspec
 
-__all__ = ["OtherProcessCas", "main"]
+from leitwolf.model.errors import WitnessError
+from leitwolf.witness.speech import FRAME_BYTES_MAX, LENGTH_BYTES, decode, frame, length_of
 
-T = TypeVar("T", Ask, Reply)
+__all__ = ["OtherProcess", "serve"]
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 _PACKAGE = Path(__file__).parents[2]
 _PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv[1]);"
-    " from leitwolf.witness.otherprocess import main; main(*sys.argv[2:])"
+    "import importlib, sys; sys.path.insert(0, sys.argv[1]);"
+    " from leitwolf.witness.otherprocess import serve;"
+    " serve(getattr(importlib.import_module(sys.argv[2]), sys.argv[3])(*sys.argv[4:]))"
 )
 _END_S = 2.0
 
 
-class OtherProcessCas:
-    """A share's value, read and written by a process of its own.
+class _Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    method: str
+    arguments: tuple[Any, ...]
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    value: Any = None
+    code: str = ""
+    """Of the error that was raised, '': none was."""
+    text: str = ""
+
+
+class OtherProcess:
+    """An object in a process of its own.
 
     Args:
-        location: of the share.
-        timeout_s: seconds to wait for its lock.
+        make: function or class of a module that returns the object.
+        arguments: for it.
     """
 
-    def __init__(self, location: str, *, timeout_s: float) -> None:
+    def __init__(self, make: Callable[..., object], *arguments: str) -> None:
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -54,28 +59,30 @@ class OtherProcessCas:
                 "-c",
                 _PROGRAM,
                 str(_PACKAGE),
-                location,
-                str(timeout_s),
+                make.__module__,
+                make.__name__,
+                *arguments,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
 
-    def get(self) -> Versioned | None:
-        """Return the newest value."""
-        reply = self._ask(Ask(kind=Kind.GET))
-        if reply.code is Code.NONE:
-            return None
-        return Versioned(data=reply.data, version=reply.version)
+    def call(self, method: str, *arguments: object) -> Any:
+        """Return what a method of the object returns, a structure as a dictionary.
 
-    def put(self, data: bytes, expected: str | None) -> str | None:
-        """Replace the value if its version still is ``expected``."""
-        reply = self._ask(Ask(kind=Kind.PUT, data=data, expected=expected))
-        return None if reply.code is Code.CONFLICT else reply.version
-
-    def remove(self) -> None:
-        """Remove the value."""
-        self._ask(Ask(kind=Kind.REMOVE))
+        Raises:
+            WitnessError: that the method raised; or the process ended.
+        """
+        stdin, stdout = self._pipes()
+        try:
+            stdin.write(frame(_Ask(method=method, arguments=arguments)))
+            stdin.flush()
+            answer = _read(stdout, _Answer)
+        except (OSError, EOFError, ValueError) as error:
+            raise WitnessError(f"the second process of the self-test ended: {error}") from error
+        if answer.code:
+            raise WitnessError(answer.text, code=answer.code)
+        return answer.value
 
     def close(self) -> None:
         """End the process."""
@@ -94,18 +101,6 @@ class OtherProcessCas:
             raise WitnessError("the second process has no pipes")
         return stdin, stdout
 
-    def _ask(self, ask: Ask) -> Reply:
-        stdin, stdout = self._pipes()
-        try:
-            stdin.write(frame(ask))
-            stdin.flush()
-            reply = _read(stdout, Reply)
-        except (OSError, EOFError, ValueError) as error:
-            raise WitnessError(f"the second process of the self-test ended: {error}") from error
-        if reply.code is Code.FAILED:
-            raise WitnessError(reply.text, code=reply.version)
-        return reply
-
 
 def _read(stream: IO[bytes], kind: type[T]) -> T:
     head = stream.read(LENGTH_BYTES)
@@ -114,34 +109,14 @@ def _read(stream: IO[bytes], kind: type[T]) -> T:
     return decode(stream.read(length_of(head, FRAME_BYTES_MAX)), kind)
 
 
-def main(location: str, timeout_s: str) -> None:
-    """Answer requests until stdin ends."""
-    from leitwolf.witness.share import ShareCas  # noqa: PLC0415 — the parent needs none of it
-
-    place = parse_location(location)
-    if not isinstance(place, ShareLocation):
-        raise InvalidConfig(f"location {location!r} is no share", field="location")
-    cas = ShareCas(place, timeout_s=float(timeout_s))
+def serve(target: object) -> None:
+    """Call methods of an object for who started this process, until stdin ends."""
     with contextlib.suppress(EOFError):
         while True:
-            ask = _read(sys.stdin.buffer, Ask)
-            sys.stdout.buffer.write(frame(_answer(cas, ask)))
+            ask = _read(sys.stdin.buffer, _Ask)
+            try:
+                answer = _Answer(value=getattr(target, ask.method)(*ask.arguments))
+            except WitnessError as error:
+                answer = _Answer(code=error.code, text=error.text)
+            sys.stdout.buffer.write(frame(answer))
             sys.stdout.buffer.flush()
-
-
-def _answer(cas: RemovableCas, ask: Ask) -> Reply:
-    try:
-        if ask.kind is Kind.PUT:
-            version = cas.put(ask.data, ask.expected)
-            return Reply(code=Code.CONFLICT) if version is None else _ok(version)
-        if ask.kind is Kind.REMOVE:
-            cas.remove()
-            return Reply(code=Code.NONE)
-        found = cas.get()
-        return Reply(code=Code.NONE) if found is None else _ok(found.version, found.data)
-    except WitnessError as error:
-        return Reply(code=Code.FAILED, text=error.text, version=error.code)
-
-
-def _ok(version: str, data: bytes = b"") -> Reply:
-    return Reply(code=Code.OK, version=version, data=data)

@@ -35,7 +35,7 @@ from leitwolf.model.witness import Region
 from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot, Key
 from leitwolf.witness.layout import next_unit
 
-__all__ = ["HEAD_BYTES", "Tail", "append_record", "begin", "read_region"]
+__all__ = ["Tail", "append_record", "begin", "read_region"]
 
 _HEAD = struct.Struct("<4sIIQQQIQI16s")
 _FIXED = struct.Struct("<IQQQIQI")
@@ -45,7 +45,6 @@ _CHAIN_BYTES = 16
 _CHUNK_BYTES = 256 << 10
 """First read of a region; the next ones double, so a short log costs one read."""
 _CHUNK_BYTES_MAX = 4 << 20
-HEAD_BYTES = _HEAD.size
 
 Read = Callable[[int, int], bytes]
 """Reads ``length`` bytes at an offset within the region."""

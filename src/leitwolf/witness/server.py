@@ -67,7 +67,6 @@ class WitnessServer:
         self._names: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._callers: set[asyncio.Task[None]] = set()
-        self._busy = 0
 
     async def start(self, listen: Endpoint) -> int:
         """Listen.
@@ -145,7 +144,12 @@ class WitnessServer:
         if hello.protocol != PROTOCOL:
             text = f"this witness speaks version {PROTOCOL}"
             return Reply(code=Code.PROTOCOL, text=text)
-        if not await asyncio.to_thread(self._vault.admits, hello.name, hello.secret):
+        try:
+            admitted = await asyncio.to_thread(self._vault.admits, hello.name, hello.secret)
+        except (OSError, ValueError) as error:
+            log.critical("tokens cannot be read", name=hello.name[:80], error=str(error))
+            return Reply(code=Code.FAILED, text=f"tokens cannot be read: {error}")
+        if not admitted:
             log.warning("a caller is denied", address=address, name=hello.name[:80])
             text = "no such token: leitwolf witness token NAME, on the witness"
             return Reply(code=Code.DENIED, text=text)
