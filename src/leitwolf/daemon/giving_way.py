@@ -19,20 +19,29 @@ import msgspec
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.node import Node
 from leitwolf.daemon.bootstrap import Bootstrap, Peer, save_bootstrap
-from leitwolf.daemon.departure import write_durably
+from leitwolf.daemon.kept import read_kept, read_note, write_durably
 from leitwolf.model.errors import StorageError
 from leitwolf.model.history import HistoryStanding
 from leitwolf.model.views import FindingView
 from leitwolf.ports.files import FileSystem
-from leitwolf.store import QuorumLog, StoreIdentity, quarantine
+from leitwolf.store import QuorumLog, StoreIdentity, quarantine, quarantined
 from leitwolf.store.files import OsFileSystem
 from leitwolf.store.identity import read_identity
 from leitwolf.system.settings import JOIN_ONLY_NAME
 from leitwolf.wire.lineage import continues
 
-__all__ = ["GivingWay", "finish", "intend", "is_prevented", "pending", "prevent", "set_aside"]
+__all__ = [
+    "INTENT_NAME",
+    "GivingWay",
+    "finish",
+    "intend",
+    "is_prevented",
+    "notice",
+    "pending",
+    "prevent",
+]
 
-_INTENT = "giving-way.json"
+INTENT_NAME = "giving-way.json"
 _KEPT = "set-aside.json"
 _FILES: FileSystem = OsFileSystem()
 
@@ -91,7 +100,7 @@ def intend(
         entries=max(0, last - begun + 1),
         at_wall=time.time_ns(),
     )
-    write_durably(state / _INTENT, msgspec.json.encode(giving))
+    write_durably(state / INTENT_NAME, msgspec.json.encode(giving))
     return giving
 
 
@@ -99,15 +108,10 @@ def pending(state: Path) -> GivingWay | None:
     """Return what was intended and is not finished.
 
     Raises:
-        StorageError: the file is damaged.
+        StorageError: the file is damaged, or cannot be read.
     """
-    path = state / _INTENT
-    if not path.exists():
-        return None
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=GivingWay)
-    except msgspec.MsgspecError as error:
-        raise StorageError(f"{path} is damaged: {error}", code="bootstrap-damaged") from error
+    hint = f"remove {state / INTENT_NAME}: this node gives way again as soon as it hears the others"
+    return read_kept(state / INTENT_NAME, GivingWay, code="bootstrap-damaged", hint=hint)
 
 
 def finish(state: Path, log_folder: Path, giving: GivingWay) -> None:
@@ -122,30 +126,31 @@ def finish(state: Path, log_folder: Path, giving: GivingWay) -> None:
     identity = StoreIdentity(
         cluster=bootstrap.cluster, node=bootstrap.node, storage=bootstrap.storage
     )
-    if log_folder.exists() and not _is_new(log_folder, identity):
-        folder = quarantine(log_folder)
-        note = msgspec.structs.replace(giving, folder=str(folder))
-        write_durably(state / _KEPT, msgspec.json.encode(note))
+    if log_folder.exists() and _storage_in(log_folder) != bootstrap.storage:
+        quarantine(log_folder)
+    # Told from what is there: the former one may have been set aside before a crash.
+    for folder in quarantined(log_folder):
+        if _storage_in(folder) == bootstrap.replaces[-1]:
+            note = msgspec.structs.replace(giving, folder=str(folder))
+            write_durably(state / _KEPT, msgspec.json.encode(note))
     if not log_folder.exists():
         QuorumLog.create(log_folder, identity).close()
     save_bootstrap(state, bootstrap)
-    (state / _INTENT).unlink()
+    (state / INTENT_NAME).unlink()
 
 
-def _is_new(log_folder: Path, identity: StoreIdentity) -> bool:
+def _storage_in(log_folder: Path) -> str:
+    """Return the storage of a log, '': none is whole there."""
     try:
-        return read_identity(log_folder, _FILES) == identity
+        return read_identity(log_folder, _FILES).storage
     except StorageError:
-        return False
+        return ""
 
 
-def set_aside(state: Path) -> FindingView | None:
+def notice(state: Path) -> FindingView | None:
     """Return what people are told of a log that was set aside and is still in quarantine."""
-    try:
-        kept = msgspec.json.decode((state / _KEPT).read_bytes(), type=GivingWay)
-    except (OSError, msgspec.MsgspecError):  # told to people only
-        return None
-    if not Path(kept.folder).exists():
+    kept = read_note(state / _KEPT, GivingWay)
+    if kept is None or not Path(kept.folder).exists():
         return None
     lack = f"about {kept.entries} entries" if kept.entries else "no entries"
     return FindingView(

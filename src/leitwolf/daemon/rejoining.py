@@ -24,7 +24,7 @@ from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.departure import load_lockout
 from leitwolf.model.commands import Answer, ChangeGroup, Command, EvictNode, IssueToken
-from leitwolf.model.errors import Conflict, LeitwolfError
+from leitwolf.model.errors import Conflict, LeitwolfError, StorageError
 from leitwolf.model.ids import GroupId, NodeId
 from leitwolf.model.state import Node, State
 from leitwolf.model.views import JoinRequestView
@@ -59,8 +59,10 @@ def own_token(settings: Settings, bootstrap: Bootstrap | None) -> tuple[JoinToke
     if bootstrap is None:
         raise _needs_token("this machine does not know its cluster any more")
     identity = load_identity(settings.config)
-    locked = load_lockout(settings.state, bootstrap.storage)
-    found = list(locked.addresses if locked is not None else ())
+    found: list[str] = []
+    with suppress(StorageError):  # damaged: there are other places to learn it from
+        locked = load_lockout(settings.state, bootstrap.storage)
+        found += locked.addresses if locked is not None else ()
     found += [address for peer in bootstrap.peers for address in peer.addresses if address]
     found += _in_log(settings, bootstrap)
     addresses = tuple(dict.fromkeys(found))[:_ADDRESSES_MAX]
