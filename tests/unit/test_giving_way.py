@@ -47,7 +47,9 @@ def state(tmp_path: Path) -> Path:
 
 
 def begun(state: Path) -> giving_way.GivingWay:
-    return giving_way.intend(state, OLD, node(), OTHER, "forced by others")
+    giving = giving_way.plan(OLD, node(), OTHER, "forced by others")
+    giving_way.intend(state, giving)
+    return giving
 
 
 def demand_done(state: Path, storage: str) -> None:
@@ -144,11 +146,11 @@ def test_a_damaged_intent_is_told(state: Path) -> None:
         giving_way.pending(state)
 
 
-def test_entries_are_counted_from_where_the_two_parted(state: Path) -> None:
+def test_entries_are_counted_from_where_the_two_parted() -> None:
     """Of a half that was forced itself, everything since then is its own."""
     later = msgspec.structs.replace(OTHER, forced=5)
-    assert giving_way.intend(state, OLD, node(), later, "x").entries == 0
-    assert giving_way.intend(state, OLD, node(), OTHER, "x").entries == 1
+    assert giving_way.plan(OLD, node(), later, "x").entries == 0
+    assert giving_way.plan(OLD, node(), OTHER, "x").entries == 1
 
 
 def test_join_only_outlives_restarts(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from leitwolf.daemon import aside, forming, lifecycle, service
+from leitwolf.daemon import aside, forming, giving_way, lifecycle, service
 from leitwolf.daemon.bootstrap import Bootstrap, load_bootstrap, save_bootstrap
 from leitwolf.daemon.departure import Lockout, load_departure, load_lockout, save_lockout
 from leitwolf.daemon.lifecycle import Lifecycle
@@ -167,6 +168,7 @@ async def test_what_cannot_be_written_down_is_not_promised(
 @pytest.mark.asyncio
 async def test_one_end_at_a_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who gives way is not destroyed beside it, also when all is stopped: it would come back."""
+    monkeypatch.setattr(lifecycle.giving_way, "plan", lambda *_: None)
     monkeypatch.setattr(lifecycle.giving_way, "intend", lambda *_: None)
     life = life_of(settings)
     played(life, [])
@@ -241,6 +243,43 @@ async def test_who_cannot_give_way_says_why(settings: Settings) -> None:
     assert "giving-way.json is damaged" in view.advice
     assert "remove" in view.advice
     assert "leitwolf init" not in view.advice
+
+
+@pytest.mark.asyncio
+async def test_who_is_to_give_way_stops_also_where_that_cannot_be_written(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others forced a quorum: all here stops, and gives way as soon as the disk takes it."""
+    giving = giving_way.GivingWay(
+        bootstrap=msgspec.structs.replace(ME, storage="disk2", replaces=("disk1",)),
+        reason="forced by others",
+        entries=1,
+        at_wall=0,
+    )
+    monkeypatch.setattr(lifecycle.giving_way, "plan", lambda *_: giving)
+    life, lines = life_of(settings), list[str]()
+    cluster = played(life, lines)
+    sent = list[object]()
+    cluster.guard = SimpleNamespace(send=sent.append)
+    history = HistoryStanding(lineage=(7,), forced=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(lifecycle.giving_way, "intend", full)
+        with pytest.raises(StorageError, match="No space left") as raised:
+            life.give_way(history, "given up by me@n1")
+        assert raised.value.code == "storage-io"
+        assert life._ending is None
+        life.superseded(history, "forced by others")
+        await asyncio.wait_for(life.changed.wait(), 10)
+        assert sent
+        assert any("No space left" in line for line in lines)
+        assert not await life._gave_way()
+        assert "No space left" in life.stuck
+    assert await life._gave_way()
+    bootstrap = load_bootstrap(settings.state)
+    assert bootstrap is not None
+    assert bootstrap.storage == "disk2"
+    assert await life._gave_way()
+    assert not life.giving_way
 
 
 # --- joining -------------------------------------------------------------------------------------

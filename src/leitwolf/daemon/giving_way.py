@@ -38,6 +38,7 @@ __all__ = [
     "is_prevented",
     "notice",
     "pending",
+    "plan",
     "prevent",
 ]
 
@@ -58,14 +59,8 @@ class GivingWay(msgspec.Struct, frozen=True, kw_only=True):
     """Where the log was set aside."""
 
 
-def intend(
-    state: Path, bootstrap: Bootstrap, node: Node, history: HistoryStanding, reason: str
-) -> GivingWay:
-    """Write down that this node gives way.
-
-    Raises:
-        OSError: the state directory cannot be written.
-    """
+def plan(bootstrap: Bootstrap, node: Node, history: HistoryStanding, reason: str) -> GivingWay:
+    """Return how this node gives way to a history."""
     names = interconnects(node.foreseen)
     own = node.acquainted.get(node.me)
     peers = tuple(
@@ -83,7 +78,7 @@ def intend(
     if not continues(history.lineage, lineage):
         parted.append(node.state.forced)
     begun = min((index for index in parted if index), default=1)
-    giving = GivingWay(
+    return GivingWay(
         bootstrap=msgspec.structs.replace(
             bootstrap,
             storage=str(uuid.uuid4()),
@@ -100,8 +95,15 @@ def intend(
         entries=max(0, last - begun + 1),
         at_wall=time.time_ns(),
     )
+
+
+def intend(state: Path, giving: GivingWay) -> None:
+    """Write down that this node gives way: from now on it does, also after a crash.
+
+    Raises:
+        OSError: the state directory cannot be written.
+    """
     write_durably(state / INTENT_NAME, msgspec.json.encode(giving))
-    return giving
 
 
 def pending(state: Path) -> GivingWay | None:

@@ -12,8 +12,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
 import time
+from collections.abc import Iterator
 
 from leitwolf.daemon import forming, giving_way
 from leitwolf.daemon.aside import set_aside
@@ -86,6 +88,8 @@ class Lifecycle:
         """Something is to be looked at anew."""
         self._ending: asyncio.Future[None] | None = None
         """Everything here is being stopped; the cluster is left after that."""
+        self._giving: giving_way.GivingWay | None = None
+        """What is to be done, while it could not be written down."""
         self._lockout: Lockout | None = None
         """Also where its file could not be written."""
 
@@ -228,20 +232,30 @@ class Lifecycle:
         """
         if self.leaving:
             return
+        self._refuse_second_end()
+        gone = Departure(cluster=self._cluster_name(), reason=reason, at_wall=time.time_ns())
+        with self._promised():
+            save_departure(self._settings.state, gone)
+        self._leave(reason)
+
+    def _refuse_second_end(self) -> None:
         if self._ending is not None:
             raise Conflict(
                 "this node is ending what it does already",
                 code="ending-already",
                 hint="leitwolf status; then ask again",
             )
-        state, name = self._settings.state, self._cluster_name()
+
+    @contextlib.contextmanager
+    def _promised(self) -> Iterator[None]:
+        """Say why what is to be done cannot be written down."""
+        state = self._settings.state
         try:
-            save_departure(state, Departure(cluster=name, reason=reason, at_wall=time.time_ns()))
+            yield
         except OSError as error:
             text = f"the end of this node cannot be written down in {state}: {error.strerror}"
             hint = "free space there, or repair the disk; then ask again"
             raise StorageError(text, code="storage-io", hint=hint) from error
-        self._leave(reason)
 
     def _cluster_name(self) -> str:
         """Return the name of the cluster that is left, for people."""
@@ -280,18 +294,35 @@ class Lifecycle:
         cluster = self.cluster
         if cluster is None or self._ending is not None:
             return
-        state = self._settings.state
         try:
-            giving_way.intend(state, cluster.bootstrap, cluster.node, history, reason)
-        except OSError as error:  # tried again when the others call again
-            cluster.record(f"cannot give way yet: {error}")
-            return
+            self.give_way(history, reason)
+        except StorageError as error:  # everything stops all the same; written before it is done
+            cluster.record(error.text)
+            self._giving = giving_way.plan(cluster.bootstrap, cluster.node, history, reason)
+            self._end(f"gives way: {reason}")
+
+    def give_way(self, history: HistoryStanding, reason: str) -> None:
+        """Stop everything and give way to a history, from now on also after a crash.
+
+        Raises:
+            Conflict: ``ending-already``, or this node is in no cluster.
+            StorageError: ``storage-io``: it cannot be written down; nothing was begun.
+        """
+        cluster = self.formed()
+        self._refuse_second_end()
+        giving = giving_way.plan(cluster.bootstrap, cluster.node, history, reason)
+        with self._promised():
+            giving_way.intend(self._settings.state, giving)
         self._end(f"gives way: {reason}")
 
     async def _gave_way(self) -> bool:
         """Finish giving way, if that was begun; return whether nothing of it is left to do."""
         state = self._settings.state
         try:
+            if self._giving is not None:
+                self.giving_way = self._giving.reason
+                giving_way.intend(state, self._giving)
+                self._giving = None
             giving = giving_way.pending(state)
             if giving is not None:
                 self.giving_way = giving.reason

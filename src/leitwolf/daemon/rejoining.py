@@ -231,10 +231,21 @@ class Vacancy:
         former, places = self._cluster.vacated.pop(self._request.name, (NodeId(0), {}))
         for group, preferred in places.items():
             wanted = _in_place(self._cluster.node.state, group, preferred, former, number)
-            if wanted:
-                with suppress(LeitwolfError):  # the node is in all the same
-                    change = ChangeGroup(group=group, preferred=wanted)
-                    await self._commit(change, self._by, _COMMAND_S)
+            if not wanted:
+                continue
+            change = ChangeGroup(group=group, preferred=wanted)
+            try:
+                rejection = _refused(await self._commit(change, self._by, _COMMAND_S))
+                why = rejection.text if rejection is not None else ""
+            except LeitwolfError as error:
+                why = error.text
+            if why:  # the node is in all the same
+                nodes = self._cluster.node.state.nodes
+                options = " ".join(f"--prefer {nodes[node].name}" for node in wanted)
+                self._cluster.record(
+                    f"{self._request.name} did not get back its place among the preferred owners "
+                    f"of {group}: {why}; then: leitwolf group set {group} {options}"
+                )
 
 
 def _in_place(

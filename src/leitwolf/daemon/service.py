@@ -208,7 +208,7 @@ class DaemonService:
                 code="nothing-to-give-up",
                 hint="leitwolf status says what is heard",
             )
-        self.life.superseded(other, f"given up by {by}@{cluster.bootstrap.name}")
+        self.life.give_way(other, f"given up by {by}@{cluster.bootstrap.name}")
 
     async def prevent(self, by: str, *, on: bool) -> None:
         """Let this node join only, or not, from now on."""
