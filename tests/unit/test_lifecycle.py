@@ -182,6 +182,25 @@ async def test_one_end_at_a_time(settings: Settings, monkeypatch: pytest.MonkeyP
     assert load_departure(settings.state) is None
 
 
+@pytest.mark.asyncio
+async def test_join_only_is_promised_only_where_it_is_written(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator is told by a code, and may ask again."""
+    daemon = DaemonService(settings, life_of(settings)._progress)
+    cluster = played(daemon.life, [])
+    cluster.node = SimpleNamespace(leader=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(giving_way, "write_durably", full)
+        with pytest.raises(StorageError, match="No space left") as raised:
+            await daemon.prevent("me", on=True)
+    assert raised.value.code == "storage-io"
+    assert not daemon.life.changed.is_set()
+    assert not giving_way.is_prevented(settings.state)
+    await daemon.prevent("me", on=True)
+    assert giving_way.is_prevented(settings.state)
+
+
 # --- locked out ----------------------------------------------------------------------------------
 
 

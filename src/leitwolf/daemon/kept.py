@@ -6,8 +6,9 @@ a note, nothing is known then.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import msgspec
 
 from leitwolf.model.errors import StorageError
 
-__all__ = ["read_kept", "read_note", "write_durably"]
+__all__ = ["read_kept", "read_note", "write_durably", "written_down"]
 
 T = TypeVar("T")
 
@@ -41,6 +42,21 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def written_down(what: str, folder: Path) -> Iterator[None]:
+    """Say what could not be written there, should that fail.
+
+    Raises:
+        StorageError: ``storage-io``.
+    """
+    try:
+        yield
+    except OSError as error:
+        text = f"{what} cannot be written down in {folder}: {error.strerror}"
+        hint = "free space there, or repair the disk; then ask again"
+        raise StorageError(text, code="storage-io", hint=hint) from error
 
 
 def read_kept(

@@ -12,10 +12,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import platform
 import time
-from collections.abc import Iterator
 
 from leitwolf.daemon import forming, giving_way
 from leitwolf.daemon.aside import set_aside
@@ -32,6 +30,7 @@ from leitwolf.daemon.departure import (
     way_back,
 )
 from leitwolf.daemon.fresh import begin_anew, has_memories
+from leitwolf.daemon.kept import written_down
 from leitwolf.daemon.restoring import carry_on, load_restore
 from leitwolf.model.errors import Conflict, DiskFull, LeitwolfError, StorageError
 from leitwolf.model.history import HistoryStanding
@@ -234,7 +233,7 @@ class Lifecycle:
             return
         self._refuse_second_end()
         gone = Departure(cluster=self._cluster_name(), reason=reason, at_wall=time.time_ns())
-        with self._promised():
+        with written_down("the end of this node", self._settings.state):
             save_departure(self._settings.state, gone)
         self._leave(reason)
 
@@ -245,17 +244,6 @@ class Lifecycle:
                 code="ending-already",
                 hint="leitwolf status; then ask again",
             )
-
-    @contextlib.contextmanager
-    def _promised(self) -> Iterator[None]:
-        """Say why what is to be done cannot be written down."""
-        state = self._settings.state
-        try:
-            yield
-        except OSError as error:
-            text = f"the end of this node cannot be written down in {state}: {error.strerror}"
-            hint = "free space there, or repair the disk; then ask again"
-            raise StorageError(text, code="storage-io", hint=hint) from error
 
     def _cluster_name(self) -> str:
         """Return the name of the cluster that is left, for people."""
@@ -311,7 +299,7 @@ class Lifecycle:
         cluster = self.formed()
         self._refuse_second_end()
         giving = giving_way.plan(cluster.bootstrap, cluster.node, history, reason)
-        with self._promised():
+        with written_down("the end of this node", self._settings.state):
             giving_way.intend(self._settings.state, giving)
         self._end(f"gives way: {reason}")
 

@@ -15,6 +15,7 @@ from leitwolf.daemon.admission import admit, new_token
 from leitwolf.daemon.aside import unformed_advice
 from leitwolf.daemon.bootstrap import Bootstrap, load_bootstrap
 from leitwolf.daemon.cluster import Cluster
+from leitwolf.daemon.kept import written_down
 from leitwolf.daemon.keys import rekey_command
 from leitwolf.daemon.lifecycle import PASSING, Lifecycle
 from leitwolf.daemon.networks import choose_networks, own_addresses
@@ -219,7 +220,8 @@ class DaemonService:
                 code="quorum-exists",
                 hint="it takes effect on a node without a quorum",
             )
-        giving_way.prevent(self._settings.state, on=on)
+        with written_down("that this node is to join only", self._settings.state):
+            giving_way.prevent(self._settings.state, on=on)
         cluster.record(f"{by} {'prevents' if on else 'allows'} that this node makes a leader")
         self.life.changed.set()
 
