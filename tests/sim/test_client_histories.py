@@ -6,13 +6,13 @@ import os
 
 import pytest
 from tests.linearizable import Kind, Operation, unexplained
-from tests.sim_calm import MS, leader, started
+from tests.sim_calm import MS, cut, leader, started
 from tests.sim_clients import GROUP, recorded
 
 from leitwolf.core.rules import Rules
-from leitwolf.model.commands import ChangeGroup, WishGroup
+from leitwolf.model.commands import AddGroup, ChangeGroup, WishGroup
 from leitwolf.model.errors import InvariantError
-from leitwolf.model.ids import Wish
+from leitwolf.model.ids import GroupId, Wish
 from leitwolf.sim.faults import MIXES
 
 RUNS = int(os.environ.get("LEITWOLF_SIM_RUNS", "40"))
@@ -128,3 +128,19 @@ def test_a_change_that_counts_on_a_lost_history_is_refused() -> None:
     world.ask(first.id, 906, command, state.index)
     world.run_until(world.now + 200 * MS)
     assert world.answers[906].refusal is None
+
+
+def test_a_refusal_waits_for_what_it_rests_on() -> None:
+    """The change by which it is refused may still be lost: then nobody may have been told of it."""
+    world = started("majority", 3)
+    first = leader(world)
+    cut(world, {first.id})
+    for number in (901, 902):
+        world.ask(first.id, number, AddGroup(group=GroupId("other")))
+    world.run_until(world.now + 100 * MS)
+    assert not {901, 902} & set(world.answers)
+    world.run_until(world.now + 20_000 * MS)
+    for number in (901, 902):
+        refusal = world.answers[number].refusal
+        assert refusal is not None
+        assert refusal.code == "outcome-unknown"

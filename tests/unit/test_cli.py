@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -20,6 +22,7 @@ from tests.unit.api_support import STOPPED, FakeService, node_line, status_view
 from tests.unit.test_store_log import IDENTITY, SMALL, entry
 
 from leitwolf.api import serve_unix
+from leitwolf.cli import backup
 from leitwolf.cli.commands import cli
 from leitwolf.client import Client
 from leitwolf.model.commands import (
@@ -316,6 +319,17 @@ def test_node_commands_send_what_they_say(folder: Path, service: FakeService) ->
         assert service.commands[-1][0] == command
 
 
+@pytest.mark.parametrize("named", ["n3", "3"])
+def test_a_node_is_replaced_under_its_name(folder: Path, service: FakeService, named: str) -> None:
+    """However it was named here: its number is no name, and nobody would be replaced."""
+    service.view = status_view(nodes=(node_line(1), node_line(3, up=False)))
+    done = run(folder, "node", "replace", named, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["command"].endswith(" --replace --node-name n3")
+    service.view = status_view()
+    assert "[node-alive]" in run(folder, "node", "replace", named).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
@@ -391,6 +405,18 @@ def test_if_index_goes_with_every_change(folder: Path, service: FakeService) -> 
     assert run(folder, "--if-index", "-1", *arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("words", [("destroy", "--yes"), ("rekey",), ("token",), ("give-up",)])
+def test_an_index_that_nobody_would_check_is_refused(
+    folder: Path, service: FakeService, words: tuple[str, ...]
+) -> None:
+    """Who gives one counts on it."""
+    done = run(folder, "--if-index", "7", *words)
+    assert (done.exit_code, "[index-not-checked]" in done.stderr) == (2, True)
+    assert service.view.formed
+    assert not service.asked
+    assert run(folder, "--if-index", "7", "status").exit_code == 0
+
+
 def test_a_client_that_changed_something_itself_goes_on(folder: Path, service: FakeService) -> None:
     """The second of two commands counts on what the first one did."""
     client = Client(folder, unchanged_since=7)
@@ -429,6 +455,38 @@ def test_join_tells_progress_on_stderr(folder: Path) -> None:
     done = run(folder, "join", "leitwolf1-x")
     assert done.stderr.strip() == "calling"
     assert "node 1 of cluster lab" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("head", "words", "said"),
+    [
+        (b"Content-Length: 99", ("status",), "no daemon answers"),
+        (b"Transfer-Encoding: chunked", ("join", "leitwolf1-x"), "before it could tell"),
+    ],
+)
+def test_a_daemon_that_ends_in_the_middle_of_an_answer(
+    tmp_path: Path, head: bytes, words: tuple[str, ...], said: str
+) -> None:
+    """It is an error with a code, never a success without an outcome."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "api.sock"))
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                line = b'{"progress":"calling"}\n'
+                body = b"%x\r\n%b\r\n" % (len(line), line) if b"chunked" in head else line
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = run(tmp_path, *words)
+        thread.join(10)
+    assert done.exit_code == 7, done.output
+    assert said in done.stderr
+    assert "[unreachable]" in done.stderr
 
 
 def test_destroy_asks_first(folder: Path, service: FakeService) -> None:
@@ -736,6 +794,23 @@ def test_a_backup_is_written_once_for_its_owner_alone(
     assert done.exit_code == 4
     assert json.loads(done.output)["code"] == "file-exists"
     assert [path.name for path in tmp_path.iterdir()] == ["lab.backup"]
+
+
+def test_a_folder_that_takes_no_file_is_told_as_it_is(
+    folder: Path, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That nothing was begun there is no second error in the place of the first."""
+    service.saved = saved()
+    opened = os.open
+
+    def refuse(path: Any, flags: int, mode: int = 0o777, **more: Any) -> int:
+        if str(path).endswith(".new"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, mode, **more)
+
+    monkeypatch.setattr(backup.os, "open", refuse)
+    done = run(folder, "backup", str(tmp_path / "lab.backup"))
+    assert "cannot be written: Permission denied [file-io]" in done.stderr
 
 
 def test_a_backup_is_verified_without_a_daemon(tmp_path: Path) -> None:

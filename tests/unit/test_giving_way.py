@@ -47,7 +47,9 @@ def state(tmp_path: Path) -> Path:
 
 
 def begun(state: Path) -> giving_way.GivingWay:
-    return giving_way.intend(state, OLD, node(), OTHER, "forced by others")
+    giving = giving_way.plan(OLD, node(), OTHER, "forced by others")
+    giving_way.intend(state, giving)
+    return giving
 
 
 def demand_done(state: Path, storage: str) -> None:
@@ -62,6 +64,9 @@ def demand_done(state: Path, storage: str) -> None:
     log.close()
     kept = list((state / "quarantine").iterdir())
     assert len(kept) == 1
+    told = giving_way.notice(state)
+    assert told is not None
+    assert str(kept[0]) in told.text
     former = QuorumLog.open(kept[0], StoreIdentity(cluster="c", node=1, storage="disk1"))
     assert len(former.loaded.entries) == 1
     former.close()
@@ -74,15 +79,17 @@ def test_the_log_is_kept_and_an_empty_one_begun(state: Path) -> None:
     assert giving.entries == 1
     giving_way.finish(state, state / "quorum", giving)
     demand_done(state, giving.bootstrap.storage)
-    told = giving_way.set_aside(state)
+    told = giving_way.notice(state)
     assert told is not None
     assert told.code == "history-set-aside"
     assert "about 1 entries" in told.text
     next((state / "quarantine").iterdir()).rename(state / "looked-at")
-    assert giving_way.set_aside(state) is None
+    assert giving_way.notice(state) is None
 
 
-@pytest.mark.parametrize("step", ["quarantine", "create", "save_bootstrap", "unlink"])
+@pytest.mark.parametrize(
+    "step", ["quarantine", "write_durably", "create", "save_bootstrap", "unlink"]
+)
 def test_a_crash_at_any_step_ends_the_same(
     state: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +117,28 @@ def test_a_crash_at_any_step_ends_the_same(
     demand_done(state, giving.bootstrap.storage)
 
 
+def test_the_log_that_counts_is_named_among_others(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash while the empty log is made leaves a part of one, which is of no use to anybody."""
+    giving = begun(state)
+
+    def half(folder: Path, _: StoreIdentity) -> None:
+        folder.mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(giving_way.QuorumLog, "create", half)
+        with pytest.raises(KeyboardInterrupt):
+            giving_way.finish(state, state / "quorum", giving)
+    giving_way.finish(state, state / "quorum", giving)
+    told = giving_way.notice(state)
+    assert told is not None
+    (named,) = [one for one in (state / "quarantine").iterdir() if str(one) in told.text]
+    QuorumLog.open(named, StoreIdentity(cluster="c", node=1, storage="disk1")).close()
+    assert len(list((state / "quarantine").iterdir())) == 2
+
+
 def test_a_damaged_intent_is_told(state: Path) -> None:
     """Nothing is guessed."""
     (state / "giving-way.json").write_bytes(b"{")
@@ -117,11 +146,11 @@ def test_a_damaged_intent_is_told(state: Path) -> None:
         giving_way.pending(state)
 
 
-def test_entries_are_counted_from_where_the_two_parted(state: Path) -> None:
+def test_entries_are_counted_from_where_the_two_parted() -> None:
     """Of a half that was forced itself, everything since then is its own."""
     later = msgspec.structs.replace(OTHER, forced=5)
-    assert giving_way.intend(state, OLD, node(), later, "x").entries == 0
-    assert giving_way.intend(state, OLD, node(), OTHER, "x").entries == 1
+    assert giving_way.plan(OLD, node(), later, "x").entries == 0
+    assert giving_way.plan(OLD, node(), OTHER, "x").entries == 1
 
 
 def test_join_only_outlives_restarts(tmp_path: Path) -> None:

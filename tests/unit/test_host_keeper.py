@@ -8,14 +8,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from leitwolf.host import keeper as subject
 from leitwolf.host.keeper import exit_status, watch_keeper
+from leitwolf.keeper import main as keeper_main
 from leitwolf.resources import ExitStatus
 from leitwolf.system.pidfd import start_time
 from leitwolf.system.progress import Role, Slot
+from leitwolf.system.settings import Settings
 from leitwolf.wire.keeper import KEEPER, ExitAnswer, ExitQuery
 
 
@@ -80,6 +83,34 @@ async def test_one_keeper_is_revived_at_a_time() -> None:
     slow.communicate()
     await asyncio.wait_for(revived.wait(), 10)
     task.cancel()
+
+
+@pytest.mark.asyncio
+async def test_a_machine_without_room_is_asked_again() -> None:
+    """A host that ended by that would leave a node that nobody restarts."""
+    tried = asyncio.Event()
+    tries = 0
+
+    def revive() -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            tried.set()
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    child = spawn()
+    slots: Any = Slots(Slot(process=child.pid, started=start_time(child.pid)))
+    task = asyncio.create_task(watch_keeper(slots, revive))
+    child.communicate()
+    await asyncio.wait_for(tried.wait(), 10)
+    task.cancel()
+
+
+def test_a_shell_that_says_nothing_is_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host waits for it while nothing else in it runs."""
+    monkeypatch.setattr(keeper_main, "_SHELL", "/bin/true")
+    with pytest.raises(OSError, match="started no keeper"):
+        keeper_main.revive(Settings())
 
 
 @pytest.mark.asyncio

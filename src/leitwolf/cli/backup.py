@@ -11,7 +11,7 @@ import click
 
 from leitwolf import __version__
 from leitwolf.cli.cluster import setup_text
-from leitwolf.cli.common import Context, confirm, with_json
+from leitwolf.cli.common import Context, confirm, with_json, yes_option
 from leitwolf.model.errors import Conflict, InvalidConfig, NotFound, StorageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _write_privately(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             os.link(temporary, path)  # fails when there is one: nothing is ever overwritten
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -124,7 +124,7 @@ def backup(context: Context, file: Path | None, verify: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--node-name", default="", help="Name of this node (default: the host name).")
 @click.option("--replace", is_flag=True, help="Set aside the cluster that this node is in.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @with_json
 def restore(context: Context, file: Path, node_name: str, replace: bool, yes: bool) -> None:
     """Make a new cluster of this one node from a backup.

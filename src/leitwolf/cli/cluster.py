@@ -1,4 +1,4 @@
-"""``leitwolf init``, ``token``, ``join``, ``leave``, ``destroy``, ``network`` and ``run``."""
+"""``leitwolf init``, ``token``, ``join``, ``rejoin``, ``leave``, ``destroy``, ``network``, ..."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from leitwolf.cli.common import (
     Context,
     confirm,
     find_node,
+    lifetime_option,
     send,
     timeout_option,
     warn_if_old,
     with_json,
+    yes_option,
 )
 from leitwolf.model.commands import ChangeCluster, EvictNode, SetNetwork
 from leitwolf.model.errors import Conflict, InvalidConfig, RequestTimeout
@@ -74,7 +76,7 @@ def init(
 
 
 @click.command()
-@click.option("--lifetime", default=3600, show_default=True, help="Seconds until it expires.")
+@lifetime_option
 @with_json
 def token(context: Context, lifetime: int) -> None:
     """Print a one-time token with which another machine joins."""
@@ -144,7 +146,7 @@ def leave(context: Context, timeout_s: float) -> None:
 
 
 @click.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @with_json
 def destroy(context: Context, yes: bool) -> None:
     """Set the cluster state of this node aside (it is kept in quarantine)."""

@@ -22,7 +22,7 @@ from leitwolf.model.errors import (
     UsageError,
 )
 from leitwolf.model.ids import NodeId
-from leitwolf.model.views import GroupView, StatusView
+from leitwolf.model.views import GroupView, NodeLine, StatusView
 
 __all__ = [
     "Context",
@@ -31,6 +31,8 @@ __all__ = [
     "complete_resource",
     "confirm",
     "find_node",
+    "lifetime_option",
+    "named_node",
     "pass_context",
     "report",
     "send",
@@ -39,6 +41,7 @@ __all__ = [
     "wait_option",
     "warn_if_old",
     "with_json",
+    "yes_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +62,10 @@ class Context:
     def client(self) -> Client:
         """A client of the local daemon, one for all commands of this invocation."""
         return Client(self.runtime, unchanged_since=self._if_index)
+
+    def patient_client(self, timeout_s: float) -> Client:
+        """Return a client of the local daemon that waits for so long."""
+        return Client(self.runtime, timeout_s=timeout_s, unchanged_since=self._if_index)
 
     def show(self, value: object, text: str | None = None) -> None:
         """Print a value as JSON, or its text."""
@@ -174,6 +181,18 @@ def timeout_option(default_s: float) -> Callable[[F], F]:
     )
 
 
+def lifetime_option(function: F) -> F:
+    """Give a command ``--lifetime`` of the token that it makes."""
+    return click.option(
+        "--lifetime", default=3600, show_default=True, help="Seconds until it expires."
+    )(function)
+
+
+def yes_option(function: F) -> F:
+    """Give a command ``--yes``, for who answers :func:`confirm` beforehand."""
+    return click.option("--yes", is_flag=True, help="Do not ask.")(function)
+
+
 def wait_option(function: F) -> F:
     """Give a command ``--wait/--no-wait`` and ``--timeout``."""
     function = timeout_option(60.0)(function)
@@ -190,14 +209,19 @@ def send(context: Context, command: Command, text: str) -> Answer:
 
 
 def find_node(status: StatusView, name: str) -> NodeId:
-    """Return the id of the node with this name or number.
+    """Return the id of the node with this name or number, see :func:`named_node`."""
+    return named_node(status, name).id
+
+
+def named_node(status: StatusView, name: str) -> NodeLine:
+    """Return the node with this name or number.
 
     Raises:
         NotFound: no such node; the text lists the names.
     """
     for node in status.nodes:
         if name in (node.name, str(node.id)):
-            return node.id
+            return node
     names = ", ".join(node.name for node in status.nodes)
     raise NotFound(f"there is no node {name!r}; nodes are: {names}")
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import click
 
 from leitwolf.cli import render
-from leitwolf.cli.common import Context, confirm, find_node, with_json
-from leitwolf.client import Client
+from leitwolf.cli.common import (
+    Context,
+    confirm,
+    find_node,
+    timeout_option,
+    with_json,
+    yes_option,
+)
 from leitwolf.model.commands import ForceQuorum
 from leitwolf.model.errors import Conflict
 
 __all__ = ["COMMANDS"]
 
 _DIFFERENT = "two-forced-halves", "force-unfinished"
+_ANSWER_S = 5.0
+"""What the daemon says of the time itself comes after it."""
 
 
 @click.command()
@@ -24,7 +32,7 @@ _DIFFERENT = "two-forced-halves", "force-unfinished"
     help="All other nodes are switched off; do not ask.",
 )
 @click.option("--show", is_flag=True, help="Only show what would be done and lost.")
-@click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds to wait.")
+@timeout_option(120.0)
 @with_json
 def force(
     context: Context, nodes: str | None, confirmed: bool, show: bool, timeout_s: float
@@ -35,7 +43,7 @@ def force(
     network runs the same groups. What only they had decided is lost. Ask the node with the newest
     log; the command says which. The others come back as learners, their logs in quarantine.
     """
-    client = Client(context.runtime, timeout_s=timeout_s)
+    client = context.patient_client(timeout_s + _ANSWER_S)
     status = client.status()
     names = [name.strip() for name in (nodes or "").split(",") if name.strip()]
     named = tuple(find_node(status, name) for name in names)
@@ -60,7 +68,7 @@ def force(
 
 
 @click.command("give-up")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @with_json
 def give_up(context: Context, yes: bool) -> None:
     """Give up what this node decided apart, and go on in the other history that it hears.

@@ -6,7 +6,16 @@ import time
 
 import click
 
-from leitwolf.cli.common import Context, complete_node, find_node, send, wait_option, with_json
+from leitwolf.cli.common import (
+    Context,
+    complete_node,
+    find_node,
+    lifetime_option,
+    named_node,
+    send,
+    wait_option,
+    with_json,
+)
 from leitwolf.model.commands import EvictNode, PauseNode, TransferLeader
 from leitwolf.model.errors import Conflict, LeitwolfError, RequestTimeout
 from leitwolf.model.ids import NodeId
@@ -28,9 +37,9 @@ def pause(context: Context, name: str, drain: bool, wait: bool, timeout_s: float
     """Place nothing on a node any more and move its groups away."""
     client = context.client
     status = client.status()
-    number = find_node(status, name)
-    name = next(item.name for item in status.nodes if item.id == number)
-    answer = client.command(PauseNode(node=number, paused=True, drain=drain))
+    found = named_node(status, name)
+    name = found.name
+    answer = client.command(PauseNode(node=found.id, paused=True, drain=drain))
     deadline, said = time.monotonic() + timeout_s, ""
     context.waits_for = "its groups go on moving; see: leitwolf status"
     while drain and wait:
@@ -86,8 +95,8 @@ def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
     """Remove a node (dead or alive) from the cluster."""
     client = context.client
     status = client.status()
-    number = find_node(status, name)
-    itself = any(item.id == number and item.here for item in status.nodes)
+    found = named_node(status, name)
+    name, number, itself = found.name, found.id, found.here
     answer = client.command(EvictNode(node=number))
     deadline = time.monotonic() + timeout_s
     context.waits_for = "it goes on without you; see: leitwolf status"
@@ -112,17 +121,17 @@ def evict(context: Context, name: str, wait: bool, timeout_s: float) -> None:
 
 
 @node.command("replace")
-@click.argument("name")
-@click.option("--lifetime", default=3600, show_default=True, help="Seconds until it expires.")
+@click.argument("name", shell_complete=complete_node)
+@lifetime_option
 @with_json
 def replace(context: Context, name: str, lifetime: int) -> None:
     """Print the command by which a node that lost its disk takes its place again.
 
     It must be down. A node whose key is left needs no token: leitwolf rejoin, there.
     """
-    status = context.client.status()
-    number = find_node(status, name)
-    if any(item.id == number and item.up for item in status.nodes):
+    found = named_node(context.client.status(), name)
+    name = found.name
+    if found.up:
         raise Conflict(
             f"{name} is up: it lost nothing",
             code="node-alive",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import socket
@@ -18,6 +19,7 @@ from leitwolf.model.errors import (
     NotPermitted,
     PeerUnreachable,
     RequestTimeout,
+    UsageError,
 )
 from leitwolf.model.views import (
     ClusterSetup,
@@ -75,28 +77,42 @@ class Client:
     def _response(
         self, method: str, path: str, body: bytes | None, wait_s: float = 0
     ) -> tuple[_UnixConnection, http.client.HTTPResponse]:
+        checked = method == "GET" or path.startswith("/v1/command?")
+        if self._unchanged_since is not None and not checked:
+            raise UsageError(
+                "an index goes with changes of the configuration, and this is none",
+                code="index-not-checked",
+                hint="ask without --if-index",
+            )
         longest_s = min(self._timeout_s, _READ_TIMEOUT_S) if method == "GET" else self._timeout_s
-        timeout_s = longest_s + wait_s
-        connection = _UnixConnection(self._socket, timeout_s)
+        connection = _UnixConnection(self._socket, longest_s + wait_s)
         try:
-            connection.request(method, path, body, {"Content-Type": "application/json"})
-            return connection, connection.getresponse()
-        except TimeoutError as error:
+            with self._told(connection):
+                connection.request(method, path, body, {"Content-Type": "application/json"})
+                return connection, connection.getresponse()
+        except LeitwolfError:
             connection.close()
+            raise
+
+    @contextlib.contextmanager
+    def _told(self, connection: http.client.HTTPConnection) -> Iterator[None]:
+        """Say in our own words what goes wrong with a connection."""
+        try:
+            yield
+        except TimeoutError as error:
             raise RequestTimeout(
-                f"the daemon does not answer within {timeout_s:g} s",
+                f"the daemon does not answer within {connection.timeout:g} s",
                 hint="see whether it hangs, or its machine: journalctl -u leitwolf -n 100",
             ) from error
         except PermissionError as error:
-            connection.close()
             raise NotPermitted(
                 f"this user may not open {self._socket}",
                 hint="ask as root, or to read: as a member of the group leitwolf",
             ) from error
-        except OSError as error:
-            connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", "") or error
             raise PeerUnreachable(
-                f"no daemon answers at {self._socket}: {error.strerror or error}",
+                f"no daemon answers at {self._socket}: {reason}",
                 hint="a moment after its death it is back; else: systemctl start leitwolf",
             ) from error
 
@@ -115,7 +131,8 @@ class Client:
     def _raw(self, method: str, path: str, data: bytes | None, wait_s: float = 0) -> bytes:
         connection, response = self._response(method, path, data, wait_s)
         try:
-            raw = response.read()
+            with self._told(connection):
+                raw = response.read()
         finally:
             connection.close()
         if response.status >= 400:
@@ -177,16 +194,31 @@ class Client:
         try:
             if response.status >= 400:
                 raise _error(response.read())
-            for line in response:
+            for line in self._lines(connection, response):
                 item = msgspec.json.decode(line)
                 if "progress" in item:
                     yield item["progress"]
                 elif "joined" in item:
                     yield msgspec.convert(item["joined"], ClusterSetup)
+                    return
                 else:
                     raise _error(line)
+            raise PeerUnreachable(
+                "the daemon ended before it could tell whether this node has joined",
+                hint="leitwolf status; if it is in no cluster, ask the same again",
+            )
         finally:
             connection.close()
+
+    def _lines(
+        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+    ) -> Iterator[bytes]:
+        while True:
+            with self._told(connection):
+                line = response.readline()
+            if not line:
+                return
+            yield line
 
     def token(self, lifetime_s: int) -> str:
         """Return a new one-time join token."""

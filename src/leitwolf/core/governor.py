@@ -292,7 +292,7 @@ class Governor:
         seen = leader.observations(self._quorum.connected, self._quorum.witnesses)
         judged = judge(leader.ahead, request.command, seen)
         if isinstance(judged, Refusal):
-            self._answer(pending, Answer(refusal=judged))
+            self._answer_when_committed(leader.ahead.index, pending, Answer(refusal=judged))
             return
         if isinstance(request.command, TransferLeader) and request.command.node != leader.me:
             leader.handing.append(pending)

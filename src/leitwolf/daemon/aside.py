@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 
-from leitwolf.daemon.bootstrap import set_bootstrap_aside
-from leitwolf.daemon.departure import Departure, load_departure, save_departure
+from leitwolf.daemon.bootstrap import BOOTSTRAP_NAME
+from leitwolf.daemon.departure import LOCKED_NAME, Departure, load_departure, save_departure
+from leitwolf.daemon.giving_way import INTENT_NAME
 from leitwolf.store import quarantine
 from leitwolf.system.diary import log
 from leitwolf.system.settings import Settings
@@ -19,7 +20,9 @@ _NOT_FORMED = "this node is in no cluster: leitwolf init, or leitwolf join TOKEN
 
 
 def set_aside(settings: Settings, cluster: str, reason: str) -> None:
-    """Move the bootstrap file, the log and the identity into quarantine.
+    """Move the bootstrap file, the identity and the log into quarantine.
+
+    All goes into the folder of the log first, which then moves as a whole.
 
     Args:
         settings: directories.
@@ -32,11 +35,11 @@ def set_aside(settings: Settings, cluster: str, reason: str) -> None:
     state = settings.state
     log_folder = settings.quorum_log
     log_folder.mkdir(mode=0o700, exist_ok=True)
+    names = (BOOTSTRAP_NAME, LOCKED_NAME, INTENT_NAME)
+    for path in (*(state / name for name in names), settings.config / "pki"):
+        if path.exists():
+            shutil.move(path, log_folder / path.name)
     folder = quarantine(log_folder)
-    set_bootstrap_aside(state, folder)
-    pki = settings.config / "pki"
-    if pki.exists():
-        shutil.move(pki, folder / "pki")
     save_departure(
         state,
         Departure(cluster=cluster, reason=reason, folder=str(folder), at_wall=time.time_ns()),

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from leitwolf.daemon.departure import write_durably
+from leitwolf.daemon.kept import read_kept, write_durably
 from leitwolf.peers.frames import JoinGrant
 from leitwolf.wire.lineage import Lineage
 
-__all__ = ["Bootstrap", "Peer", "load_bootstrap", "save_bootstrap"]
+__all__ = ["BOOTSTRAP_NAME", "Bootstrap", "Peer", "load_bootstrap", "save_bootstrap"]
 
-_NAME = "bootstrap.json"
+BOOTSTRAP_NAME = "bootstrap.json"
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,24 +71,14 @@ def save_bootstrap(state: Path, bootstrap: Bootstrap) -> None:
     Raises:
         OSError: the state directory cannot be written.
     """
-    write_durably(state / _NAME, msgspec.json.format(msgspec.json.encode(bootstrap), indent=1))
+    text = msgspec.json.format(msgspec.json.encode(bootstrap), indent=1)
+    write_durably(state / BOOTSTRAP_NAME, text)
 
 
 def load_bootstrap(state: Path) -> Bootstrap | None:
     """Return it, None on a node in no cluster.
 
     Raises:
-        OSError: the file cannot be read.
-        msgspec.DecodeError: it is damaged.
+        StorageError: ``bootstrap-damaged``, or it cannot be read.
     """
-    path = state / _NAME
-    if not path.exists():
-        return None
-    return msgspec.json.decode(path.read_bytes(), type=Bootstrap)
-
-
-def set_bootstrap_aside(state: Path, quarantine: Path) -> None:
-    """Move the file into a quarantine folder: this node is in no cluster then."""
-    path = state / _NAME
-    if path.exists():
-        path.replace(quarantine / _NAME)
+    return read_kept(state / BOOTSTRAP_NAME, Bootstrap, code="bootstrap-damaged")

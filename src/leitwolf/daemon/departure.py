@@ -2,19 +2,21 @@
 
 Two small files in the state directory. ``locked.json`` names a storage that must never vote again;
 it outlives restarts, but not a restored copy of the directory: then the peers refuse it again.
-``departure.json`` only tells people why this node is in no cluster any more.
+``departure.json`` tells why this node is in no cluster any more; while it names no folder, the
+state is still to be set aside.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
+from leitwolf.daemon.kept import read_kept, read_note, write_durably
 from leitwolf.model.errors import StorageError
 
 __all__ = [
+    "LOCKED_NAME",
     "Departure",
     "Lockout",
     "forget_departure",
@@ -23,10 +25,9 @@ __all__ = [
     "save_departure",
     "save_lockout",
     "way_back",
-    "write_durably",
 ]
 
-_LOCKED = "locked.json"
+LOCKED_NAME = "locked.json"
 _DEPARTURE = "departure.json"
 
 
@@ -52,8 +53,8 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
 
     cluster: str
     reason: str
-    folder: str
-    """Where its state was set aside."""
+    folder: str = ""
+    """Where its state was set aside, '': that is still to be done."""
     at_wall: int
 
 
@@ -65,50 +66,23 @@ def way_back(node: str) -> str:
     )
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file as a whole and durably.
-
-    Raises:
-        OSError: as the file system says.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def save_lockout(state: Path, lockout: Lockout) -> None:
     """Remember it for as long as the storage is there.
 
     Raises:
         OSError: as the file system says.
     """
-    write_durably(state / _LOCKED, msgspec.json.encode(lockout))
+    write_durably(state / LOCKED_NAME, msgspec.json.encode(lockout))
 
 
 def load_lockout(state: Path, storage: str) -> Lockout | None:
     """Return why this storage is locked out, None when it is not.
 
     Raises:
-        OSError: the file cannot be read.
-        msgspec.DecodeError: it is damaged.
+        StorageError: ``lockout-damaged``, or it cannot be read.
     """
-    path = state / _LOCKED
-    if not path.exists():
-        return None
-    found = msgspec.json.decode(path.read_bytes(), type=Lockout)
-    return found if found.storage == storage else None
+    found = read_kept(state / LOCKED_NAME, Lockout, code="lockout-damaged")
+    return found if found is not None and found.storage == storage else None
 
 
 def save_departure(state: Path, departure: Departure) -> None:
@@ -121,11 +95,8 @@ def save_departure(state: Path, departure: Departure) -> None:
 
 
 def load_departure(state: Path) -> Departure | None:
-    """Return why this node is in no cluster, None when nobody knows."""
-    try:
-        return msgspec.json.decode((state / _DEPARTURE).read_bytes(), type=Departure)
-    except (OSError, msgspec.MsgspecError):  # told to people only
-        return None
+    """Return why this node is in no cluster, or shall not be, None when nobody knows."""
+    return read_note(state / _DEPARTURE, Departure)
 
 
 def forget_departure(state: Path) -> None:

@@ -18,7 +18,7 @@ from leitwolf.core.membership.votes import wanted_acceptors
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
 from leitwolf.daemon.cluster import Cluster
-from leitwolf.daemon.departure import write_durably
+from leitwolf.daemon.kept import read_note, write_durably
 from leitwolf.model.commands import StopNode, TransferLeader
 from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
 from leitwolf.model.events import (
@@ -306,11 +306,8 @@ async def _granted(token: JoinToken, joiner: Joiner, progress: Callable[[str], N
 
 def begun_secret(state: Path, name: str) -> bytes:
     """Return the secret with which this node asked for its own place before, b'': it did not."""
-    try:
-        found = msgspec.json.decode((state / _JOINING).read_bytes(), type=_Trial)
-    except (OSError, msgspec.MsgspecError):
-        return b""
-    return found.secret if found.name == name else b""
+    found = read_note(state / _JOINING, _Trial)
+    return found.secret if found is not None and found.name == name else b""
 
 
 class _Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -328,11 +325,10 @@ class _Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def _begun(state: Path, token: JoinToken, name: str) -> _Trial | None:
     """Return as whom this node asked with the same token before, if it did."""
-    try:
-        found = msgspec.json.decode((state / _JOINING).read_bytes(), type=_Trial)
-    except (OSError, msgspec.MsgspecError):  # never asked, or cut off before it did
+    found = read_note(state / _JOINING, _Trial)
+    if found is None or (found.token, found.name) != (digest(token.secret), name):
         return None
-    return found if (found.token, found.name) == (digest(token.secret), name) else None
+    return found
 
 
 def _remove_unfinished(settings: Settings) -> None:

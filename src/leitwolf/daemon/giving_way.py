@@ -19,20 +19,30 @@ import msgspec
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.node import Node
 from leitwolf.daemon.bootstrap import Bootstrap, Peer, save_bootstrap
-from leitwolf.daemon.departure import write_durably
+from leitwolf.daemon.kept import read_kept, read_note, write_durably
 from leitwolf.model.errors import StorageError
 from leitwolf.model.history import HistoryStanding
 from leitwolf.model.views import FindingView
 from leitwolf.ports.files import FileSystem
-from leitwolf.store import QuorumLog, StoreIdentity, quarantine
+from leitwolf.store import QuorumLog, StoreIdentity, quarantine, quarantined
 from leitwolf.store.files import OsFileSystem
 from leitwolf.store.identity import read_identity
 from leitwolf.system.settings import JOIN_ONLY_NAME
 from leitwolf.wire.lineage import continues
 
-__all__ = ["GivingWay", "finish", "intend", "is_prevented", "pending", "prevent", "set_aside"]
+__all__ = [
+    "INTENT_NAME",
+    "GivingWay",
+    "finish",
+    "intend",
+    "is_prevented",
+    "notice",
+    "pending",
+    "plan",
+    "prevent",
+]
 
-_INTENT = "giving-way.json"
+INTENT_NAME = "giving-way.json"
 _KEPT = "set-aside.json"
 _FILES: FileSystem = OsFileSystem()
 
@@ -49,14 +59,8 @@ class GivingWay(msgspec.Struct, frozen=True, kw_only=True):
     """Where the log was set aside."""
 
 
-def intend(
-    state: Path, bootstrap: Bootstrap, node: Node, history: HistoryStanding, reason: str
-) -> GivingWay:
-    """Write down that this node gives way.
-
-    Raises:
-        OSError: the state directory cannot be written.
-    """
+def plan(bootstrap: Bootstrap, node: Node, history: HistoryStanding, reason: str) -> GivingWay:
+    """Return how this node gives way to a history."""
     names = interconnects(node.foreseen)
     own = node.acquainted.get(node.me)
     peers = tuple(
@@ -74,7 +78,7 @@ def intend(
     if not continues(history.lineage, lineage):
         parted.append(node.state.forced)
     begun = min((index for index in parted if index), default=1)
-    giving = GivingWay(
+    return GivingWay(
         bootstrap=msgspec.structs.replace(
             bootstrap,
             storage=str(uuid.uuid4()),
@@ -91,23 +95,25 @@ def intend(
         entries=max(0, last - begun + 1),
         at_wall=time.time_ns(),
     )
-    write_durably(state / _INTENT, msgspec.json.encode(giving))
-    return giving
+
+
+def intend(state: Path, giving: GivingWay) -> None:
+    """Write down that this node gives way: from now on it does, also after a crash.
+
+    Raises:
+        OSError: the state directory cannot be written.
+    """
+    write_durably(state / INTENT_NAME, msgspec.json.encode(giving))
 
 
 def pending(state: Path) -> GivingWay | None:
     """Return what was intended and is not finished.
 
     Raises:
-        StorageError: the file is damaged.
+        StorageError: the file is damaged, or cannot be read.
     """
-    path = state / _INTENT
-    if not path.exists():
-        return None
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=GivingWay)
-    except msgspec.MsgspecError as error:
-        raise StorageError(f"{path} is damaged: {error}", code="bootstrap-damaged") from error
+    hint = f"remove {state / INTENT_NAME}: this node gives way again as soon as it hears the others"
+    return read_kept(state / INTENT_NAME, GivingWay, code="bootstrap-damaged", hint=hint)
 
 
 def finish(state: Path, log_folder: Path, giving: GivingWay) -> None:
@@ -122,30 +128,31 @@ def finish(state: Path, log_folder: Path, giving: GivingWay) -> None:
     identity = StoreIdentity(
         cluster=bootstrap.cluster, node=bootstrap.node, storage=bootstrap.storage
     )
-    if log_folder.exists() and not _is_new(log_folder, identity):
-        folder = quarantine(log_folder)
-        note = msgspec.structs.replace(giving, folder=str(folder))
-        write_durably(state / _KEPT, msgspec.json.encode(note))
+    if log_folder.exists() and _storage_in(log_folder) != bootstrap.storage:
+        quarantine(log_folder)
+    # Told from what is there: the former one may have been set aside before a crash.
+    for folder in quarantined(log_folder):
+        if _storage_in(folder) == bootstrap.replaces[-1]:
+            note = msgspec.structs.replace(giving, folder=str(folder))
+            write_durably(state / _KEPT, msgspec.json.encode(note))
     if not log_folder.exists():
         QuorumLog.create(log_folder, identity).close()
     save_bootstrap(state, bootstrap)
-    (state / _INTENT).unlink()
+    (state / INTENT_NAME).unlink()
 
 
-def _is_new(log_folder: Path, identity: StoreIdentity) -> bool:
+def _storage_in(log_folder: Path) -> str:
+    """Return the storage of a log, '': none is whole there."""
     try:
-        return read_identity(log_folder, _FILES) == identity
+        return read_identity(log_folder, _FILES).storage
     except StorageError:
-        return False
+        return ""
 
 
-def set_aside(state: Path) -> FindingView | None:
+def notice(state: Path) -> FindingView | None:
     """Return what people are told of a log that was set aside and is still in quarantine."""
-    try:
-        kept = msgspec.json.decode((state / _KEPT).read_bytes(), type=GivingWay)
-    except (OSError, msgspec.MsgspecError):  # told to people only
-        return None
-    if not Path(kept.folder).exists():
+    kept = read_note(state / _KEPT, GivingWay)
+    if kept is None or not Path(kept.folder).exists():
         return None
     lack = f"about {kept.entries} entries" if kept.entries else "no entries"
     return FindingView(

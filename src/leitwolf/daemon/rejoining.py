@@ -24,7 +24,7 @@ from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.departure import load_lockout
 from leitwolf.model.commands import Answer, ChangeGroup, Command, EvictNode, IssueToken
-from leitwolf.model.errors import Conflict, LeitwolfError
+from leitwolf.model.errors import Conflict, LeitwolfError, StorageError
 from leitwolf.model.ids import GroupId, NodeId
 from leitwolf.model.state import Node, State
 from leitwolf.model.views import JoinRequestView
@@ -59,8 +59,10 @@ def own_token(settings: Settings, bootstrap: Bootstrap | None) -> tuple[JoinToke
     if bootstrap is None:
         raise _needs_token("this machine does not know its cluster any more")
     identity = load_identity(settings.config)
-    locked = load_lockout(settings.state, bootstrap.storage)
-    found = list(locked.addresses if locked is not None else ())
+    found: list[str] = []
+    with suppress(StorageError):  # damaged: there are other places to learn it from
+        locked = load_lockout(settings.state, bootstrap.storage)
+        found += locked.addresses if locked is not None else ()
     found += [address for peer in bootstrap.peers for address in peer.addresses if address]
     found += _in_log(settings, bootstrap)
     addresses = tuple(dict.fromkeys(found))[:_ADDRESSES_MAX]
@@ -229,10 +231,21 @@ class Vacancy:
         former, places = self._cluster.vacated.pop(self._request.name, (NodeId(0), {}))
         for group, preferred in places.items():
             wanted = _in_place(self._cluster.node.state, group, preferred, former, number)
-            if wanted:
-                with suppress(LeitwolfError):  # the node is in all the same
-                    change = ChangeGroup(group=group, preferred=wanted)
-                    await self._commit(change, self._by, _COMMAND_S)
+            if not wanted:
+                continue
+            change = ChangeGroup(group=group, preferred=wanted)
+            try:
+                rejection = _refused(await self._commit(change, self._by, _COMMAND_S))
+                why = rejection.text if rejection is not None else ""
+            except LeitwolfError as error:
+                why = error.text
+            if why:  # the node is in all the same
+                nodes = self._cluster.node.state.nodes
+                options = " ".join(f"--prefer {nodes[node].name}" for node in wanted)
+                self._cluster.record(
+                    f"{self._request.name} did not get back its place among the preferred owners "
+                    f"of {group}: {why}; then: leitwolf group set {group} {options}"
+                )
 
 
 def _in_place(

@@ -29,7 +29,7 @@ from leitwolf.core.policy.dependencies import graph, order
 from leitwolf.daemon import forming
 from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.cluster import Cluster
-from leitwolf.daemon.departure import write_durably
+from leitwolf.daemon.kept import read_kept, write_durably, written_down
 from leitwolf.daemon.networks import own_addresses
 from leitwolf.model.commands import Answer, Command, MakeBackup
 from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
@@ -150,31 +150,23 @@ def save_restore(settings: Settings, pending: Pending) -> None:
         StorageError: it cannot be written; nothing was changed.
     """
     forming.ensure_folders(settings)
-    try:
+    with written_down("the backup", settings.state):
         write_durably(settings.state / _PENDING, msgspec.msgpack.encode(pending))
-    except OSError as error:
-        text = f"the backup cannot be kept in {settings.state}: {error.strerror}"
-        raise StorageError(text, code="storage-io") from error
 
 
 def load_restore(state: Path) -> Pending | None:
     """Return the restore that was begun, None: there is none.
 
     Raises:
-        OSError: the file cannot be read.
-        StorageError: ``restore-damaged``.
+        StorageError: ``restore-damaged``, or it cannot be read.
     """
-    path = state / _PENDING
-    if not path.exists():
-        return None
-    try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=Pending)
-    except msgspec.MsgspecError as error:
-        raise StorageError(
-            f"{path} is damaged: {error}",
-            code="restore-damaged",
-            hint="remove it, then: leitwolf restore FILE --replace",
-        ) from error
+    return read_kept(
+        state / _PENDING,
+        Pending,
+        code="restore-damaged",
+        hint="remove it, then: leitwolf restore FILE --replace",
+        decode=msgspec.msgpack.decode,
+    )
 
 
 def forget_restore(state: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -15,8 +15,9 @@ from leitwolf.daemon.admission import admit, new_token
 from leitwolf.daemon.aside import unformed_advice
 from leitwolf.daemon.bootstrap import Bootstrap, load_bootstrap
 from leitwolf.daemon.cluster import Cluster
+from leitwolf.daemon.kept import written_down
 from leitwolf.daemon.keys import rekey_command
-from leitwolf.daemon.lifecycle import PASSING, STOP_EVERYTHING_S, Lifecycle
+from leitwolf.daemon.lifecycle import PASSING, Lifecycle
 from leitwolf.daemon.networks import choose_networks, own_addresses
 from leitwolf.daemon.rejoining import invitation
 from leitwolf.daemon.restoring import (
@@ -57,7 +58,7 @@ __all__ = ["DaemonService"]
 _POLL_S = 0.005
 _NOT_READY_S = 2.0
 """A leader that was just elected is in charge when its first entry is on a quorum of disks."""
-_RESTORE_S = 60.0
+_ASIDE_S = 60.0
 """Everything is stopped and set aside meanwhile."""
 
 
@@ -73,6 +74,8 @@ class DaemonService:
         self._settings = settings
         self._progress = progress
         self._forming = asyncio.Lock()
+        self._joins: set[asyncio.Future[ClusterSetup]] = set()
+        """The event loop itself would forget them."""
         self.life = Lifecycle(settings, progress, self._admit)
 
     # --- reading ---------------------------------------------------------------------------------
@@ -81,7 +84,9 @@ class DaemonService:
         """Return the cluster as this node sees it."""
         cluster = self.life.cluster
         if cluster is None:
-            known, leaving = self.life.bootstrap, "leaving" if self.life.leaving else ""
+            known = self.life.bootstrap
+            ending = "giving-way" if self.life.giving_way else ""
+            ending = "leaving" if self.life.leaving else ending
             return StatusView(
                 formed=False,
                 cluster=known.cluster_name if known is not None else "",
@@ -92,7 +97,7 @@ class DaemonService:
                 quorum=False,
                 fresh=False,
                 index=0,
-                fault=self.life.fault.code if self.life.fault is not None else leaving,
+                fault=self.life.fault.code if self.life.fault is not None else ending,
                 advice=self._fault_advice() or self._advice(),
             )
         stopped = tuple(
@@ -103,7 +108,7 @@ class DaemonService:
             cluster.node,
             links=cluster.links,
             fresh=self._fresh(cluster),
-            leased=self._leased(cluster),
+            leased=views.has_lease(cluster.page(), raw_ns()),
             proof=self._proof(),
             stopped=stopped,
         )
@@ -111,16 +116,11 @@ class DaemonService:
             StrangerView(address=one.address, count=one.count) for one in cluster.strangers
         )
         stopped = () if view.quorum else stopped
-        kept = giving_way.set_aside(self._settings.state)
+        kept = giving_way.notice(self._settings.state)
         told = (*cluster.histories.notices(), *((kept,) if kept is not None else ()))
         return msgspec.structs.replace(
             view, stopped=stopped, strangers=strangers, findings=(*told, *view.findings)
         )
-
-    def _leased(self, cluster: Cluster) -> bool:
-        """Return whether the run-lease of this node lasts: it hears a leader, and is heard."""
-        page = cluster.page()
-        return page is not None and page.lease != 0 and raw_ns() < page.lease_end
 
     def _proof(self) -> ProofView:
         flags = self._progress.slot(Role.GUARD).flags
@@ -129,8 +129,9 @@ class DaemonService:
         )
 
     def _advice(self) -> str:
-        if self.life.leaving:
-            return f"everything here is being stopped: {self.life.leaving}{self.life.stuck}"
+        why = self.life.leaving or self.life.giving_way
+        if why:
+            return f"everything here is being stopped: {why}{self.life.stuck}"
         return unformed_advice(self._settings)
 
     def _fault_advice(self) -> str:
@@ -208,30 +209,31 @@ class DaemonService:
                 code="nothing-to-give-up",
                 hint="leitwolf status says what is heard",
             )
-        self.life.superseded(other, f"given up by {by}@{cluster.bootstrap.name}")
+        self.life.give_way(other, f"given up by {by}@{cluster.bootstrap.name}")
 
     async def prevent(self, by: str, *, on: bool) -> None:
         """Let this node join only, or not, from now on."""
         cluster = self.life.formed()
-        if on and cluster.node.leader and self._leased(cluster):
+        if on and cluster.node.leader and views.has_lease(cluster.page(), raw_ns()):
             raise Conflict(
                 "this node hears a leader: it has joined",
                 code="quorum-exists",
                 hint="it takes effect on a node without a quorum",
             )
-        giving_way.prevent(self._settings.state, on=on)
+        with written_down("that this node is to join only", self._settings.state):
+            giving_way.prevent(self._settings.state, on=on)
         cluster.record(f"{by} {'prevents' if on else 'allows'} that this node makes a leader")
         self.life.changed.set()
 
     async def destroy(self) -> None:
         """Set the state of this node aside."""
+        reason = "destroyed by the operator"
         if self.life.fault is not None:
-            self.life.leaving = f"destroyed by the operator: {self.life.fault.text}"
-            self.life.changed.set()
-            return
-        self.life.formed()
-        self._refuse_member()
-        self.life.evicted("destroyed by the operator")
+            reason += f": {self.life.fault.text}"
+        else:
+            self.life.formed()
+            self._refuse_member()
+        self.life.leave(reason)
 
     def _refuse_member(self) -> None:
         """Refuse to end a membership by which others live."""
@@ -321,13 +323,13 @@ class DaemonService:
                 if self.life.fault is not None:
                     self.life.fault, self.life.leaving = None, REPLACED
                 self.life.changed.set()
-            deadline = time.monotonic() + _RESTORE_S
+            deadline = time.monotonic() + _ASIDE_S
             while (known := self.life.bootstrap) is None or known.cluster != pending.cluster:
                 await asyncio.sleep(_POLL_S)
                 if self.life.fault is not None and known is None:
                     raise self.life.fault
                 if time.monotonic() > deadline:
-                    text = f"not restored after {_RESTORE_S:g} s; it goes on"
+                    text = f"not restored after {_ASIDE_S:g} s; it goes on"
                     raise RequestTimeout(text, hint="leitwolf status")
             setup = await self._started(known, profile, pending.addresses)
             return msgspec.structs.replace(setup, advice=advice_of(pending))
@@ -352,7 +354,17 @@ class DaemonService:
         forming.verify_profile(profile, self._progress.slot(Role.GUARD))
 
     async def join(self, request: JoinRequestView) -> AsyncIterator[str | ClusterSetup]:
-        """Join a cluster, telling progress."""
+        """Join a cluster, telling progress; begun, it goes on also when nobody listens any more."""
+        lines: asyncio.Queue[str | None] = asyncio.Queue()
+        joining = asyncio.ensure_future(self._join(request, lines.put_nowait))
+        self._joins.add(joining)
+        joining.add_done_callback(self._joins.discard)
+        joining.add_done_callback(lambda _: lines.put_nowait(None))
+        while (line := await lines.get()) is not None:
+            yield line
+        yield await joining
+
+    async def _join(self, request: JoinRequestView, tell: Callable[[str], None]) -> ClusterSetup:
         async with self._forming:
             fault = self.life.fault
             again = request.again and fault is not None and fault.code not in PASSING
@@ -362,21 +374,14 @@ class DaemonService:
             name = request.node_name or known or platform.node()
             vacate = self._leave_faulty if again else None
             token, place = invitation(self._settings, self.life.bootstrap, request, name, vacate)
-            lines: asyncio.Queue[str | None] = asyncio.Queue()
-            joining = asyncio.ensure_future(
-                forming.join(self._settings, token, name, lines.put_nowait, place)
-            )
-            joining.add_done_callback(lambda _: lines.put_nowait(None))
-            while (line := await lines.get()) is not None:
-                yield line
-            bootstrap, grant = await joining
-            yield "waiting for the log of the cluster, and a place among those that vote"
-            yield await self._started(bootstrap, grant.profile, grant.addresses)
+            bootstrap, grant = await forming.join(self._settings, token, name, tell, place)
+            tell("waiting for the log of the cluster, and a place among those that vote")
+            return await self._started(bootstrap, grant.profile, grant.addresses)
 
     async def _leave_faulty(self) -> None:
         """Set an unusable state aside and wait until that is done."""
         await self.destroy()
-        deadline = time.monotonic() + STOP_EVERYTHING_S
+        deadline = time.monotonic() + _ASIDE_S
         while self.life.leaving:
             await asyncio.sleep(_POLL_S)
             if time.monotonic() > deadline:

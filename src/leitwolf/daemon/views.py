@@ -49,6 +49,7 @@ __all__ = [
     "advice",
     "describe",
     "explanation",
+    "has_lease",
     "log_line",
     "quorum_view",
     "status_view",
@@ -241,6 +242,17 @@ def _group_view(state: State, group: Group) -> GroupView:
     )
 
 
+def has_lease(page: LeasePage | None, now: int) -> bool:
+    """Return whether the run-lease of this node lasts: it hears a leader, and is heard."""
+    return page is not None and page.lease != 0 and now < page.lease_end
+
+
+def _hears_leader(node: Node, *, leased: bool) -> bool:
+    """Return whether there is a leader for this node: a connection outlives a cut cable by far."""
+    leader = node.leader
+    return bool(leader) and leased and (leader == node.me or leader in node.connected)
+
+
 def status_view(
     node: Node,
     *,
@@ -256,13 +268,13 @@ def status_view(
         node: the core.
         links: newest link reports of the guard, by node and link number.
         fresh: the state was read under the leader lease.
-        leased: the run-lease of this node lasts: a connection outlives a cut cable by far.
+        leased: see :func:`has_lease`.
         proof: what this node can prove to have ended.
         stopped: what this node stopped without quorum.
     """
     state = node.state
     leader = node.leader
-    quorum = bool(leader) and leased and (leader == node.me or leader in node.connected)
+    quorum = _hears_leader(node, leased=leased)
     names = interconnects(state)
     lines = (
         _node_line(node, item, links)
@@ -432,7 +444,6 @@ def quorum_view(
     worst_stall: int,
     realtime: bool,
     roster: RosterReport | None = None,
-    name_of: Callable[[NodeId], str] | None = None,
 ) -> QuorumView:
     """Return who promised what, votes, lease margins, worst stall, profile.
 
@@ -443,13 +454,16 @@ def quorum_view(
         worst_stall: of the own guard, ns.
         realtime: the own guard has real-time scheduling.
         roster: what the own guard told of all nodes in the last office that it had.
-        name_of: names nodes.
     """
     state, quorum = node.state, node.quorum
     config = quorum.config
     profile = acting(state, ALL_RULES)
+
+    def naming(item: NodeId) -> str:
+        return _node_name(state, item)
+
+    leased = has_lease(page, now)
     page = page or LeasePage()
-    naming = name_of or (lambda item: _node_name(state, item))
     votes = sum(acceptor.weight for acceptor in config.acceptors)
     needed = votes // 2 + 1
     lacking = "; ".join(
@@ -458,11 +472,9 @@ def quorum_view(
         if index > quorum.last_key.index
     )
     text, survival = _survival(node, naming)
-    leased = page.lease != 0 and now < page.lease_end
-    reachable = leased and (node.leader == node.me or node.leader in node.connected)
     return QuorumView(
         node=naming(node.me),
-        leader=naming(node.leader) if node.leader and reachable else "",
+        leader=naming(node.leader) if _hears_leader(node, leased=leased) else "",
         ballot=str(quorum.ballot),
         promised=str(quorum.promised),
         epoch=quorum.promised.epoch,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from leitwolf.resources import ExitStatus
+from leitwolf.system.diary import log
 from leitwolf.system.pidfd import ProcessHandle
 from leitwolf.system.progress import Progress, Role, Slot
 from leitwolf.wire.keeper import KEEPER, ExitAnswer, ExitQuery
@@ -54,7 +55,8 @@ async def watch_keeper(progress: Progress, revive: Callable[[], int]) -> None:
 
     Args:
         progress: its slot names the keeper.
-        revive: starts a keeper, which ends at once when another has the lock; returns its process.
+        revive: starts a keeper, which ends at once when another has the lock; returns its process;
+            raises OSError where none can be made, which is tried again.
     """
     loop = asyncio.get_running_loop()
     while True:
@@ -73,7 +75,12 @@ async def watch_keeper(progress: Progress, revive: Callable[[], int]) -> None:
             continue
         await asyncio.sleep(REVIVE_AFTER_S)
         if progress.slot(Role.KEEPER) == slot:
-            await _until_up(progress, slot, revive())
+            try:
+                started = revive()
+            except OSError as error:  # of memory or processes there are too few now: tried again
+                log.critical("no keeper can be started", error=str(error))
+                continue
+            await _until_up(progress, slot, started)
 
 
 async def _until_up(progress: Progress, former: Slot, process: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -62,20 +63,23 @@ def revive(settings: Settings) -> int:
     script = '"$@" >&2 & echo $!'
     arguments = [_SHELL, "-c", script, _SHELL, sys.executable, "-m", "leitwolf.keeper.main"]
     reading, writing = os.pipe()
-    try:
-        shell = os.posix_spawn(
-            _SHELL,
-            arguments,
-            environment,
-            file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1)],
-            setsid=True,
-            setsigmask=(),
-        )
+    with os.fdopen(reading, "rb") as said:
+        try:
+            shell = os.posix_spawn(
+                _SHELL,
+                arguments,
+                environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1)],
+                setsid=True,
+                setsigmask=(),
+            )
+        finally:
+            os.close(writing)  # a shell that ends without a word is not waited for
         os.waitpid(shell, 0)
-        return int(os.read(reading, 64))
-    finally:
-        os.close(reading)
-        os.close(writing)
+        process = said.readline().strip()
+    if not process:
+        raise OSError(errno.EAGAIN, f"{_SHELL} started no keeper")
+    return int(process)
 
 
 def main() -> int:

@@ -171,7 +171,6 @@ class PeerStream(asyncio.Protocol):
         self._expected = expected
         self._loop = loop
         self._phase = _Phase.TLS
-        self._welcomed = False
         self._framer = Framer(CONTROL_BYTES_MAX)
         self._sent_at = self._heard_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None

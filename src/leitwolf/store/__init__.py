@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leitwolf.store.dump import dump
 from leitwolf.store.files import OsFileSystem
-from leitwolf.store.identity import StoreIdentity, quarantine, read_identity
+from leitwolf.store.identity import StoreIdentity, quarantine, quarantined, read_identity
 from leitwolf.store.log import QuorumLog
 from leitwolf.store.recorder import LocalLine, LocalRecorder
 from leitwolf.store.recovery import Damage, DamagedLog
@@ -21,5 +21,6 @@ __all__ = [
     "StoreSizes",
     "dump",
     "quarantine",
+    "quarantined",
     "read_identity",
 ]

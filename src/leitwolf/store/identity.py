@@ -15,6 +15,7 @@ __all__ = [
     "IDENTITY_NAME",
     "StoreIdentity",
     "quarantine",
+    "quarantined",
     "read_identity",
     "same_identity",
     "write_identity",
@@ -147,3 +148,9 @@ def quarantine(directory: Path, files: FileSystem = _OS_FILES) -> Path:
     files.sync_folder(folder)
     files.sync_folder(directory.parent)
     return target
+
+
+def quarantined(directory: Path, files: FileSystem = _OS_FILES) -> list[Path]:
+    """Return where the logs are that were set aside from ``directory``."""
+    folder = directory.parent / _QUARANTINE
+    return [folder / name for name in files.names(folder)]
