@@ -244,7 +244,7 @@ def test_a_failing_write_leaves_the_old_file(
     def fail(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("leitwolf.peers.identity.os.fsync", fail)
+    monkeypatch.setattr("leitwolf.system.durable.os.fsync", fail)
     with pytest.raises(OSError, match="No space"):
         save_heartbeat_keys(tmp_path, bytes(64))
     assert load_identity(tmp_path) == first

@@ -22,7 +22,6 @@ from tests.unit.api_support import STOPPED, FakeService, node_line, status_view
 from tests.unit.test_store_log import IDENTITY, SMALL, entry
 
 from leitwolf.api import serve_unix
-from leitwolf.cli import backup
 from leitwolf.cli.commands import cli
 from leitwolf.client import Client
 from leitwolf.model.commands import (
@@ -479,6 +478,9 @@ def test_a_daemon_that_ends_in_the_middle_of_an_answer(
                 line = b'{"progress":"calling"}\n'
                 body = b"%x\r\n%b\r\n" % (len(line), line) if b"chunked" in head else line
                 connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(4096):  # unread, it would reset the connection
+                    pass
 
         thread = threading.Thread(target=answer)
         thread.start()
@@ -808,7 +810,7 @@ def test_a_folder_that_takes_no_file_is_told_as_it_is(
             raise PermissionError(errno.EACCES, "Permission denied")
         return opened(path, flags, mode, **more)
 
-    monkeypatch.setattr(backup.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     done = run(folder, "backup", str(tmp_path / "lab.backup"))
     assert "cannot be written: Permission denied [file-io]" in done.stderr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from leitwolf import __version__
 from leitwolf.cli.cluster import setup_text
 from leitwolf.cli.common import Context, confirm, with_json, yes_option
 from leitwolf.model.errors import Conflict, InvalidConfig, NotFound, StorageError
+from leitwolf.system.durable import create_durably
 
 if TYPE_CHECKING:
     from leitwolf.state import Backup
@@ -22,22 +22,8 @@ __all__ = ["COMMANDS"]
 
 def _write_privately(path: Path, data: bytes) -> None:
     """Write a new file as a whole, for its owner alone; after a crash it is there or not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, path)  # fails when there is one: nothing is ever overwritten
-        finally:
-            temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        create_durably(path, data)
     except FileExistsError as error:
         text = f"{path} is there already"
         raise Conflict(text, code="file-exists", hint="choose another name") from error

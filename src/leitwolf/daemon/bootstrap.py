@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from leitwolf.daemon.kept import read_kept, write_durably
+from leitwolf.daemon.kept import read_kept
 from leitwolf.peers.frames import JoinGrant
+from leitwolf.system.durable import write_durably
 from leitwolf.wire.lineage import Lineage
 
 __all__ = ["BOOTSTRAP_NAME", "Bootstrap", "Peer", "load_bootstrap", "save_bootstrap"]

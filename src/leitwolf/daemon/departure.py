@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from leitwolf.daemon.kept import read_kept, read_note, write_durably
+from leitwolf.daemon.kept import read_kept, read_note
 from leitwolf.model.errors import StorageError
+from leitwolf.system.durable import write_durably
 
 __all__ = [
     "LOCKED_NAME",

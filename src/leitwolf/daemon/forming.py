@@ -18,7 +18,7 @@ from leitwolf.core.membership.votes import wanted_acceptors
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
 from leitwolf.daemon.cluster import Cluster
-from leitwolf.daemon.kept import read_note, write_durably
+from leitwolf.daemon.kept import read_note
 from leitwolf.model.commands import StopNode, TransferLeader
 from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
 from leitwolf.model.events import (
@@ -40,6 +40,7 @@ from leitwolf.peers.token import JoinToken, digest
 from leitwolf.state import encode_change
 from leitwolf.store import QuorumLog, StoreIdentity, quarantine
 from leitwolf.system.clock import raw_ns
+from leitwolf.system.durable import write_durably
 from leitwolf.system.interfaces import interface_addresses
 from leitwolf.system.progress import Flag, Slot
 from leitwolf.system.settings import Settings

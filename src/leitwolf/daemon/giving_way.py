@@ -19,7 +19,7 @@ import msgspec
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.node import Node
 from leitwolf.daemon.bootstrap import Bootstrap, Peer, save_bootstrap
-from leitwolf.daemon.kept import read_kept, read_note, write_durably
+from leitwolf.daemon.kept import read_kept, read_note
 from leitwolf.model.errors import StorageError
 from leitwolf.model.history import HistoryStanding
 from leitwolf.model.views import FindingView
@@ -27,6 +27,7 @@ from leitwolf.ports.files import FileSystem
 from leitwolf.store import QuorumLog, StoreIdentity, quarantine, quarantined
 from leitwolf.store.files import OsFileSystem
 from leitwolf.store.identity import read_identity
+from leitwolf.system.durable import write_durably
 from leitwolf.system.settings import JOIN_ONLY_NAME
 from leitwolf.wire.lineage import continues
 

@@ -7,7 +7,6 @@ a note, nothing is known then.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,32 +15,9 @@ import msgspec
 
 from leitwolf.model.errors import StorageError
 
-__all__ = ["read_kept", "read_note", "write_durably", "written_down"]
+__all__ = ["read_kept", "read_note", "written_down"]
 
 T = TypeVar("T")
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file as a whole and durably.
-
-    Raises:
-        OSError: as the file system says.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from leitwolf.core.policy.dependencies import graph, order
 from leitwolf.daemon import forming
 from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.cluster import Cluster
-from leitwolf.daemon.kept import read_kept, write_durably, written_down
+from leitwolf.daemon.kept import read_kept, written_down
 from leitwolf.daemon.networks import own_addresses
 from leitwolf.model.commands import Answer, Command, MakeBackup
 from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
@@ -51,6 +51,7 @@ from leitwolf.model.ids import NetworkRole, NodeId, ResourceId, Wish
 from leitwolf.model.quorum import QuorumWish
 from leitwolf.model.state import Group, State
 from leitwolf.state import Backup, decode_backup, encode_backup, take_backup
+from leitwolf.system.durable import write_durably
 from leitwolf.system.interfaces import interface_addresses
 from leitwolf.system.settings import Settings
 

@@ -14,13 +14,13 @@ by their fingerprint, which the replicated log knows.
 from __future__ import annotations
 
 import hashlib
-import os
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from leitwolf.model.errors import InvalidConfig
 from leitwolf.model.limits import HEARTBEAT_KEY_BYTES
+from leitwolf.system.durable import write_durably
 
 __all__ = [
     "HEARTBEAT_KEY_BYTES",
@@ -89,26 +89,6 @@ def fingerprint_of_pem(certificate: bytes) -> str:
     return fingerprint(ssl.PEM_cert_to_DER_cert(certificate.decode("ascii")))
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write a file 0600 so that after a crash the old or the new one is there, whole."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def save_identity(config: Path, identity: Identity) -> None:
     """Write the ``pki`` directory; the node's certificate comes last and marks it as complete.
 
@@ -118,7 +98,7 @@ def save_identity(config: Path, identity: Identity) -> None:
     folder = config / "pki"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, file in _FILES.items():
-        _write_atomically(folder / file, getattr(identity, name))
+        write_durably(folder / file, getattr(identity, name))
 
 
 def save_heartbeat_keys(config: Path, keys: bytes) -> None:
@@ -129,7 +109,7 @@ def save_heartbeat_keys(config: Path, keys: bytes) -> None:
         OSError: the file cannot be written.
     """
     _check_heartbeat_keys(keys)
-    _write_atomically(config / "pki" / _FILES["heartbeat_keys"], keys)
+    write_durably(config / "pki" / _FILES["heartbeat_keys"], keys)
 
 
 def _check_heartbeat_keys(keys: bytes) -> None:

@@ -7,6 +7,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from leitwolf.system.durable import sync_folder
+
 __all__ = ["OsFile", "OsFileSystem"]
 
 
@@ -86,11 +88,7 @@ class OsFileSystem:
 
     def sync_folder(self, path: Path) -> None:
         """Make the names in this folder durable."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(path)
 
     def modified_ns(self, path: Path) -> int:
         """Return the time of the last write, wall clock, nanoseconds."""

@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from leitwolf.model.errors import Conflict, WitnessError
+from leitwolf.system.durable import sync_folder
 from leitwolf.witness.device import Device, open_device
 from leitwolf.witness.layout import (
     HALF_BYTES,
@@ -67,11 +68,7 @@ def _make_file(path: Path, size: int) -> None:
             raise
         finally:
             os.close(descriptor)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise WitnessError(
             f"cannot make {path} of {size} bytes: {error.strerror}",
