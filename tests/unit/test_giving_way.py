@@ -160,3 +160,11 @@ def test_join_only_outlives_restarts(tmp_path: Path) -> None:
     giving_way.prevent(state, on=False)
     giving_way.prevent(state, on=False)
     assert not giving_way.is_prevented(state)
+
+
+def test_who_gives_way_twice_says_all_that_it_was() -> None:
+    """Peers that know an older storage still take it for this node; it is found where it is."""
+    before = msgspec.structs.replace(OLD, replaces=("disk0",))
+    made = giving_way.plan(before, node(), OTHER, "x").bootstrap
+    assert made.replaces == ("disk0", "disk1")
+    assert made.addresses == tuple(node().acquainted[NodeId(1)].addresses.values()) != ()
