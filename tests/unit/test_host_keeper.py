@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,22 @@ def test_a_shell_that_says_nothing_is_no_endless_wait(monkeypatch: pytest.Monkey
     monkeypatch.setattr(keeper_main, "_SHELL", "/bin/true")
     with pytest.raises(OSError, match="started no keeper"):
         keeper_main.revive(Settings())
+
+
+def test_the_keeper_that_was_started_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the shell that started it: that is gone at once, and another would be started."""
+    said, program = tmp_path / "said", tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho $$ >{said}.new\nmv {said}.new {said}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    started = keeper_main.revive(Settings())
+    deadline = time.monotonic() + 10
+    while not said.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert int(said.read_text()) == started
 
 
 @pytest.mark.asyncio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,7 @@ async def test_who_was_told_to_go_goes_also_after_a_crash(
     life.leave("destroyed by the operator")
     if cut:
         moved = 0
-        move = shutil.move
+        move = aside._move
 
         def cut_move(source: Path, target: Path) -> None:
             nonlocal moved
@@ -123,7 +124,7 @@ async def test_who_was_told_to_go_goes_also_after_a_crash(
 
         with monkeypatch.context() as patched:
             if cut in ("first", "second"):
-                patched.setattr(aside.shutil, "move", cut_move)
+                patched.setattr(aside, "_move", cut_move)
             elif cut == "begun":
                 patched.setattr(lifecycle, "set_aside", crash)
             else:
@@ -147,6 +148,69 @@ async def test_who_was_told_to_go_goes_also_after_a_crash(
     assert not life_of(settings).leaving
 
 
+@pytest.mark.parametrize("cut", ["", "copytree", "rename", "rmtree", "half of rmtree"])
+@pytest.mark.asyncio
+async def test_keys_on_another_file_system_are_kept_as_a_whole(
+    settings: Settings, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are copied there; cut off anywhere, the copy in quarantine is whole and at its place."""
+    pki = settings.config / "pki"
+    (pki / "node.crt").write_bytes(b"certificate")
+    rename, copytree, cutting = Path.rename, shutil.copytree, True
+
+    def foreign(source: Path, target: Path) -> Path:
+        if source == pki:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        if cutting and cut == "rename" and source.name == "pki.part":
+            raise Crash
+        return rename(source, target)
+
+    def copy(source: Path, target: Path) -> None:
+        copytree(source, target)
+        if cutting and cut == "copytree":
+            (target / "node.crt").unlink()
+            raise Crash
+
+    def remove(folder: Path) -> None:
+        if cutting and cut == "half of rmtree" and folder == pki:
+            (folder / "node.key").unlink()
+        if cutting and "rmtree" in cut:
+            raise Crash
+        rmtree(folder)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(Path, "rename", foreign)
+    monkeypatch.setattr(aside.shutil, "copytree", copy)
+    monkeypatch.setattr(aside.shutil, "rmtree", remove)
+    if cut:
+        with pytest.raises(Crash):
+            aside.set_aside(settings, "lab", "evicted")
+        cutting = False
+    aside.set_aside(settings, "lab", "evicted")
+    (folder,) = (settings.state / "quarantine").iterdir()
+    found = {path.name: path.read_bytes() for path in (folder / "pki").iterdir()}
+    assert found == {"node.key": b"key", "node.crt": b"certificate"}
+    assert not (folder / "pki.part").exists()
+    assert not pki.exists()
+    assert departed(settings)
+
+
+@pytest.mark.parametrize("end", ["leaving", "giving_way"])
+@pytest.mark.asyncio
+async def test_nothing_is_formed_beside_an_end_that_is_not_done(
+    settings: Settings, end: str
+) -> None:
+    """What is set aside then would be the new cluster."""
+    (settings.state / "bootstrap.json").unlink()  # moved already; the rest waits for the disk
+    daemon = DaemonService(settings, life_of(settings)._progress)
+    setattr(daemon.life, end, "evicted")
+    with pytest.raises(Conflict) as raised:
+        daemon._refuse_second()
+    assert raised.value.code == "ending-already"
+    setattr(daemon.life, end, "")
+    daemon._refuse_second()
+
+
 @pytest.mark.asyncio
 async def test_what_cannot_be_written_down_is_not_promised(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
@@ -163,6 +227,19 @@ async def test_what_cannot_be_written_down_is_not_promised(
     assert any("No space left" in line for line in lines)
     await asyncio.wait_for(life.changed.wait(), 10)
     assert life.cluster is cluster
+
+
+@pytest.mark.asyncio
+async def test_the_end_waits_until_all_is_stopped(settings: Settings) -> None:
+    """Set aside before, what runs would go on without anybody who knows of it."""
+    life = life_of(settings)
+    cluster = played(life, [])
+    sent = list[object]()
+    cluster.guard = SimpleNamespace(send=sent.append)
+    cluster.page = lambda: SimpleNamespace(lease=3 if len(sent) < 4 else 0)
+    life.leave("destroyed by the operator")
+    await asyncio.wait_for(life.changed.wait(), 10)
+    assert len(sent) == 4
 
 
 @pytest.mark.asyncio
@@ -238,13 +315,22 @@ def test_a_damaged_file_is_named(settings: Settings) -> None:
 async def test_a_disk_that_cannot_be_read_is_tried_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon stays up meanwhile and says why it takes no part."""
+    """The daemon stays up meanwhile and says why it takes no part; nobody need tell it."""
     (settings.state / "bootstrap.json").unlink()
     (settings.state / "bootstrap.json").mkdir()
     life = life_of(settings)
     await until(lambda: life.fault is not None, life)
     assert life.fault is not None
     assert (life.fault.code, "bootstrap.json" in life.fault.text) == ("storage-io", True)
+    running = asyncio.ensure_future(life.run())
+    async with asyncio.timeout(10):
+        await asyncio.sleep(0.05)
+        assert life.fault is not None
+        (settings.state / "bootstrap.json").rmdir()
+        while life.fault is not None:
+            await asyncio.sleep(0.005)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 # --- giving way ----------------------------------------------------------------------------------
@@ -302,6 +388,32 @@ async def test_who_is_to_give_way_stops_also_where_that_cannot_be_written(
 
 
 # --- joining -------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_a_storage_that_votes_is_never_asked_for_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash at the end of a join left its file: gone before this node takes part, or no part."""
+    joining = settings.state / "joining.json"
+    joining.write_bytes(b"{}")
+    (settings.state / "departure.json").write_bytes(b"{}")
+    seen = list[set[str]]()
+
+    class Part:
+        def __init__(self, **_: object) -> None:
+            seen.append({path.name for path in settings.state.iterdir()})
+            raise StorageError("played", code="played")
+
+    monkeypatch.setattr(lifecycle, "Cluster", Part)
+    life = life_of(settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(forming, "remove_durably", full)
+        await until(lambda: life.fault is not None, life)
+        assert life.fault is not None
+        assert (life.fault.code, seen) == ("storage-io", [])
+    await until(lambda: bool(seen), life)
+    assert not seen[0] & {"joining.json", "departure.json"}
 
 
 @pytest.mark.asyncio

@@ -98,6 +98,26 @@ async def test_a_place_that_cannot_be_given_back_is_told(raised: bool) -> None:
     assert line.endswith("leitwolf group set web --prefer node2 --prefer node4")
 
 
+@pytest.mark.asyncio
+async def test_places_are_written_down_before_they_are_vacated() -> None:
+    """A daemon that ends before the new node is in forgets them; people read them in the log."""
+    world, lines = World(4), list[str]()
+    world.add("web", preferred=(NodeId(2), NodeId(3)))
+    down = msgspec.structs.replace(world.state.nodes[3], up=False, name="n3")
+    state = msgspec.structs.replace(world.state, nodes={**world.state.nodes, 3: down})
+    cluster: Any = SimpleNamespace(
+        node=SimpleNamespace(state=state), vacated={}, record=lines.append
+    )
+
+    async def commit(*_: object) -> Answer:
+        assert lines == ["n3 is being replaced; preferred owners until now: web: node2 n3"]
+        return Answer(refusal=Refusal(code="x", text="not now"))
+
+    vacancy = Vacancy(cluster, request(replace=True), "me", commit)
+    for _ in range(2):
+        assert await vacancy.make() is not None
+
+
 def bootstrap(**changes: object) -> Bootstrap:
     made = Bootstrap(
         node=3, name="n3", uuid="u", cluster="cluster-1", cluster_name="lab", storage="storage-1",

@@ -14,7 +14,7 @@ import msgspec
 
 from leitwolf.daemon.kept import read_kept, read_note
 from leitwolf.model.errors import StorageError
-from leitwolf.system.durable import write_durably
+from leitwolf.system.durable import remove_durably, write_durably
 
 __all__ = [
     "LOCKED_NAME",
@@ -101,5 +101,9 @@ def load_departure(state: Path) -> Departure | None:
 
 
 def forget_departure(state: Path) -> None:
-    """This node is in a cluster again."""
-    (state / _DEPARTURE).unlink(missing_ok=True)
+    """This node is in a cluster again.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    remove_durably(state / _DEPARTURE)

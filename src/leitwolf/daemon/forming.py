@@ -40,7 +40,7 @@ from leitwolf.peers.token import JoinToken, digest
 from leitwolf.state import encode_change
 from leitwolf.store import QuorumLog, StoreIdentity, quarantine
 from leitwolf.system.clock import raw_ns
-from leitwolf.system.durable import write_durably
+from leitwolf.system.durable import remove_durably, write_durably
 from leitwolf.system.interfaces import interface_addresses
 from leitwolf.system.progress import Flag, Slot
 from leitwolf.system.settings import Settings
@@ -57,6 +57,7 @@ __all__ = [
     "drain",
     "ensure_folders",
     "establish",
+    "forget_joining",
     "form",
     "hand_over",
     "issue",
@@ -286,7 +287,6 @@ async def join(
     store.close()
     bootstrap = Bootstrap.of_grant(grant, name=name, uuid=trial.uuid, storage=trial.storage)
     save_bootstrap(settings.state, bootstrap)
-    (settings.state / _JOINING).unlink(missing_ok=True)
     return bootstrap, grant
 
 
@@ -303,6 +303,15 @@ async def _granted(token: JoinToken, joiner: Joiner, progress: Callable[[str], N
                 raise
             progress(error.text)
             await asyncio.sleep(1)
+
+
+def forget_joining(state: Path) -> None:
+    """Whoever it asked to join as takes part from now on, and is never asked for again.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    remove_durably(state / _JOINING)
 
 
 def begun_secret(state: Path, name: str) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import closing
 
 from leitwolf.model.errors import ResourceError
 from leitwolf.system.page import PageReader
@@ -28,11 +29,8 @@ _MEMORIES = ("guard.page", _CONFIGURATION, "host/groups")
 
 def has_memories(settings: Settings) -> bool:
     """Return whether the guard knows a cluster."""
-    page = PageReader(settings.runtime / "guard.page")
-    try:
+    with closing(PageReader(settings.runtime / "guard.page")) as page:
         found = page.read()
-    finally:
-        page.close()
     return found is not None and found.configured
 
 
@@ -44,18 +42,17 @@ def begin_anew(settings: Settings, progress: Progress) -> None:
         OSError: a file cannot be removed.
     """
     deadline = time.monotonic() + _STOP_S
-    page = PageReader(settings.runtime / "guard.page")
-    # Without it the next guard knows no peers: nobody opens it a lease again.
-    (settings.runtime / _CONFIGURATION).unlink(missing_ok=True)
-    # SIGTERM: stop everything, then end. The keeper starts another one, which finds nothing open.
-    _end(progress, Role.GUARD, signal.SIGTERM, deadline)
-    while (found := page.read()) is not None and found.lease:
-        if time.monotonic() > deadline:
-            raise ResourceError(
-                "the guard could not stop everything on this node", hint="reboot it"
-            )
-        time.sleep(_POLL_S)
-    page.close()
+    with closing(PageReader(settings.runtime / "guard.page")) as page:
+        # Without it the next guard knows no peers: nobody opens it a lease again.
+        (settings.runtime / _CONFIGURATION).unlink(missing_ok=True)
+        # SIGTERM: stop everything, then end. The keeper starts another, which finds nothing open.
+        _end(progress, Role.GUARD, signal.SIGTERM, deadline)
+        while (found := page.read()) is not None and found.lease:
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    "the guard could not stop everything on this node", hint="reboot it"
+                )
+            time.sleep(_POLL_S)
     for name in _MEMORIES:
         (settings.runtime / name).unlink(missing_ok=True)
     _end(progress, Role.GUARD, signal.SIGHUP, deadline)

@@ -27,7 +27,7 @@ from leitwolf.ports.files import FileSystem
 from leitwolf.store import QuorumLog, StoreIdentity, quarantine, quarantined
 from leitwolf.store.files import OsFileSystem
 from leitwolf.store.identity import read_identity
-from leitwolf.system.durable import write_durably
+from leitwolf.system.durable import remove_durably, write_durably
 from leitwolf.system.settings import JOIN_ONLY_NAME
 from leitwolf.wire.lineage import continues
 
@@ -139,7 +139,7 @@ def finish(state: Path, log_folder: Path, giving: GivingWay) -> None:
     if not log_folder.exists():
         QuorumLog.create(log_folder, identity).close()
     save_bootstrap(state, bootstrap)
-    (state / INTENT_NAME).unlink()
+    remove_durably(state / INTENT_NAME)
 
 
 def _storage_in(log_folder: Path) -> str:
@@ -175,7 +175,7 @@ def prevent(state: Path, *, on: bool) -> None:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_durably(path, b"")
     else:
-        path.unlink(missing_ok=True)
+        remove_durably(path)
 
 
 def is_prevented(state: Path) -> bool:

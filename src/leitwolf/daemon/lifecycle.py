@@ -108,6 +108,7 @@ class Lifecycle:
                     self.leaving = await carry_on(self._settings, pending, self.bootstrap)
                     continue
                 if self.bootstrap is None:
+                    self.fault = None
                     await self._forget_cluster()
                     await self._wait()
                     continue
@@ -180,6 +181,10 @@ class Lifecycle:
 
     async def _run_cluster(self, bootstrap: Bootstrap, store: QuorumLog) -> None:
         try:
+            with written_down("that this node takes part", self._settings.state):
+                # A storage that votes is never asked for again, as one that is still empty.
+                forming.forget_joining(self._settings.state)
+                forget_departure(self._settings.state)
             self.cluster = Cluster(
                 settings=self._settings,
                 bootstrap=bootstrap,
@@ -195,7 +200,6 @@ class Lifecycle:
             await self._wait_faulty(StorageError(error.text, code=error.code, hint=error.hint))
             return
         self.fault = None
-        forget_departure(self._settings.state)
         running = asyncio.ensure_future(self.cluster.run())
         changed = asyncio.ensure_future(self.changed.wait())
         try:
@@ -231,14 +235,19 @@ class Lifecycle:
         """
         if self.leaving:
             return
-        self._refuse_second_end()
+        self.refuse_second_end()
         gone = Departure(cluster=self._cluster_name(), reason=reason, at_wall=time.time_ns())
         with written_down("the end of this node", self._settings.state):
             save_departure(self._settings.state, gone)
         self._leave(reason)
 
-    def _refuse_second_end(self) -> None:
-        if self._ending is not None:
+    def refuse_second_end(self) -> None:
+        """Refuse to begin anything while this node ends what it did.
+
+        Raises:
+            Conflict: ``ending-already``.
+        """
+        if self._ending is not None or self.leaving or self.giving_way:
             raise Conflict(
                 "this node is ending what it does already",
                 code="ending-already",
@@ -297,7 +306,7 @@ class Lifecycle:
             StorageError: ``storage-io``: it cannot be written down; nothing was begun.
         """
         cluster = self.formed()
-        self._refuse_second_end()
+        self.refuse_second_end()
         giving = giving_way.plan(cluster.bootstrap, cluster.node, history, reason)
         with written_down("the end of this node", self._settings.state):
             giving_way.intend(self._settings.state, giving)

@@ -202,8 +202,16 @@ class Vacancy:
             for group in state.groups.values()
             if former.id in group.preferred
         }
-        if places:
+        if places and former.name not in self._cluster.vacated:
             self._cluster.vacated[former.name] = (former.id, places)
+            # For people, should this daemon end before the new node is in.
+            listed = "; ".join(
+                f"{group}: {' '.join(state.nodes[node].name for node in preferred)}"
+                for group, preferred in places.items()
+            )
+            self._cluster.record(
+                f"{former.name} is being replaced; preferred owners until now: {listed}"
+            )
         rejection = _refused(await self._commit(EvictNode(node=former.id), self._by, _COMMAND_S))
         if rejection is not None:
             return rejection

@@ -51,7 +51,7 @@ from leitwolf.model.ids import NetworkRole, NodeId, ResourceId, Wish
 from leitwolf.model.quorum import QuorumWish
 from leitwolf.model.state import Group, State
 from leitwolf.state import Backup, decode_backup, encode_backup, take_backup
-from leitwolf.system.durable import write_durably
+from leitwolf.system.durable import remove_durably, write_durably
 from leitwolf.system.interfaces import interface_addresses
 from leitwolf.system.settings import Settings
 
@@ -171,8 +171,13 @@ def load_restore(state: Path) -> Pending | None:
 
 
 def forget_restore(state: Path) -> None:
-    """It is complete."""
-    (state / _PENDING).unlink(missing_ok=True)
+    """It is complete.
+
+    Raises:
+        StorageError: ``storage-io``.
+    """
+    with written_down("the end of the restore", state):
+        remove_durably(state / _PENDING)
 
 
 async def carry_on(settings: Settings, pending: Pending, present: Bootstrap | None) -> str:

@@ -337,6 +337,7 @@ class DaemonService:
     def _refuse_second(self, hint: str = "leitwolf leave, or leitwolf destroy") -> None:
         if self.life.fault is not None:
             raise self.life.fault
+        self.life.refuse_second_end()
         if self.life.cluster is not None or load_bootstrap(self._settings.state) is not None:
             raise Conflict(
                 "this node is in a cluster already", code="already-in-a-cluster", hint=hint

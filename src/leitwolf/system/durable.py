@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["create_durably", "sync_folder", "write_durably"]
+__all__ = ["create_durably", "remove_durably", "sync_folder", "write_durably"]
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -33,6 +33,16 @@ def create_durably(path: Path, data: bytes) -> None:
     """
     with _written(path.with_name(f".{path.name}.{os.getpid()}.new"), data) as temporary:
         os.link(temporary, path)  # fails when there is one: nothing is ever overwritten
+    sync_folder(path.parent)
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a file, if it is there, for good.
+
+    Raises:
+        OSError: as the file system says; the file is there, or comes back after a crash.
+    """
+    path.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
