@@ -2,7 +2,8 @@
 
 ========  =========================================================================================
 I1        every applied entry equals what was first applied at its index; an elected leader's log
-          holds every entry that was ever applied anywhere
+          holds every entry that was committed under an older ballot than its own. (One that took
+          office while it slept learns of it late: meanwhile newer ballots may have gone on.)
 I2        a request answered with an index stays; what is committed is on the disks of a quorum of
           every configuration in force; a leader with a valid lease shows all that is committed
 I3        at any instant at most one leader lease is valid
@@ -39,7 +40,7 @@ from leitwolf.model.quorum import Acceptor, AcceptorId
 from leitwolf.model.state import State
 from leitwolf.sim.kernel import Cell
 from leitwolf.state import decode_change, digest
-from leitwolf.wire.ballot import Ballot
+from leitwolf.wire.ballot import NO_BALLOT, Ballot
 from leitwolf.wire.lineage import Lineage
 
 __all__ = ["Checker", "NodeLike", "Violation"]
@@ -56,6 +57,8 @@ class _Book:
     """What was committed in one history; it begins as a copy of the one it was forced out of."""
 
     entries: dict[int, tuple[Ballot, bytes]] = field(default_factory=dict)
+    under: dict[int, Ballot] = field(default_factory=dict)
+    """The ballot of the leader that committed an entry."""
     digests: dict[int, str] = field(default_factory=dict)
     committed: int = 0
 
@@ -153,13 +156,17 @@ class Checker:
         if book is None:
             former = self._book(lineage[:-1], fork)
             entries = {index: entry for index, entry in former.entries.items() if index <= fork}
-            book = self._books[lineage] = _Book(entries, {}, min(former.committed, fork))
+            book = self._books[lineage] = _Book(
+                entries, dict(former.under), committed=min(former.committed, fork)
+            )
         return book
 
     # --- log -------------------------------------------------------------------------------------
 
-    def applied(self, node: int, entries: tuple[Entry, ...], state: State) -> None:
-        """A node folded committed entries (I1, I2)."""
+    def applied(
+        self, node: int, entries: tuple[Entry, ...], state: State, ballot: Ballot = NO_BALLOT
+    ) -> None:
+        """A node folded committed entries (I1, I2); ``ballot``: under which it leads or follows."""
         lineage = self._nodes[node].lineage if node else ()
         book = self._book(lineage, entries[0].index - 1)
         for entry in entries:
@@ -171,6 +178,7 @@ class Checker:
                 )
             if entry.index > book.committed and node:
                 self._demand_durable(self._nodes[node], entry)
+                book.under[entry.index] = ballot
             book.committed = max(book.committed, entry.index)
         last = entries[-1].index
         if last % _DIGEST_EVERY == 0 and state.index == last:  # one step may apply more than these
@@ -211,6 +219,8 @@ class Checker:
         for index in range(base + 1, book.committed + 1):
             have = log.get(index)
             want = book.entries.get(index)
+            if book.under.get(index, NO_BALLOT) >= quorum.ballot:
+                continue
             if want is not None and (have is None or (have.ballot, have.payload) != want):
                 self._fail(f"I1: n{node} leads without committed entry {index}")
 

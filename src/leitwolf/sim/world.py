@@ -325,7 +325,7 @@ class World:
         core = node.daemon.core
         if core is None:
             return
-        self.checker.applied(node.id, effect.entries, core.state)
+        self.checker.applied(node.id, effect.entries, core.state, core.quorum.ballot)
         after, self.after_commit = self.after_commit, None
         if after is not None:
             after()
