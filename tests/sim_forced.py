@@ -23,7 +23,7 @@ from tests.sim_calm import (
 )
 
 from leitwolf.core.rules import Rules
-from leitwolf.model.commands import Answer, Command, ForceQuorum, PauseNode, WishGroup
+from leitwolf.model.commands import Answer, Command, ForceQuorum, PauseNode, SetQuorum, WishGroup
 from leitwolf.model.ids import GroupId, NodeId, Wish
 from leitwolf.model.views import ForceView
 from leitwolf.sim.node import SimNode
@@ -370,6 +370,33 @@ def obedient_node_alone_with_the_disk(seed: int, rules: Rules) -> None:
     world.run_until(world.now + 3 * SECOND)
 
 
+def two_halves_and_the_former_disk(seed: int, rules: Rules) -> None:
+    """Both halves of four nodes are forced; the disk comes back, and each wants to use it again."""
+    world = on_at_once(seed, rules, 4, "disk")
+    world.checker.truthful = False
+    [disk] = world.witnesses.values()
+    disk.unreached.update(world.nodes)
+    halves = [[world.nodes[1], world.nodes[2]], [world.nodes[3], world.nodes[4]]]
+    for half in halves:
+        for node in half:
+            isolate(world, node, but=tuple(half))
+    world.run_until(world.now + SILENCE_S * SECOND)
+    for half in halves:
+        forced(world, *sorted(half, key=log_end, reverse=True))
+    world.run_until(world.now + 2 * SECOND)
+    disk.unreached.clear()
+    again = SetQuorum(witness="disk", storage="5ead0000", location="sim:shared", alone=True)
+    for number, half in enumerate(halves):
+        world.ask(half[0].id, 90 + number, again)
+        world.run_until(world.now + 3 * SECOND)
+    codes = {
+        answer.refusal and answer.refusal.code
+        for answer in (world.answers.get(90), world.answers.get(91))
+        if answer is not None
+    }
+    demand(world, codes == {"witness-used"}, f"answered {codes}")
+
+
 def prevented_nodes_stay_alone(seed: int, rules: Rules) -> None:
     """Two of three nodes are started to join only: they wait for the third, then serve."""
     world = calm(seed, rules)
@@ -395,6 +422,7 @@ FORCED: dict[str, Callable[[int, Rules], None]] = {
     "force-wait": forced_too_early,
     "force-freshest": stale_node_is_asked,
     "forced-entry-first": obedient_node_alone_with_the_disk,
+    "given-up-stays": two_halves_and_the_former_disk,
     "join-only": prevented_nodes_stay_alone,
 }
 """Rule -> the run in which an invariant breaks without it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.policy_world import World
 
 from leitwolf.core.histories import Verdict, judge
@@ -14,7 +15,7 @@ from leitwolf.core.lease.profile import PROFILES, awaited, watchdog_awaited
 from leitwolf.core.policy import judge as judge_command
 from leitwolf.core.policy.commands_force import foretell
 from leitwolf.model import events
-from leitwolf.model.commands import ForceQuorum, Refusal, ReplaceStorage
+from leitwolf.model.commands import ForceQuorum, Refusal, ReplaceStorage, SetQuorum
 from leitwolf.model.errors import InvariantError
 from leitwolf.model.history import HistoryStanding
 from leitwolf.model.ids import NodeId
@@ -94,6 +95,22 @@ def test_addresses_are_probed_again_after_a_force() -> None:
     assert world.state.forced == world.state.index
     assert not any(resource.proven for resource in world.state.resources.values())
     assert world.state.wish.witness is None
+
+
+def test_a_disk_that_a_force_left_is_never_taken_again() -> None:
+    """Another half may have it, too; formatted anew it is another one."""
+    world = World(3)
+    used = SetQuorum(witness="disk", storage="00000001", location="/dev/quorum", alone=True)
+    world.do(used)
+    world.apply(forced(5))
+    assert [one.id.storage for one in world.state.given_up] == ["00000001"]
+    world.apply(forced(5, 6))
+    assert [one.id.storage for one in world.state.given_up] == ["00000001"]
+    refused = judge_command(world.state, used, world.seen())
+    assert isinstance(refused, Refusal)
+    assert refused.code == "witness-used"
+    anew = replace(used, storage="00000002")
+    assert not isinstance(judge_command(world.state, anew, world.seen()), Refusal)
 
 
 def test_a_history_continues_its_own_log() -> None:

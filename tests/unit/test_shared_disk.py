@@ -23,14 +23,15 @@ from tests.disk_world import (
     snapshot,
 )
 
-from leitwolf.model.errors import InvalidConfig, InvariantError, WitnessError
+from leitwolf.model.errors import Conflict, InvalidConfig, InvariantError, WitnessError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.witness import DiskBlock, Region
 from leitwolf.ports.witness import DiskCall, DiskResult, RegionRead, RegionWrite
 from leitwolf.wire.ballot import Ballot, Key
+from leitwolf.witness import inspect
 from leitwolf.witness.device import DirectFile
 from leitwolf.witness.format import write_structure
-from leitwolf.witness.inspect import quantiles
+from leitwolf.witness.inspect import demand_unused, quantiles
 from leitwolf.witness.iscsi import Lun, parse_location
 from leitwolf.witness.layout import (
     HALF_BYTES,
@@ -532,3 +533,20 @@ def test_durations_are_told_by_quantiles() -> None:
     view = quantiles(reversed(range(1, 4097)))
     assert (view.samples, view.worst_ns) == (4096, 4096)
     assert (view.p50_ns, view.p99_ns, view.p999_ns) == (2048, 4056, 4092)
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_disk_that_was_written_to_is_told_from_a_new_one(
+    monkeypatch: pytest.MonkeyPatch, damage: bool
+) -> None:
+    """One block is enough; one that cannot be read may be of an earlier use."""
+    device = formatted()
+    monkeypatch.setattr(inspect, "open_device", lambda *_, **__: device)
+    demand_unused("/dev/quorum")
+    if damage:
+        device.write(GEOMETRY.block_offset(1, 1), bytes(UNIT_BYTES))
+    else:
+        opened(device).call(DiskCall(block=BLOCK))
+    with pytest.raises(Conflict) as raised:
+        demand_unused("/dev/quorum")
+    assert raised.value.code == "witness-used"

@@ -46,16 +46,19 @@ def set_nodes(context: Context) -> None:
 def set_disk(context: Context, location: str, witness: bool, silence_ms: int, local: bool) -> None:
     """Let a shared disk be the quorum: who has it leads, however many nodes are left.
 
-    Format it first: leitwolf quorum disk format LOCATION. With --witness it has one vote, like a
-    node. A file is tested first: a share that caches or keeps locks to itself is refused.
+    Format it first: leitwolf quorum disk format LOCATION; anew, if it was used before and is not in
+    use now. With --witness it has one vote, like a node. A file is tested first: a share that
+    caches or keeps locks to itself is refused.
     """
-    from leitwolf.witness.inspect import read_disk_header  # noqa: PLC0415 — slow, needed here only
+    from leitwolf.witness.inspect import demand_unused, read_disk_header  # noqa: PLC0415 — slow
 
     context.progress(f"reading {location}")
     header = read_disk_header(location)
     status = context.client.status()
     if header.cluster != status.uuid:
         raise _foreign_disk(location, header.cluster, status.uuid)
+    if header.disk not in _used(context):
+        demand_unused(location)
     _try_file(context, location, local=local)
     command = SetQuorum(
         witness="disk",
@@ -169,6 +172,13 @@ def _in_use(location: str) -> Conflict:
         code="witness-in-use",
         hint="leitwolf quorum status; another place: leitwolf quorum replace LOCATION",
     )
+
+
+def _used(context: Context) -> set[str]:
+    """Return the UUIDs of the disk or witness in use, and of one that is being brought in."""
+    view = context.client.quorum()
+    wanted = {view.witness.storage} if view.witness is not None else set()
+    return wanted | {member.storage for member in view.members}
 
 
 def _whole(context: Context) -> str:

@@ -16,7 +16,7 @@ from leitwolf.model.ids import (
     ResourceState,
     Wish,
 )
-from leitwolf.model.quorum import QuorumConfig, QuorumWish, Relocation
+from leitwolf.model.quorum import Acceptor, QuorumConfig, QuorumWish, Relocation
 from leitwolf.wire.lineage import Lineage
 
 __all__ = ["Group", "Network", "Node", "Resource", "State", "Token"]
@@ -163,6 +163,9 @@ class State(_Data, frozen=True, kw_only=True):
     """Of this history: nonces of all forces; the epoch is their number."""
     forced: int = 0
     """Index of the entry that began it, 0: nobody ever forced anything."""
+    given_up: tuple[Acceptor, ...] = ()
+    """Disks and witnesses that a force left behind; another half may have them, too: never again
+    those, only what was formatted anew."""
     witness_serial: int = 0
     """How many witnesses there ever were: their ids are never used again."""
     relocations: tuple[Relocation, ...] = ()

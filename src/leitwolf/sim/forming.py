@@ -26,7 +26,7 @@ from leitwolf.wire.ballot import Ballot
 
 __all__ = ["QUORUMS", "formed_log"]
 
-_WITNESS = AcceptorId(NodeId(WITNESS_ID_MIN), "shared")
+_WITNESS = AcceptorId(NodeId(WITNESS_ID_MIN), "5ead0000")
 QUORUMS: dict[str, tuple[int, Acceptor | None]] = {
     "majority": (1, None),
     "disk": (0, Acceptor(id=_WITNESS, kind="disk")),

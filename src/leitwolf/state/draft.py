@@ -84,10 +84,11 @@ class Draft:
         self.keys_stage = state.keys_stage
         self.keys_set = state.keys_set
         self.keys_time = state.keys_time
-        self.quorum = state.quorum
+        self.quorum = self.former_quorum = state.quorum
         self.wish = state.wish
         self.lineage = state.lineage
         self.forced = state.forced
+        self.given_up = state.given_up
         self.witness_serial = state.witness_serial
         self.relocations = state.relocations
         self._members: dict[str, list[str]] | None = None
@@ -128,6 +129,7 @@ class Draft:
             wish=self.wish,
             lineage=self.lineage,
             forced=self.forced,
+            given_up=self.given_up,
             witness_serial=self.witness_serial,
             relocations=self.relocations,
             nodes=self.nodes.rows,

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from leitwolf.model import events
 from leitwolf.model.errors import check
 from leitwolf.model.ids import NO_NODE, NodeStatus
-from leitwolf.model.quorum import Relocation
+from leitwolf.model.quorum import Acceptor, Relocation
 from leitwolf.model.state import Network, Node, Token
 from leitwolf.model.witness import WITNESS_ID_MIN, is_witness
 from leitwolf.state.draft import Draft
@@ -117,11 +117,25 @@ def apply_quorum_forced(draft: Draft, event: events.QuorumForced) -> None:
     for node in event.nodes:
         draft.nodes.need(node)
     draft.lineage, draft.forced = event.lineage, draft.index
+    draft.given_up = _left_behind(draft)
     draft.wish = replace(draft.wish, witness=None, node_weight=1)  # votes are given as before
     for resource in list(draft.resources):
         if resource.proven:
             # Perhaps it is still used somewhere, whatever the operator was told.
             draft.resources.put(resource.id, replace(resource, proven=False, changed=draft.index))
+
+
+def _left_behind(draft: Draft) -> tuple[Acceptor, ...]:
+    """Return all disks and witnesses that were given up, with those in use or brought in now."""
+    config, wanted = draft.former_quorum, draft.wish.witness
+    left = [*config.acceptors, *(config.former or ())] if config is not None else []
+    if wanted is not None:
+        left.append(wanted)
+    known = {one.id.storage: one for one in draft.given_up}
+    for acceptor in left:
+        if acceptor.kind != "node":
+            known.setdefault(acceptor.id.storage, acceptor)
+    return tuple(known.values())
 
 
 def apply_leader_elected(draft: Draft, event: events.LeaderElected) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from leitwolf.model.errors import Conflict
 from leitwolf.model.witness import DiskBlock
 from leitwolf.system.clock import raw_ns
 from leitwolf.wire.ballot import NO_BALLOT
@@ -25,6 +26,7 @@ __all__ = [
     "DurationsView",
     "SlotView",
     "check_disk",
+    "demand_unused",
     "dump_disk",
     "quantiles",
     "read_disk_header",
@@ -160,6 +162,34 @@ def read_disk_header(location: str) -> Header:
         return read_header(device)
     finally:
         device.close()
+
+
+def demand_unused(location: str) -> None:
+    """Refuse a disk on which any node wrote since it was formatted; read-only.
+
+    What stands there is of an earlier use, perhaps of a history that parted from the own one.
+
+    Raises:
+        WitnessError: the device is gone, or is no quorum disk.
+        Conflict: ``witness-used``.
+    """
+    device = open_device(location, timeout_s=_TIMEOUT_S, write=False)
+    try:
+        header = read_header(device)
+        for slot in range(header.nodes_max):
+            copies = read_copies(device, header, slot)
+            if any(copy is None or copy.sequence for copy in copies):
+                raise _used(location, slot + 1)
+    finally:
+        device.close()
+
+
+def _used(location: str, node: int) -> Conflict:
+    return Conflict(
+        f"{location} was used before: node {node} wrote there since it was formatted",
+        code="witness-used",
+        hint=f"format it anew: leitwolf quorum disk format {location} --force",
+    )
 
 
 def _faults(device: Device, view: DiskView) -> list[str]:

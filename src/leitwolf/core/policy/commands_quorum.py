@@ -101,6 +101,14 @@ def _witness(state: State, command: commands.SetQuorum) -> Acceptor | None:
     if not _STORAGE.fullmatch(command.storage):
         text = f"storage = {command.storage!r} is no uuid of a formatted disk or object"
         raise Refused("invalid-storage", text, field="storage")
+    if any(one.id.storage == command.storage for one in state.given_up):
+        raise Refused(
+            "witness-used",
+            f"{command.location} holds what was there before quorum was forced; another forced "
+            "half may have it, too",
+            hint=f"format it anew: leitwolf quorum disk format {command.location} --force",
+            field="storage",
+        )
     if command.alone and not command.full:
         raise Refused(
             "tag-alone",
