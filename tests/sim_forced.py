@@ -422,7 +422,6 @@ FORCED: dict[str, Callable[[int, Rules], None]] = {
     "force-wait": forced_too_early,
     "force-freshest": stale_node_is_asked,
     "forced-entry-first": obedient_node_alone_with_the_disk,
-    "given-up-stays": two_halves_and_the_former_disk,
     "join-only": prevented_nodes_stay_alone,
 }
 """Rule -> the run in which an invariant breaks without it."""
@@ -434,6 +433,7 @@ SURVIVED: tuple[Callable[[int, Rules], None], ...] = (
     crashes_at_every_step,
     entries_that_others_lack,
     disk_is_lost,
+    two_halves_and_the_former_disk,
     stale_node_and_tag_witness,
     leader_lives_at_the_witness,
     *FORCED.values(),

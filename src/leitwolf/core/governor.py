@@ -21,8 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from msgspec.structs import replace
-
 from leitwolf.core.effects import AskGuard, Effect, Reply, Request, Send
 from leitwolf.core.leader import Leader, Pending
 from leitwolf.core.lease.profile import awaited
@@ -292,7 +290,7 @@ class Governor:
             self._answer_when_committed(index, pending, Answer(refusal=changed))
             return
         seen = leader.observations(self._quorum.connected, self._quorum.witnesses)
-        judged = judge(self._known(), request.command, seen)
+        judged = judge(leader.ahead, request.command, seen)
         if isinstance(judged, Refusal):
             self._answer_when_committed(leader.ahead.index, pending, Answer(refusal=judged))
             return
@@ -307,12 +305,6 @@ class Governor:
         planned = Planned(events=judged.events, because=judged.because)
         index = self._append(now, wall, planned, by=request.by, remote=origin != leader.me)
         self._answer_when_committed(index, pending, Answer(index=index, data=judged.data))
-
-    def _known(self) -> State:
-        """Return the state by which commands are judged: all that the log adds up to."""
-        if self._rules.holds("given-up-stays"):
-            return self._leader.ahead
-        return replace(self._leader.ahead, given_up=())
 
     def _answer_when_committed(self, index: int, pending: Pending, answer: Answer) -> None:
         """Answer when what the answer rests on cannot be lost any more."""

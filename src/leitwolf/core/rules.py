@@ -169,10 +169,6 @@ RULES: dict[str, str] = {
     "forced-entry-first": (
         "L11: a node that obeyed an order leads before it knows who votes in its new history"
     ),
-    "given-up-stays": (
-        "two forced halves use the disk of before, on which ballots do not tell them apart: one "
-        "takes the office of the other, and logs that parted may mix"
-    ),
     "join-only": "a node that was started to join only forms a cluster by itself",
     "truncate-conflict": "a node keeps what an older leader wrote instead of the leader's entry",
 }
