@@ -107,10 +107,14 @@ class KernelReservations:
         """Return why the device has no reservations, '': it has.
 
         A release by a key that nobody has changes nothing: a device with reservations answers that
-        it conflicts.
+        it conflicts. The target of the Linux kernel (LIO) answers who is not registered that the
+        unit fails. Then a registration of no key in place of none asks again, which changes nothing
+        on a SCSI disk either.
         """
         try:
             status = self._call(_RELEASE, _reservation(0))
+            if status & 0xFF == _CHECK_CONDITION:
+                status = self._register(0, 0, 0)
         except OSError as error:
             return _LACKING.get(error.errno or 0, f"reservations fail: {error.strerror}")
         return (
