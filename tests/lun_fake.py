@@ -23,11 +23,19 @@ class Lun:
     """The state that a LUN keeps; ``hosts`` are the initiators."""
 
     def __init__(
-        self, *, reservations: bool = True, aborts: bool = True, outlives_power: bool = True
+        self,
+        *,
+        reservations: bool = True,
+        aborts: bool = True,
+        outlives_power: bool = True,
+        checks_strangers: bool = False,
     ) -> None:
         self.reservations = reservations
         self.outlives_power = outlives_power
         self.aborts = aborts
+        self.checks_strangers = checks_strangers
+        """As the kernel's own target, LIO: who reserves or releases unregistered gets an error (Not
+        Ready, seen with 6.1) instead of a conflict."""
         self.keys: dict[str, int] = {}
         self.holder: tuple[str, int] | None = None
         self.aborted: list[str] = []
@@ -66,12 +74,14 @@ class Host:
             old, new, flags, _ = struct.unpack("<QQII", order)
             return self._register(old, new, ignore=bool(flags & IGNORE_KEY))
         if number in {RESERVE, RELEASE}:
+            if self.lun.checks_strangers and self.name not in self.lun.keys:
+                return CHECK
             key, kind, _ = struct.unpack("<QII", order)
             return (self._reserve if number == RESERVE else self._release)(key, kind)
         assert number in {PREEMPT, PREEMPT_ABORT}
         if number == PREEMPT_ABORT and not self.lun.aborts:
             raise OSError(errno.EINVAL, "invalid argument")
-        victim, key, kind, _ = struct.unpack("<QQII", order)
+        key, victim, kind, _ = struct.unpack("<QQII", order)  # as sd.c sends them: 6.1, LIO and tgt
         return self._preempt(victim, key, kind, abort=number == PREEMPT_ABORT)
 
     def _register(self, old: int, new: int, *, ignore: bool) -> int:

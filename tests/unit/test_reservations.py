@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.disk_world import MemoryDevice, formatted, opened
-from tests.lun_fake import PREEMPT, PREEMPT_ABORT, REGISTRANTS_ONLY, Host, Lun
+from tests.lun_fake import CHECK, PREEMPT, PREEMPT_ABORT, REGISTRANTS_ONLY, Host, Lun
 
 from leitwolf.model.errors import WitnessError
 from leitwolf.model.ids import NodeId
@@ -123,6 +123,19 @@ def test_a_device_without_reservations_says_so() -> None:
     reservations.claim(1, welcome)
     assert reservations.lacking() == ""
     assert lun.holder == ("a", REGISTRANTS_ONLY)
+
+    strange = Lun(checks_strangers=True)
+    stranger, _ = on(strange, "a")
+    assert stranger.lacking() == ""
+    assert (strange.keys, strange.holder) == ({}, None)
+    stranger.claim(1, welcome)
+    assert stranger.lacking() == ""
+    assert (strange.keys, strange.holder) == ({"a": 1}, ("a", REGISTRANTS_ONLY))
+
+    def refusing(*_: object) -> int:
+        return CHECK
+
+    assert "refuses" in KernelReservations(-1, "/dev/lun1", refusing).lacking()
 
     def partition(*_: object) -> int:
         raise OSError(errno.EPERM, "not permitted")

@@ -43,7 +43,8 @@ _REGISTRATION = struct.Struct("<QQII")
 _RESERVATION = struct.Struct("<QII")
 """Key, type, flags."""
 _PREEMPTION = struct.Struct("<QQII")
-"""Key to remove, own key, type, flags."""
+"""Own key, key to remove, type, flags: as the kernel passes them on. What Documentation/block/pr.rst
+says of ``old_key`` and ``new_key`` is the other way round; so asked, no key is ever removed."""
 
 
 def _number(call: int, layout: struct.Struct) -> int:
@@ -107,10 +108,14 @@ class KernelReservations:
         """Return why the device has no reservations, '': it has.
 
         A release by a key that nobody has changes nothing: a device with reservations answers that
-        it conflicts.
+        it conflicts. The target of the Linux kernel (LIO) answers who is not registered that the
+        unit fails. Then a registration of no key in place of none asks again, which changes nothing
+        on a SCSI disk either.
         """
         try:
             status = self._call(_RELEASE, _reservation(0))
+            if status & 0xFF == _CHECK_CONDITION:
+                status = self._register(0, 0, 0)
         except OSError as error:
             return _LACKING.get(error.errno or 0, f"reservations fail: {error.strerror}")
         return (
@@ -156,7 +161,7 @@ class KernelReservations:
             WitnessError: ``witness-fenced``, this node was fenced itself; ``witness-unfit``, the
                 device refuses.
         """
-        order = _PREEMPTION.pack(victim, key, _WRITE_EXCLUSIVE_REGISTRANTS_ONLY, 0)
+        order = _PREEMPTION.pack(key, victim, _WRITE_EXCLUSIVE_REGISTRANTS_ONLY, 0)
         for call in (_PREEMPT_ABORT, _PREEMPT):  # not every disk can abort
             try:
                 status = self._call(call, order)
