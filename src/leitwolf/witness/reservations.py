@@ -43,8 +43,11 @@ _REGISTRATION = struct.Struct("<QQII")
 _RESERVATION = struct.Struct("<QII")
 """Key, type, flags."""
 _PREEMPTION = struct.Struct("<QQII")
-"""Own key, key to remove, type, flags: as the kernel passes them on. What Documentation/block/pr.rst
-says of ``old_key`` and ``new_key`` is the other way round; so asked, no key is ever removed."""
+"""Own key, key to remove, type, flags: as the kernel passes them on.
+
+Documentation/block/pr.rst says it of ``old_key`` and ``new_key`` the other way round; so asked, no
+key is ever removed.
+"""
 
 
 def _number(call: int, layout: struct.Struct) -> int:
