@@ -19,6 +19,7 @@ from tests.sim_calm import (
     log_end,
     mend,
     reach,
+    slow_disk,
     watch,
 )
 
@@ -177,6 +178,21 @@ def crashes_at_every_step(seed: int, rules: Rules) -> None:
     world.run_until(world.now + 5 * SECOND)
     demand(world, leader(world) in (first, second), "nobody leads the forced half")
     come_back(world, first, lost)
+
+
+def dies_before_the_first_entry_is_durable(seed: int, rules: Rules) -> None:
+    """The write got there or was lost: a history has a leader, and the guard helps it."""
+    world, last, lost = survivor(seed, rules)
+    slow_disk(last, 400, 400)
+    order = ForceQuorum(nodes=(NodeId(last.id),), others_down=True)
+    world.ask(last.id, 77, order)
+    reach(world, lambda: bool(last.lineage), 10 * SECOND)
+    world.run_until(world.now + 200 * MS)
+    last.daemon.perish()
+    last.disk_slow_until = 0
+    lost[seed % 2].power_on()
+    world.run_until(world.now + 10 * SECOND)
+    demand(world, world.leaders(), "nobody leads")
 
 
 def entries_that_others_lack(seed: int, rules: Rules) -> None:
@@ -431,6 +447,7 @@ SURVIVED: tuple[Callable[[int, Rules], None], ...] = (
     two_of_five_go_on,
     others_come_back_meanwhile,
     crashes_at_every_step,
+    dies_before_the_first_entry_is_durable,
     entries_that_others_lack,
     disk_is_lost,
     two_halves_and_the_former_disk,

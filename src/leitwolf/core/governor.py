@@ -284,7 +284,7 @@ class Governor:
             refusal = Refusal(code="not-ready", text=text, retryable=True)
             self._answer(pending, Answer(refusal=refusal))
             return
-        changed = changed_meanwhile(leader.ahead, request.unchanged_since)
+        changed = self._changed_meanwhile(now, request.unchanged_since)
         if changed is not None:
             index = leader.ahead.configured
             self._answer_when_committed(index, pending, Answer(refusal=changed))
@@ -305,6 +305,18 @@ class Governor:
         planned = Planned(events=judged.events, because=judged.because)
         index = self._append(now, wall, planned, by=request.by, remote=origin != leader.me)
         self._answer_when_committed(index, pending, Answer(index=index, data=judged.data))
+
+    def _changed_meanwhile(self, now: int, since: int) -> Refusal | None:
+        """Return why a change that counts on entry ``since`` is not done; -1: it counts on none.
+
+        That there is no such entry is known only under a lease: else another node may lead and have
+        it.
+        """
+        ahead = self._leader.ahead
+        if since > ahead.index and not self._quorum.office_lasts(now):
+            text = f"another node may lead, and have entry {since}"
+            return Refusal(code="not-ready", text=text, retryable=True)
+        return changed_meanwhile(ahead, since)
 
     def _answer_when_committed(self, index: int, pending: Pending, answer: Answer) -> None:
         """Answer when what the answer rests on cannot be lost any more."""

@@ -129,5 +129,6 @@ REFUSALS: dict[str, str] = {
     "unknown-resource": "There is no such resource.",
     "unknown-type": "There is no such resource type.",
     "witness-moves": "Somebody renews the stamp on the disk or witness: a leader lives there.",
+    "witness-used": "The disk was used before, perhaps by others: format it anew.",
 }
 """Of refused commands."""

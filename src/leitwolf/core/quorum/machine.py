@@ -183,7 +183,7 @@ class QuorumCore(QuorumView):
             return
         leadership.tick()
         if self._guard_doubtful:
-            self._watch_office(leadership)
+            self._watch_office()
         transfer = self._transfer
         if transfer is not None and now >= transfer.deadline:
             self._transfer = None
@@ -321,14 +321,14 @@ class QuorumCore(QuorumView):
 
     def _refused(self, node: int, message: Refused) -> None:
         self._candidate.refused(node, message)
-        leadership, page = self._leadership, self._standing.page()
+        leadership = self._leadership
         if (
             leadership is None
             or message.ballot != leadership.ballot
             or message.promised <= leadership.ballot
         ):
             return
-        if page.office == leadership.ballot and page.leader_end > self._standing.now:
+        if self.office_lasts(self._standing.now):
             self._step_down("raised")
             self._candidate.start(at_once=True, raised=leadership.ballot)
         else:
@@ -347,7 +347,7 @@ class QuorumCore(QuorumView):
         """Take in what the own guard says."""
         self._standing.now = now
         if self._guard_doubtful and self._leadership is not None:
-            self._watch_office(self._leadership)
+            self._watch_office()
         self._guard_doubtful = False
         match report:
             case Fenced():
@@ -387,10 +387,9 @@ class QuorumCore(QuorumView):
             self._step_down("guard-lost")
         self._guard_doubtful = True
 
-    def _watch_office(self, leadership: Leadership) -> None:
+    def _watch_office(self) -> None:
         """Go on without a guard only while its page says that the office lasts."""
-        page = self._standing.page()
-        if page.office != leadership.ballot or page.leader_end <= self._standing.now:
+        if not self.office_lasts(self._standing.now):
             self._step_down("guard-lost")
 
     def _office(self, ballot: Ballot) -> None:
@@ -496,6 +495,11 @@ class QuorumCore(QuorumView):
         deadline = now + standing.promise_ns
         self._transfer = _Transfer(target, standing.log.last.index, deadline)
         self._release_when_caught_up(leadership)
+
+    def office_lasts(self, now: int) -> bool:
+        """Return whether this node leads under a valid lease: what it knows is the newest."""
+        leadership, page = self._leadership, self._standing.page()
+        return leadership is not None and page.office == leadership.ballot and page.leader_end > now
 
     def force(self, now: int, lineage: Lineage, payload: bytes, config: QuorumConfig) -> int:
         """Begin a new history with this entry, by order of the operator; return its index."""

@@ -108,6 +108,8 @@ class Standing:
         self._judged: QuorumConfig | None = None
         self._may_campaign = False
         """What :attr:`may_campaign` found in the configuration judged last."""
+        self._forced_at = 0
+        """Position at which the entry that forced a history here is durable."""
         self.named_commit = -1
         """Highest commit index that a live leader named since the start, -1: none did."""
 
@@ -126,9 +128,13 @@ class Standing:
     def may_campaign(self) -> bool:
         """Whether this acceptor may become leader.
 
-        Not before its log holds the first entry of its history: it says who votes there.
+        Not before its log holds the first entry of its history: it says who votes there. Who forced
+        it does not before that entry is durable: else its guard would be fenced for a history that
+        a crash takes back, and help nobody in the former one any more.
         """
         if self.join_only and self.rules.holds("join-only"):
+            return False
+        if self.outbox.durable_position < self._forced_at:
             return False
         begun = self.log.last.ballot.epoch == len(self.lineage)
         if not begun and self.rules.holds("forced-entry-first"):
@@ -167,7 +173,9 @@ class Standing:
         ballot = Ballot(len(lineage), 1, self.me.node)
         check(ballot > self.promised, f"forced in {ballot}, promised {self.promised}")
         index = self.log.last.index + 1
-        self.append(Entry(index=index, ballot=ballot, payload=payload, config=config))
+        self._forced_at = self.append(
+            Entry(index=index, ballot=ballot, payload=payload, config=config)
+        )
         self.lineage, self.promised, self.leader = lineage, ballot, NO_BALLOT
         return index
 
