@@ -382,10 +382,10 @@ def test_nodes_that_come_back_with_other_storages_wedge_nothing(quorum: str) -> 
     for victim in others:
         lose(world, victim)
     for node in others:
-        node.replaces = node.storage.name
-        node.storage = Storage(f"{node.replaces}+")
+        node.replaces = (node.storage.name,)
+        node.storage = Storage(f"{node.storage.name}+")
         node.power_on()
-    formers = {node.replaces for node in others}
+    formers = {former for node in others for former in node.replaces}
     for number in range(4_000):
         world.ask(
             first.id, number, ChangeGroup(group=GroupId("g1"), restart_threshold=number % 6 + 1)

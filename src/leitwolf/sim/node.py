@@ -65,8 +65,8 @@ class SimNode:
         self.host = HostProcess(self)
         self.home: Lineage = ()
         """History for which it set its log aside, with nothing of it in the new one yet."""
-        self.replaces = ""
-        """The storage that it set aside then."""
+        self.replaces: tuple[str, ...] = ()
+        """The storages that it set aside, then and before: another history may know only those."""
         self.join_only = False
         """Its next daemons are to join only, until one did."""
         self._lineage: Lineage = ()
@@ -256,8 +256,8 @@ class SimNode:
         self.world.daemon_died(self.id)
         self.guard.perish(page=True)
         self.run_end = 0
-        self.replaces = self.storage.name
-        self.storage = Storage(f"{self.replaces}+")
+        self.replaces = (*self.replaces, self.storage.name)
+        self.storage = Storage(f"{self.storage.name}+")
         self.home = lineage
         self.world.later(_ANEW_NS, self.host.begin)
         self.world.later(_ANEW_NS, self.daemon.begin)

@@ -260,10 +260,11 @@ class World:
         known = known_instead(core, NodeId(caller.id), caller.storage.name)
         if not known:
             return True
-        if caller.replaces in known:
+        formers = [former for former in caller.replaces if former in known]
+        if formers:
             self._serial += 1
             command = ReplaceStorage(
-                node=NodeId(caller.id), former=caller.replaces, storage=caller.storage.name
+                node=NodeId(caller.id), former=formers[-1], storage=caller.storage.name
             )
             self.ask(node.id, _OWN_REQUESTS + self._serial, command)
         return False
