@@ -163,13 +163,10 @@ def test_the_shell_breaks_and_mends_nodes_and_leaves_nothing() -> None:
         lines = output.splitlines()
         assert any(" leader n" in line for line in lines), output
         assert sum(line.startswith("usage: fault kill|freeze") for line in lines) == 2
-        done = [line for line in lines if line.startswith("fault ")]
-        assert done == [
-            f"fault {fault}: done"
-            for fault in ("kill n2", "boot n2", "freeze n3", "thaw n3", "cut n3", "heal n3")
-        ]
+        done = [line.removesuffix(": done") for line in lines if line.endswith(": done")]
+        assert done == ["kill n2", "boot n2", "freeze n3", "thaw n3", "cut n3", "heal n3"]
         assert "n2 is off (fault boot n2)" in errors
-        assert any(line.startswith("client0 ") for line in lines), output
+        assert any(line.startswith("client0") for line in lines), output
         assert demo.left_behind() == []
     finally:
         demo.end()

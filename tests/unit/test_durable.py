@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from leitwolf.system.durable import create_durably, write_durably
+from leitwolf.system.durable import create_durably, remove_durably, write_durably
 
 
 @pytest.fixture
@@ -71,3 +71,13 @@ def test_what_cannot_be_made_durable_changes_nothing(
     (tmp_path / "note.new").write_bytes(b"half")
     write_durably(path, b"new")
     assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"new", [path])
+
+
+def test_a_removed_file_does_not_come_back(tmp_path: Path, steps: list[str]) -> None:
+    """The folder is made durable, also when a crash came between the two the last time."""
+    path = tmp_path / "note"
+    path.write_bytes(b"old")
+    remove_durably(path)
+    assert (steps, list(tmp_path.iterdir())) == (["fsync"], [])
+    remove_durably(path)
+    assert steps == ["fsync", "fsync"]

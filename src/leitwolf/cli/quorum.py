@@ -57,7 +57,7 @@ def set_disk(context: Context, location: str, witness: bool, silence_ms: int, lo
     status = context.client.status()
     if header.cluster != status.uuid:
         raise _foreign_disk(location, header.cluster, status.uuid)
-    if header.disk not in _used(context):
+    if header.disk not in _in_configuration(context):
         demand_unused(location)
     _try_file(context, location, local=local)
     command = SetQuorum(
@@ -174,7 +174,7 @@ def _in_use(location: str) -> Conflict:
     )
 
 
-def _used(context: Context) -> set[str]:
+def _in_configuration(context: Context) -> set[str]:
     """Return the UUIDs of the disk or witness in use, and of one that is being brought in."""
     view = context.client.quorum()
     wanted = {view.witness.storage} if view.witness is not None else set()

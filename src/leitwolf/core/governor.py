@@ -284,39 +284,35 @@ class Governor:
             refusal = Refusal(code="not-ready", text=text, retryable=True)
             self._answer(pending, Answer(refusal=refusal))
             return
-        changed = self._changed_meanwhile(now, request.unchanged_since)
-        if changed is not None:
-            index = leader.ahead.configured
-            self._answer_when_committed(index, pending, Answer(refusal=changed))
-            return
         seen = leader.observations(self._quorum.connected, self._quorum.witnesses)
-        judged = judge(leader.ahead, request.command, seen)
+        changed = changed_meanwhile(leader.ahead, request.unchanged_since)
+        judged = changed or judge(leader.ahead, request.command, seen)
         if isinstance(judged, Refusal):
-            self._answer_when_committed(leader.ahead.index, pending, Answer(refusal=judged))
+            self._answer_as_it_is(now, pending, Answer(refusal=judged))
             return
         if isinstance(request.command, TransferLeader) and request.command.node != leader.me:
             leader.handing.append(pending)
             self._quorum.transfer(now, request.command.node)
             return
         if not judged.events:
-            index = leader.ahead.index
-            self._answer_when_committed(index, pending, Answer(index=index, data=judged.data))
+            answer = Answer(index=leader.ahead.index, data=judged.data)
+            self._answer_as_it_is(now, pending, answer)
             return
         planned = Planned(events=judged.events, because=judged.because)
         index = self._append(now, wall, planned, by=request.by, remote=origin != leader.me)
         self._answer_when_committed(index, pending, Answer(index=index, data=judged.data))
 
-    def _changed_meanwhile(self, now: int, since: int) -> Refusal | None:
-        """Return why a change that counts on entry ``since`` is not done; -1: it counts on none.
+    def _answer_as_it_is(self, now: int, pending: Pending, answer: Answer) -> None:
+        """Answer by what the log adds up to, with no entry of its own.
 
-        That there is no such entry is known only under a lease: else another node may lead and have
-        it.
+        That it is the newest is known only under a lease: else another node may lead and know more.
         """
-        ahead = self._leader.ahead
-        if since > ahead.index and not self._quorum.office_lasts(now):
-            text = f"another node may lead, and have entry {since}"
-            return Refusal(code="not-ready", text=text, retryable=True)
-        return changed_meanwhile(ahead, since)
+        if self._quorum.office_lasts(now):
+            self._answer_when_committed(self._leader.ahead.index, pending, answer)
+            return
+        text = "the lease of the leader is over, and another node may lead"
+        refusal = Refusal(code="not-ready", text=text, retryable=True)
+        self._answer(pending, Answer(refusal=refusal))
 
     def _answer_when_committed(self, index: int, pending: Pending, answer: Answer) -> None:
         """Answer when what the answer rests on cannot be lost any more."""

@@ -96,7 +96,7 @@ REFUSALS: dict[str, str] = {
     "not-a-voter": "The node does not hold the log as a full member.",
     "not-enough-voters": "The nodes that remain and can be reached would be no quorum.",
     "not-named": "The node that is asked must be one of those that go on.",
-    "not-ready": "The leader has just taken office, and its first entry is not committed yet.",
+    "not-ready": "The leader has just taken office, or its lease is over: ask again.",
     "others-heard": "A node that is not named can be heard.",
     "out-of-range": "The value is out of its range.",
     "outcome-unknown": "The leader changed meanwhile: it may be done or not.",
