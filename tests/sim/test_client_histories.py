@@ -6,13 +6,13 @@ import os
 
 import pytest
 from tests.linearizable import Kind, Operation, unexplained
-from tests.sim_calm import MS, cut, leader, started
+from tests.sim_calm import MS, cut, leader, reach, started
 from tests.sim_clients import GROUP, recorded
 
 from leitwolf.core.rules import Rules
-from leitwolf.model.commands import AddGroup, ChangeGroup, WishGroup
+from leitwolf.model.commands import AddGroup, ChangeGroup, MoveGroup, WishGroup
 from leitwolf.model.errors import InvariantError
-from leitwolf.model.ids import GroupId, Wish
+from leitwolf.model.ids import GroupId, NodeId, Wish
 from leitwolf.sim.faults import MIXES
 
 RUNS = int(os.environ.get("LEITWOLF_SIM_RUNS", "40"))
@@ -128,6 +128,28 @@ def test_a_change_that_counts_on_a_lost_history_is_refused() -> None:
     world.ask(first.id, 906, command, state.index)
     world.run_until(world.now + 200 * MS)
     assert world.answers[906].refusal is None
+
+
+def test_a_replaced_leader_that_does_not_know_it_refuses_by_nothing_that_it_knows() -> None:
+    """It stood still, and its guard still does: the page shows no lease, so it may know too little."""
+    world = started("majority", 3)
+    first = leader(world)
+    cut(world, {first.id})
+    first.stall(first.guard, 6_000 * MS)
+    first.stall(first.daemon, 3_000 * MS)
+    reach(world, lambda: first not in world.leaders() != [], 2_000 * MS)
+    other = GroupId("other")
+    world.ask(leader(world).id, 901, AddGroup(group=other))
+    exists, nothing = AddGroup(group=GROUP), MoveGroup(group=GROUP, node=NodeId(1))
+    asked = {902: (exists, -1), 903: (nothing, -1), 904: (nothing, 1)}
+    for number, (command, since) in asked.items():
+        world.ask(first.id, number, command, since)
+    reach(world, lambda: 904 in world.answers, 4_000 * MS)
+    assert world.answers[901].refusal is None
+    for number in asked:
+        refusal = world.answers[number].refusal
+        assert refusal is not None
+        assert (refusal.code, refusal.retryable) == ("not-ready", True)
 
 
 def test_a_refusal_waits_for_what_it_rests_on() -> None:
