@@ -131,7 +131,7 @@ def test_a_change_that_counts_on_a_lost_history_is_refused() -> None:
 
 
 def test_a_replaced_leader_that_does_not_know_it_refuses_by_nothing_that_it_knows() -> None:
-    """It stood still, and its guard still does: the page shows no lease, so it may know too little."""
+    """It stood still, its guard still does: the page shows no lease, so it may know too little."""
     world = started("majority", 3)
     first = leader(world)
     cut(world, {first.id})
