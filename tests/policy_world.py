@@ -54,10 +54,10 @@ class World:
             self.settle()
 
     @staticmethod
-    def new_node(number: int) -> events.NodeAdded:
+    def new_node(number: int, name: str = "") -> events.NodeAdded:
         return events.NodeAdded(
             node=NodeId(number),
-            name=f"node{number}",
+            name=name or f"node{number}",
             uuid=f"uuid{number}",
             storage=f"disk{number}",
             addresses={"client": f"192.0.2.{number}"},

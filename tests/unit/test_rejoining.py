@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import pytest
@@ -14,10 +12,9 @@ from tests.unit.test_store_log import IDENTITY, SMALL
 from leitwolf.core.policy import Judged
 from leitwolf.daemon.bootstrap import Bootstrap, Peer
 from leitwolf.daemon.departure import Lockout, save_lockout
-from leitwolf.daemon.rejoining import Vacancy, _in_place, own_token
-from leitwolf.model.commands import AddNode, Answer, IssueToken, Refusal, SetQuorum
+from leitwolf.daemon.rejoining import own_token
+from leitwolf.model.commands import AddNode, IssueToken, Refusal, SetQuorum
 from leitwolf.model.errors import Conflict
-from leitwolf.model.ids import GroupId, NodeId
 from leitwolf.peers.authority import create_identity, new_node_key, sign, signed_by
 from leitwolf.peers.frames import JoinRequest
 from leitwolf.peers.identity import save_identity
@@ -49,73 +46,6 @@ def test_a_proof_is_about_one_request_by_one_key() -> None:
     ):
         assert not signed_by(mine.certificate, changed, proof)
     assert sign(new_node_key("x").key, statement) != proof
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "expected"),
-    [
-        ((2, 3, 1), (2, 1), (2, 4, 1)),
-        ((3,), (), (4,)),
-        ((3, 1), (1,), (4, 1)),
-        ((2, 3, 1), (1,), ()),
-        ((2, 3, 1), (1, 2), ()),
-    ],
-)
-def test_the_new_node_gets_the_place_of_the_former_one(
-    before: tuple[int, ...], now: tuple[int, ...], expected: tuple[int, ...]
-) -> None:
-    """Unless somebody changed the preferences meanwhile."""
-    world = World(4)
-    world.add("web", preferred=tuple(NodeId(node) for node in now))
-    nodes = {number: node for number, node in world.state.nodes.items() if number != 3}
-    state = msgspec.structs.replace(world.state, nodes=nodes)
-    preferred = tuple(NodeId(node) for node in before)
-    assert _in_place(state, GroupId("web"), preferred, NodeId(3), NodeId(4)) == expected
-    assert _in_place(state, GroupId("none"), preferred, NodeId(3), NodeId(4)) == ()
-
-
-@pytest.mark.parametrize("raised", [False, True])
-@pytest.mark.asyncio
-async def test_a_place_that_cannot_be_given_back_is_told(raised: bool) -> None:
-    """The node is in all the same, but the group prefers others from now on."""
-    world, lines = World(4), list[str]()
-    world.add("web", preferred=(NodeId(2),))
-    nodes = {number: node for number, node in world.state.nodes.items() if number != 3}
-    cluster: Any = SimpleNamespace(
-        node=SimpleNamespace(state=msgspec.structs.replace(world.state, nodes=nodes)),
-        vacated={"n3": (NodeId(3), {GroupId("web"): (NodeId(2), NodeId(3))})},
-        record=lines.append,
-    )
-
-    async def commit(*_: object) -> Answer:
-        if raised:
-            raise Conflict("no quorum now")
-        return Answer(refusal=Refusal(code="x", text="no quorum now"))
-
-    await Vacancy(cluster, request(), "me", commit).settle(NodeId(4))
-    (line,) = lines
-    assert "preferred owners of web: no quorum now" in line
-    assert line.endswith("leitwolf group set web --prefer node2 --prefer node4")
-
-
-@pytest.mark.asyncio
-async def test_places_are_written_down_before_they_are_vacated() -> None:
-    """A daemon that ends before the new node is in forgets them; people read them in the log."""
-    world, lines = World(4), list[str]()
-    world.add("web", preferred=(NodeId(2), NodeId(3)))
-    down = msgspec.structs.replace(world.state.nodes[3], up=False, name="n3")
-    state = msgspec.structs.replace(world.state, nodes={**world.state.nodes, 3: down})
-    cluster: Any = SimpleNamespace(
-        node=SimpleNamespace(state=state), vacated={}, record=lines.append
-    )
-
-    async def commit(*_: object) -> Answer:
-        assert lines == ["n3 is being replaced; preferred owners until now: web: node2 n3"]
-        return Answer(refusal=Refusal(code="x", text="not now"))
-
-    vacancy = Vacancy(cluster, request(replace=True), "me", commit)
-    for _ in range(2):
-        assert await vacancy.make() is not None
 
 
 def bootstrap(**changes: object) -> Bootstrap:

@@ -18,7 +18,7 @@ from leitwolf.model.ids import (
     Wish,
 )
 from leitwolf.model.log import Entry
-from leitwolf.model.quorum import QuorumConfig
+from leitwolf.model.quorum import QuorumConfig, QuorumWish, Relocation
 from leitwolf.model.state import State
 from leitwolf.state import (
     RESOURCE_TRANSITIONS,
@@ -208,6 +208,73 @@ def test_a_removed_node_is_forgotten_everywhere(world: World) -> None:
     world.apply(events.NodeRemoved(node=NodeId(3), evicted=True))
     assert world.group("web").preferred == (1,)
     assert world.group("web").target == 0
+
+
+def replaced(world: World, number: int = 3) -> None:
+    """Evict a node in whose place another one of its name is to come."""
+    node = NodeId(number)
+    world.apply(events.NodeDown(node=node, attested=False))
+    world.apply(events.NodeLeaving(node=node, evicted=True, replaced=True))
+    world.apply(events.NodeRemoved(node=node, evicted=True))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ((2, 3, 1), None, (2, 5, 1)),
+        ((3,), None, (5,)),
+        ((3, 1), None, (5, 1)),
+        ((2, 1), None, (2, 1)),
+        ((2, 3, 1), (1,), (1,)),
+        ((2, 3, 1), (1, 2), (1, 2)),
+        ((3, 1), (), ()),
+    ],
+)
+def test_the_new_node_gets_the_place_of_the_former_one(
+    world: World,
+    before: tuple[NodeId, ...],
+    now: tuple[NodeId, ...] | None,
+    expected: tuple[NodeId, ...],
+) -> None:
+    """By its name, unless somebody changed the preferences meanwhile."""
+    world.apply(events.GroupChanged(group=WEB, preferred=before))
+    cause = world.group("web").cause
+    replaced(world)
+    if now is not None:
+        world.apply(events.GroupChanged(group=WEB, preferred=now))
+    world.apply(World.new_node(4, name="another"))
+    assert 4 not in world.group("web").preferred
+    assert list(world.state.vacancies) == ["node3"]
+    world.apply(World.new_node(5, name="node3"))
+    assert world.group("web").preferred == expected
+    assert world.group("web").cause == cause, "why it is where it is remains"
+    assert not world.state.vacancies
+
+
+def test_the_new_node_gets_vote_and_ways_of_the_former_one(world: World) -> None:
+    """Who had the casting vote, who had none, and where each finds its disk."""
+    location = "/dev/other"
+    world.apply(events.QuorumWished(wish=QuorumWish(prefer=NodeId(3), voteless=(NodeId(2),))))
+    world.apply(events.WitnessRelocated(storage="d", node=NodeId(3), location=location))
+    replaced(world, 2)
+    replaced(world, 3)
+    assert (world.state.wish, world.state.relocations) == (QuorumWish(), ())
+    world.apply(World.new_node(4, name="node3"))
+    world.apply(World.new_node(5, name="node2"))
+    assert world.state.wish == QuorumWish(prefer=NodeId(4), voteless=(NodeId(5),))
+    assert world.state.relocations == (Relocation(storage="d", node=NodeId(4), location=location),)
+
+
+def test_a_casting_vote_that_was_given_away_is_not_taken_back(world: World) -> None:
+    """Whoever changed it meanwhile knew better; and who was evicted for good has no place."""
+    world.apply(events.QuorumWished(wish=QuorumWish(prefer=NodeId(3))))
+    replaced(world)
+    world.apply(events.QuorumWished(wish=QuorumWish(prefer=NodeId(1))))
+    world.apply(World.new_node(4, name="node3"))
+    assert world.state.wish.prefer == 1
+    world.apply(events.NodeLeaving(node=NodeId(4), evicted=True))
+    world.apply(events.NodeRemoved(node=NodeId(4), evicted=True))
+    assert not world.state.vacancies
 
 
 def test_a_node_that_is_up_or_owns_groups_is_not_removed(world: World) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.daemon import forming
 from leitwolf.daemon.cluster import Cluster
-from leitwolf.daemon.rejoining import Vacancy, vouch
+from leitwolf.daemon.rejoining import make_room, vouch
 from leitwolf.daemon.timeline import Timeline
 from leitwolf.model.commands import AddNode, Answer, Command, IssueToken, Refusal
 from leitwolf.model.errors import Conflict, InvalidConfig, LeitwolfError, UnavailableError
@@ -45,7 +45,6 @@ async def admit(
         commit: has a command done and applied here.
     """
     by, token = f"join from {caller}", digest(request.secret)
-    vacancy = Vacancy(cluster, request, by, commit)
     try:
         refusal = await vouch(cluster, request, by, commit)
         refusal = refusal or _token_refusal(cluster, request, token)
@@ -81,7 +80,7 @@ async def admit(
         token=token,
     )
     try:
-        refusal = await vacancy.make()
+        refusal = await make_room(cluster, request, by, commit)
         if refusal is not None:
             return refusal
         answer = await commit(command, by, _COMMIT_S)
@@ -90,7 +89,6 @@ async def admit(
     if answer.refusal is not None:
         return _rejection(answer.refusal)
     number = NodeId(int(answer.data["node"]))
-    await vacancy.settle(number)
     return _grant(cluster.node.state, number, identity, certificate, addresses)
 
 

@@ -63,7 +63,7 @@ from leitwolf.model.commands import Answer, Command
 from leitwolf.model.errors import ProtocolError, RequestTimeout
 from leitwolf.model.events import NodeRemoved
 from leitwolf.model.history import HistoryStanding
-from leitwolf.model.ids import GroupId, NodeId, NodeStatus
+from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostReport, ResourceReport
 from leitwolf.model.quorum import AcceptorId, location_of
@@ -217,8 +217,6 @@ class Cluster:
             on_end=self.feed,
         )
         self.marks = Marks()
-        self.vacated: dict[str, tuple[NodeId, dict[GroupId, tuple[NodeId, ...]]]] = {}
-        """Nodes that are being replaced, by name: number, and where they were preferred owners."""
         self.peers = PeerNetwork(
             node=bootstrap.node,
             cluster=bootstrap.cluster,

@@ -5,7 +5,8 @@ Rules:
 - Only a node that is down and named is replaced, and only on request: a live one of that name is
   another machine.
 - The former node is evicted first, as always: nothing of it runs, its vote is gone, its number is
-  never used again. The new one gets its name, and its place among the preferred owners.
+  never used again. The new one gets its name, and its place: among the preferred owners, its vote,
+  its own ways to disks. The log keeps that place meanwhile.
 - Who has no token may come with the certificate of the node that it was and a signature by its key;
   that counts as long as the log knows the certificate.
 - What is here is set aside only when the cluster has let the new node in.
@@ -23,10 +24,9 @@ from leitwolf.daemon import forming
 from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.departure import load_lockout
-from leitwolf.model.commands import Answer, ChangeGroup, Command, EvictNode, IssueToken
+from leitwolf.model.commands import Answer, Command, EvictNode, IssueToken
 from leitwolf.model.errors import Conflict, LeitwolfError, StorageError
-from leitwolf.model.ids import GroupId, NodeId
-from leitwolf.model.state import Node, State
+from leitwolf.model.state import Node
 from leitwolf.model.views import JoinRequestView
 from leitwolf.peers.frames import Code, JoinRequest, Rejection
 from leitwolf.peers.identity import Identity, fingerprint_of_pem, load_identity
@@ -34,7 +34,7 @@ from leitwolf.peers.token import JoinToken, digest, new_secret, parse_token
 from leitwolf.store import dump
 from leitwolf.system.settings import Settings
 
-__all__ = ["Vacancy", "invitation", "own_token", "vouch"]
+__all__ = ["invitation", "make_room", "own_token", "vouch"]
 
 _PROOF_LIFETIME_S = 600
 _VACATE_S = 6.0
@@ -160,112 +160,63 @@ async def vouch(
     return _refused(answer)
 
 
-class Vacancy:
-    """The place of a node that is replaced."""
+async def make_room(
+    cluster: Cluster, request: JoinRequest, by: str, commit: Commit
+) -> Rejection | None:
+    """Have the node evicted that a joiner replaces, and wait for it; return why not.
 
-    def __init__(self, cluster: Cluster, request: JoinRequest, by: str, commit: Commit) -> None:
-        self._cluster, self._request, self._by, self._commit = cluster, request, by, commit
-
-    def _former(self) -> Node | None:
-        request = self._request
-        for node in self._cluster.node.state.nodes.values():
-            if node.name == request.name and node.uuid != request.uuid:
-                return node
+    Raises:
+        LeitwolfError: the leader did not answer.
+    """
+    former = _former(cluster, request)
+    if not request.replace or former is None:
         return None
-
-    async def make(self) -> Rejection | None:
-        """Have the former node evicted and wait for it; return why not.
-
-        Raises:
-            LeitwolfError: the leader did not answer.
-        """
-        former = self._former()
-        if not self._request.replace or former is None:
-            return None
-        if not await self._until(lambda node: not node.up, _DOWN_S):
-            return Rejection(
-                code=Code.NODE_ALIVE,
-                text=f"{former.name} is up and takes part: it is another machine than this one",
-                hint="give this node another name: --node-name",
-            )
-        state = self._cluster.node.state
-        disk = state.wish.witness
-        if disk is not None and 0 < disk.slots <= state.node_serial:
-            return Rejection(
-                code="no-disk-slot",
-                text=f"the next node has number {state.node_serial + 1}, and {disk.location} has "
-                f"places for nodes 1..{disk.slots}",
-                hint="leitwolf quorum replace LOCATION --nodes 64, on another disk; then ask again",
-            )
-        places = {
-            group.id: group.preferred
-            for group in state.groups.values()
-            if former.id in group.preferred
-        }
-        if places and former.name not in self._cluster.vacated:
-            self._cluster.vacated[former.name] = (former.id, places)
-            # For people, should this daemon end before the new node is in.
-            listed = "; ".join(
-                f"{group}: {' '.join(state.nodes[node].name for node in preferred)}"
-                for group, preferred in places.items()
-            )
-            self._cluster.record(
-                f"{former.name} is being replaced; preferred owners until now: {listed}"
-            )
-        rejection = _refused(await self._commit(EvictNode(node=former.id), self._by, _COMMAND_S))
-        if rejection is not None:
-            return rejection
-        if await self._until(lambda _: False, _VACATE_S):
-            return None
+    if not await _until(cluster, request, lambda node: not node.up, _DOWN_S):
         return Rejection(
-            code=Code.STILL_LEAVING,
-            text=f"the former {former.name} is being evicted",
-            hint="ask again in some seconds",
+            code=Code.NODE_ALIVE,
+            text=f"{former.name} is up and takes part: it is another machine than this one",
+            hint="give this node another name: --node-name",
         )
-
-    async def _until(self, done: Callable[[Node], bool], timeout_s: float) -> bool:
-        """Wait until the former node is as wanted, or gone."""
-        cluster = self._cluster
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while (former := self._former()) is not None and not done(former):
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                return False
-            await cluster.timeline.wait_beyond(cluster.node.state.index, min(left, 0.5))
-        return True
-
-    async def settle(self, number: NodeId) -> None:
-        """Put the new node where the former one was among the preferred owners."""
-        former, places = self._cluster.vacated.pop(self._request.name, (NodeId(0), {}))
-        for group, preferred in places.items():
-            wanted = _in_place(self._cluster.node.state, group, preferred, former, number)
-            if not wanted:
-                continue
-            change = ChangeGroup(group=group, preferred=wanted)
-            try:
-                rejection = _refused(await self._commit(change, self._by, _COMMAND_S))
-                why = rejection.text if rejection is not None else ""
-            except LeitwolfError as error:
-                why = error.text
-            if why:  # the node is in all the same
-                nodes = self._cluster.node.state.nodes
-                options = " ".join(f"--prefer {nodes[node].name}" for node in wanted)
-                self._cluster.record(
-                    f"{self._request.name} did not get back its place among the preferred owners "
-                    f"of {group}: {why}; then: leitwolf group set {group} {options}"
-                )
+    state = cluster.node.state
+    disk = state.wish.witness
+    if disk is not None and 0 < disk.slots <= state.node_serial:
+        return Rejection(
+            code="no-disk-slot",
+            text=f"the next node has number {state.node_serial + 1}, and {disk.location} has "
+            f"places for nodes 1..{disk.slots}",
+            hint="leitwolf quorum replace LOCATION --nodes 64, on another disk; then ask again",
+        )
+    evict = EvictNode(node=former.id, replaced=True)
+    rejection = _refused(await commit(evict, by, _COMMAND_S))
+    if rejection is not None:
+        return rejection
+    if await _until(cluster, request, lambda _: False, _VACATE_S):
+        return None
+    return Rejection(
+        code=Code.STILL_LEAVING,
+        text=f"the former {former.name} is being evicted",
+        hint="ask again in some seconds",
+    )
 
 
-def _in_place(
-    state: State, group: GroupId, preferred: tuple[NodeId, ...], former: NodeId, number: NodeId
-) -> tuple[NodeId, ...]:
-    """Return the preferred owners with the new node in the former one's place; (): no change."""
-    present = state.groups.get(group)
-    expected = tuple(node for node in preferred if node != former and node in state.nodes)
-    if present is None or present.preferred != expected:
-        return ()  # changed meanwhile: whoever did it knew better
-    renamed = (number if node == former else node for node in preferred)
-    return tuple(node for node in renamed if node in state.nodes)
+def _former(cluster: Cluster, request: JoinRequest) -> Node | None:
+    for node in cluster.node.state.nodes.values():
+        if node.name == request.name and node.uuid != request.uuid:
+            return node
+    return None
+
+
+async def _until(
+    cluster: Cluster, request: JoinRequest, done: Callable[[Node], bool], timeout_s: float
+) -> bool:
+    """Wait until the former node is as wanted, or gone."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while (former := _former(cluster, request)) is not None and not done(former):
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            return False
+        await cluster.timeline.wait_beyond(cluster.node.state.index, min(left, 0.5))
+    return True
 
 
 def _refused(answer: Answer) -> Rejection | None:

@@ -194,10 +194,13 @@ class AddNode(_Command, frozen=True, kw_only=True):
 
 
 class EvictNode(_Command, frozen=True, kw_only=True):
-    """Remove a node from the cluster; ``leaving``: it asked for it itself."""
+    """Remove a node from the cluster."""
 
     node: NodeId
     leaving: bool = False
+    """It asked for it itself."""
+    replaced: bool = False
+    """Another one of its name is to get its place among preferred owners and votes."""
 
 
 class IssueToken(_Command, frozen=True, kw_only=True):

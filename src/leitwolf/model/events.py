@@ -181,6 +181,8 @@ class NodeLeaving(_Event, frozen=True, kw_only=True):
     node: NodeId
     evicted: bool
     """An operator wants it gone; else it asked for it itself."""
+    replaced: bool = False
+    """Its place is kept for another node of its name."""
 
 
 class NodeRemoved(_Event, frozen=True, kw_only=True):

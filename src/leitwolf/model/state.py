@@ -19,7 +19,7 @@ from leitwolf.model.ids import (
 from leitwolf.model.quorum import Acceptor, QuorumConfig, QuorumWish, Relocation
 from leitwolf.wire.lineage import Lineage
 
-__all__ = ["Group", "Network", "Node", "Resource", "State", "Token"]
+__all__ = ["Group", "Network", "Node", "Resource", "State", "Token", "Vacancy"]
 
 
 class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +42,8 @@ class Node(_Data, frozen=True, kw_only=True):
     """While paused: its groups move away."""
     evicted: bool = False
     """While leaving: an operator wants it gone."""
+    replaced: bool = False
+    """While leaving: its place is kept for another node of its name."""
     stopping: bool = False
     """It is about to stop in order: its groups move away; over when it is up anew."""
     realtime: bool | None = None
@@ -49,6 +51,20 @@ class Node(_Data, frozen=True, kw_only=True):
     token: str = ""
     """While learner: digest of the join token that paid for it, to grant the same again."""
     changed: int = 0
+
+
+class Vacancy(_Data, frozen=True, kw_only=True):
+    """The place of a node that was replaced, until another one of its name is in."""
+
+    node: NodeId
+    """The former one."""
+    preferred: dict[str, tuple[NodeId, ...]] = {}
+    """Preferred owners of the groups that preferred it, as they were with it."""
+    prefers: bool = False
+    """It was preferred for the casting vote."""
+    voteless: bool = False
+    relocations: tuple[Relocation, ...] = ()
+    """Its own ways to disks and witnesses."""
 
 
 class Network(_Data, frozen=True, kw_only=True):
@@ -171,6 +187,8 @@ class State(_Data, frozen=True, kw_only=True):
     relocations: tuple[Relocation, ...] = ()
     """Other ways to disks and witnesses than those of the configuration."""
     nodes: dict[int, Node] = {}
+    vacancies: dict[str, Vacancy] = {}
+    """By name of the node."""
     networks: dict[str, Network] = {}
     tokens: dict[str, Token] = {}
     groups: dict[str, Group] = {}

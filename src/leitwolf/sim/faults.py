@@ -307,12 +307,7 @@ class Faults:
             witness.slow_until = self._world.now + duration
 
     def _lose_replies(self, _: SimNode) -> None:
-        def lose(per_thousand: int) -> None:
-            for witness in self._world.witnesses.values():
-                witness.lose_per_thousand = per_thousand
-
-        lose(self._entropy.between(0, 500))
-        self._later(50, 2_000, lambda: lose(0))
+        self._for_a_while("lose_per_thousand", 0)
 
     def _rot(self, _: SimNode) -> None:
         for witness in self._world.witnesses.values():
@@ -320,12 +315,15 @@ class Faults:
                 witness.rot(self._entropy.between(0, 1))
 
     def _stale_reads(self, _: SimNode) -> None:
-        def stale(per_thousand: int) -> None:
-            for witness in self._world.witnesses.values():
-                witness.stale_per_thousand = per_thousand
+        self._for_a_while("stale_per_thousand", 1)
 
-        stale(self._entropy.between(1, 500))
-        self._later(50, 2_000, lambda: stale(0))
+    def _for_a_while(self, chance: str, least: int) -> None:
+        def be(per_thousand: int) -> None:
+            for witness in self._world.witnesses.values():
+                setattr(witness, chance, per_thousand)
+
+        be(self._entropy.between(least, 500))
+        self._later(50, 2_000, lambda: be(0))
 
     # --- network ---------------------------------------------------------------------------------
 

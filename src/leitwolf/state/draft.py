@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from leitwolf.model.errors import InvariantError
 from leitwolf.model.events import Cause
 from leitwolf.model.ids import GroupId
-from leitwolf.model.state import Group, Network, Node, Resource, State, Token
+from leitwolf.model.state import Group, Network, Node, Resource, State, Token, Vacancy
 
 __all__ = ["Draft", "Table"]
 
@@ -65,6 +65,7 @@ class Draft:
         self.time = time
         self.because = because
         self.nodes: Table[int, Node] = Table("node", state.nodes)
+        self.vacancies: Table[str, Vacancy] = Table("vacancy", state.vacancies)
         self.networks: Table[str, Network] = Table("network", state.networks)
         self.tokens: Table[str, Token] = Table("token", state.tokens)
         self.groups: Table[str, Group] = Table("group", state.groups)
@@ -133,6 +134,7 @@ class Draft:
             witness_serial=self.witness_serial,
             relocations=self.relocations,
             nodes=self.nodes.rows,
+            vacancies=self.vacancies.rows,
             networks=self.networks.rows,
             tokens=self.tokens.rows,
             groups=self.groups.rows,

@@ -6,9 +6,9 @@ from msgspec.structs import replace
 
 from leitwolf.model import events
 from leitwolf.model.errors import check
-from leitwolf.model.ids import NO_NODE, NodeStatus
+from leitwolf.model.ids import NO_NODE, NodeId, NodeStatus
 from leitwolf.model.quorum import Acceptor, Relocation
-from leitwolf.model.state import Network, Node, Token
+from leitwolf.model.state import Network, Node, Token, Vacancy
 from leitwolf.model.witness import WITNESS_ID_MIN, is_witness
 from leitwolf.state.draft import Draft
 from leitwolf.state.transitions import NODE_TRANSITIONS
@@ -168,6 +168,25 @@ def apply_node_added(draft: Draft, event: events.NodeAdded) -> None:
             changed=draft.index,
         ),
     )
+    if event.name in draft.vacancies:
+        _fill(draft, draft.vacancies.need(event.name), event.node)
+        draft.vacancies.drop(event.name)
+
+
+def _fill(draft: Draft, vacancy: Vacancy, newcomer: NodeId) -> None:
+    """Put a node where the former one of its name was, unless that was changed meanwhile."""
+    for group in list(draft.groups):
+        before = vacancy.preferred.get(group.id, ())
+        if before and group.preferred == tuple(node for node in before if node in draft.nodes):
+            now = (newcomer if node == vacancy.node else node for node in before)
+            preferred = tuple(node for node in now if node in draft.nodes)
+            draft.groups.put(group.id, replace(group, preferred=preferred))
+    if vacancy.prefers and draft.wish.prefer == NO_NODE:
+        draft.wish = replace(draft.wish, prefer=newcomer)
+    if vacancy.voteless:
+        # In order: it has the highest number that there ever was.
+        draft.wish = replace(draft.wish, voteless=(*draft.wish.voteless, newcomer))
+    draft.relocations += tuple(replace(way, node=newcomer) for way in vacancy.relocations)
 
 
 def _stand(draft: Draft, node: Node, status: NodeStatus) -> Node:
@@ -218,13 +237,15 @@ def apply_node_stopping(draft: Draft, event: events.NodeStopping) -> None:
 def apply_node_leaving(draft: Draft, event: events.NodeLeaving) -> None:
     """Let a node go."""
     node = _stand(draft, draft.nodes.need(event.node), NodeStatus.LEAVING)
-    draft.nodes.put(node.id, replace(node, evicted=event.evicted))
+    draft.nodes.put(node.id, replace(node, evicted=event.evicted, replaced=event.replaced))
 
 
 def apply_node_removed(draft: Draft, event: events.NodeRemoved) -> None:
     """Forget a node everywhere. It must be down and own nothing."""
     node = draft.nodes.need(event.node)
     check(not node.up, f"node {node.name} is removed while it is up")
+    if node.replaced:
+        draft.vacancies.put(node.name, _place_of(draft, node.id))
     for group in list(draft.groups):
         check(group.owner != node.id, f"node {node.name} is removed while it owns {group.id}")
         if node.id in group.preferred or node.id in group.visited or node.id == group.target:
@@ -250,6 +271,17 @@ def apply_node_removed(draft: Draft, event: events.NodeRemoved) -> None:
             prefer=NO_NODE if wish.prefer == node.id else wish.prefer,
             voteless=tuple(other for other in wish.voteless if other != node.id),
         )
+
+
+def _place_of(draft: Draft, node: NodeId) -> Vacancy:
+    wish = draft.wish
+    return Vacancy(
+        node=node,
+        preferred={group.id: group.preferred for group in draft.groups if node in group.preferred},
+        prefers=wish.prefer == node,
+        voteless=node in wish.voteless,
+        relocations=tuple(way for way in draft.relocations if way.node == node),
+    )
 
 
 def apply_node_up(draft: Draft, event: events.NodeUp) -> None:

@@ -326,7 +326,9 @@ def evict_node(state: State, command: commands.EvictNode, seen: Observations) ->
             field="node",
             retryable=True,
         )
-    leaving = events.NodeLeaving(node=node.id, evicted=not command.leaving)
+    leaving = events.NodeLeaving(
+        node=node.id, evicted=not command.leaving, replaced=command.replaced
+    )
     return judged([leaving], text)
 
 
