@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -391,31 +392,32 @@ def test_another_cluster_is_noticed_at_every_read() -> None:
         assert code(raised) == "witness-foreign"
 
 
-def test_nothing_is_written_over_another_formatting() -> None:
-    """The disk was formatted anew while it was in use: its new blocks stay whole."""
-    device = formatted()
-    disk = opened(device)
-    disk.call(DiskCall(block=block(1)))
+def formatted_anew(device: MemoryDevice) -> None:
     write_structure(device, replace(HEADER, disk="disk-2"), None)
-    image = bytes(device.content)
-    with pytest.raises(WitnessError) as raised:
-        disk.call(DiskCall(block=block(2), known=1, read=True))
-    assert code(raised) == "witness-foreign"
-    assert device.content == image
 
 
-def test_a_block_that_is_lost_is_not_written_again() -> None:
-    """What else was lost with it is unknown, whoever wrote it last."""
-    device = formatted()
-    disk = opened(device)
-    disk.call(DiskCall(block=block(1)))
+def without_first_block(device: MemoryDevice) -> None:
     for copy in (0, 1):
         offset = GEOMETRY.block_offset(0, copy)
         device.content[offset : offset + UNIT_BYTES] = bytes(UNIT_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("lose", "told"),
+    [(formatted_anew, "witness-foreign"), (without_first_block, "witness-damaged")],
+)
+def test_nothing_is_written_where_the_own_block_is_gone(
+    lose: Callable[[MemoryDevice], None], told: str
+) -> None:
+    """New blocks stay whole; and what else was lost with a block is unknown, whoever wrote last."""
+    device = formatted()
+    disk = opened(device)
+    disk.call(DiskCall(block=block(1)))
+    lose(device)
     image = bytes(device.content)
     with pytest.raises(WitnessError) as raised:
         disk.call(DiskCall(block=block(2), known=1, read=True))
-    assert code(raised) == "witness-damaged"
+    assert code(raised) == told
     assert device.content == image
 
 
