@@ -13,7 +13,7 @@ from lab.processes import argv_of, members_of
 from benchmarks.rows import Row, median
 from benchmarks.stage import GROUP, OTHER, Stage, say
 from leitwolf.core.lease.profile import PROFILES
-from leitwolf.model.commands import AddGroup, NewResource, RecoverGroup
+from leitwolf.model.commands import AddGroup, NewResource, RecoverGroup, TransferLeader
 from leitwolf.model.ids import GroupId, ResourceId
 from leitwolf.system.progress import Role
 
@@ -93,6 +93,9 @@ def power_losses(
         others.append(done.other_ms)
         doubles.append(done.two_owners_ms)
         stage.boot(owner)
+        if not leader:
+            # Whoever leads remembers which nodes come and go: their votes return later each time.
+            stage.command(TransferLeader())
         stage.calm()
     name = f"{title}, {profile.name}"
     worst = f"worst {max(outages):.0f}"

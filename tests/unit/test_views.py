@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
-from tests.sim_calm import SECOND, calm, isolate, leader
+from tests.sim_calm import SECOND, calm, followers, isolate, leader, started
 
 from leitwolf.cli import render
 from leitwolf.core.node import Node
@@ -74,6 +74,24 @@ def test_a_node_without_quorum_says_no_more_than_it_knows() -> None:
         assert line.here or (not line.up and line.reason == "not reachable from here")
     quorum = views.quorum_view(core, None, world.now, worst_stall=0, realtime=True)
     assert quorum.leader == ""
+
+
+def test_a_node_that_comes_and_goes_is_told_when_its_vote_returns() -> None:
+    """By the one that leads; others know that it has none."""
+    world = started("majority", 3, dynamic=True)
+    leading = leader(world)
+    flaps, other = followers(world)
+    for stays in (2, 3, 2):
+        flaps.power_off("test")
+        world.run_until(world.now + 3 * SECOND)
+        flaps.power_on()
+        world.run_until(world.now + stays * SECOND)
+    for node, told in ((leading, "after 4 s without another loss"), (other, "no vote now")):
+        core = node.daemon.core
+        assert core is not None
+        [line] = [one for one in shown_status(core, leased=True).nodes if one.id == flaps.id]
+        assert line.up
+        assert line.reason.endswith(told)
 
 
 def test_what_a_node_owns_ends_when_it_has_no_quorum() -> None:

@@ -134,9 +134,11 @@ def test_back_after_a_moment_and_later_each_time() -> None:
     look(presence, 0, sight())
     at = 1.0
     for steady in (0.25, 1, 4, 16, 64, 64):
+        assert presence.pause(2) == 0
         look(presence, at, sight(reached=False))
         assert look(presence, at + 1, sight(reached=False)) == {2}
         look(presence, at + 2, sight())
+        assert presence.pause(2) == int(steady * SECOND)
         assert presence.next_at == int((at + 2 + steady) * SECOND)
         assert look(presence, at + 1.99 + steady, sight()) == {2}
         assert look(presence, at + 2 + steady, sight()) == set()

@@ -149,6 +149,10 @@ class Governor:
         """Instant of the next planned decision, -1: none."""
         return self._leader.plan_at
 
+    def pause(self, node: NodeId) -> int:
+        """Return how long (ns) a lost node must stay to get its vote back; 0: it is not lost."""
+        return self._leader.presence.pause(node)
+
     @property
     def waiting(self) -> bool:
         """A change of members or keys is under way, which goes on as logs catch up."""

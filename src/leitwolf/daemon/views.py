@@ -184,7 +184,7 @@ def _node_line(node: Node, item: NodeState, links: Mapping[tuple[int, int], Link
         reason = "holds a lease, its daemon is not connected"
     elif item.up:
         lacks = configured_weight(node.state.wish, item.id) > 0 and votes.get(item.id, 1) == 0
-        reason = "has no vote now" if lacks else ""
+        reason = _voteless(node, item.id) if lacks else ""
     else:
         reason = "holds no lease: nothing runs there"
     return NodeLine(
@@ -199,6 +199,17 @@ def _node_line(node: Node, item: NodeState, links: Mapping[tuple[int, int], Link
         reason=reason,
         links=() if here else _links(node.state, item, links),
         addresses=item.addresses,
+    )
+
+
+def _voteless(node: Node, who: NodeId) -> str:
+    """Say that a node has no vote, and, where this node leads, when it gets it back."""
+    reason = "has no vote now"
+    pause_s = node.governor.pause(who) / (1_000 * MILLISECOND) if node.governor is not None else 0
+    if pause_s < 1:
+        return reason
+    return (
+        f"{reason}: lost several times, it gets it back after {pause_s:.0f} s without another loss"
     )
 
 

@@ -82,6 +82,11 @@ class Presence:
         """Ids of those that are lost and not back."""
         return frozenset(one for one, record in self._records.items() if record.absent)
 
+    def pause(self, one: int) -> int:
+        """Return how long (ns) a lost one must be within reach to be back; 0: it is not lost."""
+        record = self._records.get(one)
+        return record.steady_for if record is not None and record.absent else 0
+
     def observe(self, now: int, commit: int, patience_ns: int, sights: Iterable[Sight]) -> None:
         """Look at all acceptors.
 
