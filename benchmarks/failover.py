@@ -69,7 +69,13 @@ def _inject(stage: Stage, fault: Callable[[], object], *, lasts_s: float = 0.0) 
 
 
 def power_losses(
-    stage: Stage, rounds: int, *, leader: bool, title: str = "", goal_ms: float = 0
+    stage: Stage,
+    rounds: int,
+    *,
+    leader: bool,
+    title: str = "",
+    goal_ms: float = 0,
+    settle_s: float = 0,
 ) -> list[Row]:
     """Cut the power of an owner that leads, or does not.
 
@@ -79,6 +85,7 @@ def power_losses(
         leader: it leads.
         title: what the rows are called, '' for this: power loss of such an owner.
         goal_ms: 0 for P + 40 (of a leader) or R + 30.
+        settle_s: how long the cluster is left alone before each.
     """
     profile = PROFILES[stage.cluster.profile]
     goal = goal_ms or (profile.promise_ms + 40 if leader else profile.run_ms + 30)
@@ -87,6 +94,7 @@ def power_losses(
     outages, others, doubles = [], [], []
     for number in range(rounds):
         owner = stage.place(on_leader=leader)
+        time.sleep(settle_s)
         done = _inject(stage, lambda owner=owner: stage.world.power_off(owner))  # type: ignore[misc]
         say(f"  {title} {number + 1}/{rounds}: {done.outage_ms:.0f} ms")
         outages.append(done.outage_ms)

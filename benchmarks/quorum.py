@@ -34,6 +34,9 @@ _WRITE_GOAL_MS, _COMMIT_GOAL_MS = 0.3, 1.0
 _EXTRA_MS = 100
 _MOVE_GOAL_MS = 50
 _WITNESS_PORT = 6475
+_DISARMED_S = 2.0
+"""A witness that was needed for the round before is armed no more by then: armed, it makes who
+challenges it wait for its silence as well."""
 _NAME = "bench"
 
 
@@ -213,4 +216,6 @@ def witnessed(stage: Stage, rounds: int) -> list[Row]:
     """Cut the power of the leader of two nodes, which owns the group."""
     title = "two nodes and a witness: power loss of the leader"
     goal_ms = PROFILES[stage.cluster.profile].promise_ms + _EXTRA_MS
-    return power_losses(stage, rounds, leader=True, title=title, goal_ms=goal_ms)
+    return power_losses(
+        stage, rounds, leader=True, title=title, goal_ms=goal_ms, settle_s=_DISARMED_S
+    )
