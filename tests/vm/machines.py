@@ -10,6 +10,9 @@ The tool is any program with these verbs; NODE is a number from 1, NET one of NE
     pause NODE, resume NODE   stand still with all clocks; go on
     freeze NODE, thaw NODE    stand still while clocks go on; go on
     linkdown NODE NET, linkup NODE NET   pull a cable, plug it in
+    lio NODE               make it an iSCSI target with all SCSI-3 reservations, on a disk of 64 MiB
+                           that outlives a loss of power; the same again after a boot. Prints
+                           "target IQN at ADDRESS:PORT, LUN 0"
     events NODE            what happened to it, a line of JSON each, with "event" and "mono"
     ns CMD                 run a command where the bridges are (br-NET; ports end with NET)
 """

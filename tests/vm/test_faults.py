@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from tests.vm.cluster import GROUP, RUN_S, UNIT, Cluster, eventually
-from tests.vm.machines import NETS
+from tests.vm.cluster import GROUP, RESTARTS, RUN_S, UNIT, Cluster, eventually
+from tests.vm.machines import NETS, NODES
 
 pytestmark = pytest.mark.timeout(500)
 FROZEN_S = 12.0
@@ -19,6 +21,22 @@ def cables(cluster: Cluster, node: int, what: str, *nets: str) -> None:
     """Pull (``linkdown``) or plug in (``linkup``) cables."""
     for net in nets:
         cluster.machines.call(what, str(node), net)
+
+
+def links_down(view: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return which links to which nodes a node says to be down."""
+    return {
+        (one["name"], link["network"])
+        for one in view["nodes"]
+        for link in one["links"]
+        if not link["up"]
+    }
+
+
+def resets_over_a_stop(cluster: Cluster) -> int:
+    """Return how often node3 reset itself because it could not stop in time."""
+    said = cluster.machines.call("console", "3")
+    return said.count("leitwolf: this node resets itself: stop-not-confirmed")
 
 
 def test_power_loss(cluster: Cluster) -> None:
@@ -71,12 +89,16 @@ def test_a_paused_machine_may_own_for_the_rest_of_its_lease(cluster: Cluster) ->
 
 
 def test_one_interconnect_less_moves_nothing(cluster: Cluster) -> None:
-    """The other one carries."""
+    """The other one carries; every node tells which of its links are down."""
     cluster.place(3)
     service = cluster.pids(3)["service"]
     with cluster.watch() as seen:
         cables(cluster, 3, "linkdown", INTERCONNECTS[0])
         time.sleep(3 * RUN_S)
+        for node in NODES:
+            others = set(NODES) - {node} if node == 3 else {3}
+            lost = {(f"node{other}", "interconnect") for other in others}
+            cluster.until(lambda view, lost=lost: links_down(view) == lost, "what it lost", (node,))
         cables(cluster, 3, "linkup", INTERCONNECTS[0])
         cluster.calm()
     assert cluster.pids(3)["service"] == service
@@ -84,12 +106,17 @@ def test_one_interconnect_less_moves_nothing(cluster: Cluster) -> None:
 
 
 def test_a_node_without_interconnects_stops_before_another_starts(cluster: Cluster) -> None:
-    """Both cables out: it ends what it ran with its lease, or itself: K is short for emulation."""
+    """Both cables out: it ends what it ran with its lease, or itself, and says why: K, half a
+    second, is short for an emulated machine.
+    """
     cluster.place(3)
+    boot, resets = cluster.machines.boot_id(3), resets_over_a_stop(cluster)
     with cluster.watch() as seen:
         cables(cluster, 3, "linkdown", *INTERCONNECTS)
         owner = cluster.until_online(not_on=3)
-        eventually(lambda: cluster.pids(3)["service"] == 0, "the service to end there")
+        eventually(lambda: cluster.pids(3)["service"] == 0, "the service to end there", 180)
+        cluster.until(lambda view: not view["quorum"], "it to say so", (3,), 180)
+    assert (cluster.machines.boot_id(3) != boot) == (resets_over_a_stop(cluster) > resets)
     cables(cluster, 3, "linkup", *INTERCONNECTS)
     assert seen.two_owners_ms == 0
     assert seen.overlap_s("runs") <= 0
@@ -97,7 +124,18 @@ def test_a_node_without_interconnects_stops_before_another_starts(cluster: Clust
     assert cluster.owner() == owner
 
 
-def test_a_node_without_its_clients_gives_the_group_away(cluster: Cluster) -> None:
+@pytest.fixture
+def usual_restarts(cluster: Cluster) -> Iterator[None]:
+    """The group is restarted once where it is, as groups are that nobody told otherwise."""
+    cluster.calm()
+    cluster.machines.sh(1, f"leitwolf group set {GROUP} --restarts 1")
+    yield
+    cluster.machines.sh(1, f"leitwolf group set {GROUP} --restarts {RESTARTS}")
+
+
+def test_a_node_without_its_clients_gives_the_group_away(
+    cluster: Cluster, usual_restarts: None
+) -> None:
     """The cable to the clients is out: whoever still has one takes the group."""
     cluster.place(3)
     with cluster.watch() as seen:
@@ -135,7 +173,7 @@ def test_a_lease_that_ends_over_a_stuck_program_ends_the_node(cluster: Cluster) 
     """It outlives SIGKILL: the guard resets the machine, and the kernel's log says why."""
     cluster.place(3)
     stick(cluster)
-    boot = cluster.machines.boot_id(3)
+    boot, resets = cluster.machines.boot_id(3), resets_over_a_stop(cluster)
     with cluster.watch() as seen:
         began = time.monotonic()
         cables(cluster, 3, "linkdown", *INTERCONNECTS)
@@ -145,8 +183,7 @@ def test_a_lease_that_ends_over_a_stuck_program_ends_the_node(cluster: Cluster) 
     assert reset < RUN_S + NOT_PUNCTUAL_S
     assert seen.two_owners_ms == 0
     assert seen.overlap_s("runs") <= 0
-    said = cluster.machines.call("console", "3")
-    assert "leitwolf: this node resets itself: stop-not-confirmed" in said
+    assert resets_over_a_stop(cluster) == resets + 1
     eventually(lambda: cluster.machines.boot_id(3) != boot, "another boot", 180)
     cluster.calm()
     unstick(cluster)

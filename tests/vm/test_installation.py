@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from tests.vm.cluster import ROLES, UNIT, Cluster
+from tests.vm.cluster import ROLES, ROOT, UNIT, Cluster
 from tests.vm.machines import NODES
 
 pytestmark = pytest.mark.timeout(500)
@@ -87,21 +91,85 @@ def test_the_journal_has_the_diary(cluster: Cluster) -> None:
     assert diary
 
 
-def test_removal_stops_in_order_and_leaves_state_and_keys(cluster: Cluster) -> None:
-    """The group moves away first; installed again, the node is back with what it had."""
+ENVIRONMENT_PACKAGES = (
+    "python3-venv",
+    "python3.11-venv",
+    "python3-distutils",
+    "python3-lib2to3",
+    "python3-pip-whl",
+    "python3-setuptools-whl",
+)
+"""What `./install` has apt bring to a machine of the lab, with what that needs."""
+OFFLINE = """
+tar -C /srv -xf /root/checkout.tar && rm -rf /etc/apt/sources.list.d/* &&
+echo 'deb [trusted=yes] file:/srv/packages ./' >/etc/apt/sources.list &&
+printf '[global]\nno-index = true\nfind-links = /srv/wheels\n' >/etc/pip.conf
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tar file: what an administrator checks out, and what machines without the net need beside.
+
+    Needs the package indexes, of Debian and of Python.
+    """
+    folder = tmp_path_factory.mktemp("checkout")
+    wheels, packages = folder / "wheels", folder / "packages"
+    (folder / "apt" / "lists" / "partial").mkdir(parents=True)
+    packages.mkdir()
+    own = [
+        f"-oDir::State::lists={folder}/apt/lists",
+        f"-oDir::Cache={folder}/apt",
+        "-oAPT::Sandbox::User=root",
+    ]
+    lock = ROOT / "requirements" / "runtime.txt"
+    for command in (
+        [sys.executable, "-m", "pip", "download", "-q", "-r", lock, "-d", wheels],
+        ["apt-get", *own, "-qq", "update"],
+        ["apt-get", *own, "-qq", "download", *ENVIRONMENT_PACKAGES],
+    ):
+        subprocess.run(command, cwd=packages, check=True, capture_output=True, timeout=240)
+    with (packages / "Packages").open("w") as index:
+        for file in sorted(packages.glob("*.deb")):
+            said = subprocess.run(["dpkg-deb", "-f", file], check=True, stdout=subprocess.PIPE)
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            index.write(
+                f"{said.stdout.decode().strip()}\nFilename: ./{file.name}\n"
+                f"Size: {file.stat().st_size}\nSHA256: {digest}\n\n"
+            )
+    made = folder / "checkout.tar"
+    parts = ("install", "src", "requirements", "completion")
+    tar = ["tar", "--exclude=__pycache__", "--owner=root", "--group=root", "-cf", made]
+    subprocess.run([*tar, "--transform=s,^,leitwolf/,", "-C", ROOT, *parts], check=True, timeout=60)
+    tar[-2] = "-rf"
+    subprocess.run([*tar, "-C", folder, "wheels", "packages"], check=True, timeout=60)
+    return made
+
+
+@pytest.mark.timeout(900)
+def test_removal_leaves_state_and_keys_and_one_command_installs_again(
+    cluster: Cluster, checkout: Path
+) -> None:
+    """The group moves away first; the machine, that has no trace of the program any more, is back
+    after the command of the README with what it had.
+    """
     cluster.place(3)
     with cluster.watch() as seen:
         cluster.machines.sh(3, "/root/install --uninstall", 200)
         cluster.until_online(not_on=3)
     assert seen.two_owners_ms == 0
     assert seen.overlap_s("runs") <= 0
-    cluster.machines.sh(
-        3,
-        "! ls -d /opt/leitwolf /usr/local/bin/leitwolf /etc/systemd/system/leitwolf.service "
-        "/usr/share/bash-completion/completions/leitwolf 2>/dev/null && "
-        "! systemctl cat leitwolf 2>/dev/null && ls -d /var/lib/leitwolf /etc/leitwolf/pki && "
-        "! pgrep -f '[l]eitwolf'",
+    cluster.machines.sh(3, "! pgrep -f '[l]eitwolf' && ! systemctl cat leitwolf 2>/dev/null")
+    left = cluster.machines.sh(
+        3, "find / -xdev -iname '*leitwolf*' -not -path '/root/*' -not -path '/sys/*' -prune"
     )
-    cluster.unpack(3)
-    cluster.machines.sh(3, f"systemctl enable --now {UNIT}", 150)
+    assert set(left.split()) == {"/etc/leitwolf", "/var/lib/leitwolf"}
+    cluster.machines.sh(3, "ls -d /etc/leitwolf/pki && getent group leitwolf")
+
+    cluster.machines.call("put", "3", str(checkout), "/root/checkout.tar")
+    cluster.machines.sh(3, OFFLINE)
+    said = cluster.machines.sh(3, "cd /srv/leitwolf && ./install 2>&1", 600)
+    assert "installing: python3-venv" in said
+    assert said.splitlines()[-1] == "installed. Look at this machine with: leitwolf check"
+    cluster.machines.sh(3, f"systemctl is-enabled {UNIT}")
     cluster.calm()

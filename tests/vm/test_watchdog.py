@@ -51,8 +51,22 @@ def test_the_guard_feeds_it_and_a_stop_disarms_it(cluster: Cluster) -> None:
     cluster.calm()
 
 
-def test_a_node_whose_leitwolf_hangs_is_reset(cluster: Cluster) -> None:
-    """All its processes frozen: the address has moved before the watchdog ends the rest."""
+def test_a_reload_hands_it_over_and_it_still_resets_what_hangs(cluster: Cluster) -> None:
+    """The next guard feeds it before its time is up, the service runs on; then all is frozen: the
+    address has moved before the watchdog ends the rest.
+    """
+    cluster.place(2)
+    boot, before = cluster.machines.boot_id(2), cluster.pids(2)
+    with cluster.watch() as seen:
+        cluster.machines.sh(2, f"systemctl reload {UNIT}", 150)
+        for role in ROLES[1:]:
+            cluster.until_replaced(2, role, before[role])
+        time.sleep(2 * TIMEOUT_S)
+    after = cluster.pids(2)
+    assert cluster.machines.boot_id(2) == boot
+    assert (after["keeper"], after["service"]) == (before["keeper"], before["service"])
+    assert device(cluster, 2)["state"] == "active"
+    assert {one.node for one in seen.of("answers")} == {"node2"}
     check_hang(cluster)
 
 
