@@ -311,11 +311,21 @@ def test_node_commands_send_what_they_say(folder: Path, service: FakeService) ->
         (("pause", "n3", "--no-wait"), PauseNode(node=NodeId(3), paused=True)),
         (("resume", "n3"), PauseNode(node=NodeId(3), paused=False, drain=False)),
         (("evict", "3", "--no-wait"), EvictNode(node=NodeId(3))),
-        (("lead", "n2"), TransferLeader(node=NodeId(2))),
+        (("lead", "n1"), TransferLeader(node=NodeId(1))),
     ):
         done = run(folder, "node", *arguments)
         assert done.exit_code == 0, done.output
         assert service.commands[-1][0] == command
+
+
+def test_an_office_that_another_node_took_is_told(folder: Path, service: FakeService) -> None:
+    """The one that was named was slower; an entry that the former leader wrote tells nothing."""
+    service.answer = Answer(index=service.view.index - 1)
+    done = run(folder, "node", "lead", "n2")
+    assert (done.exit_code, "another-leads" in done.stderr) == (4, True)
+    assert "n1 was quicker" in done.stderr
+    assert service.commands[-1][0] == TransferLeader(node=NodeId(2))
+    assert "handed over to n1" in run(folder, "node", "lead").stdout
 
 
 @pytest.mark.parametrize("named", ["n3", "3"])

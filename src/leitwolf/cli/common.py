@@ -13,10 +13,11 @@ import click
 import msgspec
 
 from leitwolf.client import Client
-from leitwolf.model.commands import Answer, Command
+from leitwolf.model.commands import Answer, Command, TransferLeader
 from leitwolf.model.errors import (
     Conflict,
     LeitwolfError,
+    NoQuorum,
     NotFound,
     RequestTimeout,
     UsageError,
@@ -31,6 +32,7 @@ __all__ = [
     "complete_resource",
     "confirm",
     "find_node",
+    "hand_over",
     "lifetime_option",
     "named_node",
     "pass_context",
@@ -45,6 +47,10 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_LEADER_S = 10.0
+"""So long may it take until somebody leads; every profile needs less."""
+_LOOK_S = 0.1
 
 
 class Context:
@@ -206,6 +212,33 @@ def send(context: Context, command: Command, text: str) -> Answer:
     answer = context.client.command(command)
     context.show(answer, f"{text} (entry {answer.index})")
     return answer
+
+
+def hand_over(context: Context, target: NodeId, text: str) -> None:
+    """Have a node lead (0: another one), and tell who does.
+
+    Raises:
+        Conflict: ``another-leads``, another node was quicker than the one that was named.
+        NoQuorum: nobody leads within 10 s.
+    """
+    answer = context.client.command(TransferLeader(node=target))
+    deadline = time.monotonic() + _LEADER_S
+    while True:
+        status = context.client.status()
+        leader = next((node for node in status.nodes if node.leader), None)
+        # Its first entry is behind all that the former one committed.
+        if leader is not None and (leader.id == target or status.index > answer.index):
+            break
+        if time.monotonic() > deadline:
+            raise NoQuorum("nobody leads yet", hint="leitwolf status")
+        context.client.wait_beyond(status.index, _LOOK_S)
+    if target not in (0, leader.id):
+        raise Conflict(
+            f"{leader.name} was quicker, and leads now",
+            code="another-leads",
+            hint="ask again, when the node that is to lead is less busy",
+        )
+    context.show(answer, f"{text} to {leader.name} (entry {answer.index})")
 
 
 def find_node(status: StatusView, name: str) -> NodeId:

@@ -10,13 +10,14 @@ from leitwolf.cli.common import (
     Context,
     complete_node,
     find_node,
+    hand_over,
     lifetime_option,
     named_node,
     send,
     wait_option,
     with_json,
 )
-from leitwolf.model.commands import EvictNode, PauseNode, TransferLeader
+from leitwolf.model.commands import EvictNode, PauseNode
 from leitwolf.model.errors import Conflict, LeitwolfError, RequestTimeout
 from leitwolf.model.ids import NodeId
 
@@ -148,7 +149,7 @@ def replace(context: Context, name: str, lifetime: int) -> None:
 def lead(context: Context, name: str | None) -> None:
     """Hand leadership to a node (or to the best other one)."""
     number = find_node(context.client.status(), name) if name else NodeId(0)
-    send(context, TransferLeader(node=number), "leadership is handed over")
+    hand_over(context, number, "leadership is handed over")
 
 
 node.add_command(lead)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from leitwolf.cli.common import Context, find_node, send, with_json
-from leitwolf.model.commands import SetQuorum, SetVotes, TransferLeader
+from leitwolf.cli.common import Context, find_node, hand_over, send, with_json
+from leitwolf.model.commands import SetQuorum, SetVotes
 from leitwolf.model.errors import Conflict, InvalidConfig, NoQuorum, WitnessError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.witness import ROLLED_BACK, CasObject, WitnessMode
@@ -327,4 +327,4 @@ def move(context: Context, node: str | None) -> None:
     target = find_node(status, node) if node else NodeId(0)
     if not status.quorum:
         raise InvalidConfig("there is no quorum here to hand over", hint="leitwolf quorum status")
-    send(context, TransferLeader(node=target), "the quorum is handed over")
+    hand_over(context, target, "the quorum is handed over")
