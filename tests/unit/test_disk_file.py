@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import struct
 from pathlib import Path
 from uuid import uuid4
 
@@ -100,6 +102,16 @@ def test_a_share_without_locks_is_refused(place: Path, monkeypatch: pytest.Monke
     assert [check.found for check in report.checks if not check.ok] == [
         "two processes hold the lock of one block"
     ]
+
+
+def test_what_a_node_has_locked_can_be_read_by_others(place: Path) -> None:
+    """SMB servers refuse to read or write what is locked: no byte of the disk is."""
+    here = DirectFile(place)
+    here.claim("", 1, 0, lambda: None)
+    everything = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, place.stat().st_size, 0)
+    with place.open("rb") as other:
+        fcntl.fcntl(other, fcntl.F_OFD_SETLK, everything)
+    here.close()
 
 
 def test_a_scratch_file_that_cannot_be_filled_is_removed(

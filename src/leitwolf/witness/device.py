@@ -29,6 +29,10 @@ _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
 _FLOCK = "hhqqi0q"
 """struct flock: type, whence, start, length, pid."""
 
+_LOCKS_OFFSET = 1 << 62
+"""Where locks of blocks begin: behind all data. SMB servers refuse reads of what another machine
+has locked, and every node reads the blocks of all."""
+
 _CODES = {
     errno.EACCES: "witness-denied",
     errno.EPERM: "witness-denied",
@@ -169,14 +173,15 @@ class DirectFile:
         return self._unfenced
 
     def claim(self, cluster: str, node: int, offset: int, admit: Admit) -> None:
-        """Lock the range of the node's block; register its key where there are reservations.
+        """Lock what stands for the node's block; register its key where there are reservations.
 
         The kernel frees the lock when the process ends.
 
         Raises:
             WitnessError: ``witness-denied``, another process holds it; what ``admit`` raises.
         """
-        lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, offset, UNIT_BYTES, 0)
+        start = _LOCKS_OFFSET + offset
+        lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, UNIT_BYTES, 0)
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, lock)
         except OSError as error:
