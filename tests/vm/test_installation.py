@@ -98,8 +98,6 @@ ENVIRONMENT_PACKAGES = (
     "python3-lib2to3",
     "python3-pip-whl",
     "python3-setuptools-whl",
-    "ca-certificates",
-    "openssl",
 )
 """What `./install` has apt bring to a machine of the lab, with what that needs."""
 OFFLINE = """
@@ -161,8 +159,7 @@ def test_removal_leaves_state_and_keys_and_one_command_installs_again(
         cluster.until_online(not_on=3)
     assert seen.two_owners_ms == 0
     assert seen.overlap_s("runs") <= 0
-    cluster.machines.sh(3, "! pgrep -f '[l]eitwolf'")  # which finds every other word of its shell
-    cluster.machines.sh(3, f"! systemctl cat {UNIT} 2>/dev/null")
+    cluster.machines.sh(3, "! pgrep -f '[l]eitwolf' && ! systemctl cat leitwolf 2>/dev/null")
     left = cluster.machines.sh(
         3, "find / -xdev -iname '*leitwolf*' -not -path '/root/*' -not -path '/sys/*' -prune"
     )
