@@ -15,7 +15,7 @@ import pytest
 from leitwolf.model.errors import WitnessError
 from leitwolf.model.limits import CAS_BYTES_MAX
 from leitwolf.model.location import ShareLocation
-from leitwolf.witness.mounts import Mount, check_mount
+from leitwolf.witness.mounts import Mount, check_lock_loss, check_mount
 from leitwolf.witness.share import ShareCas
 from leitwolf.witness.shared_file import BLOCK_BYTES, SharedFile
 
@@ -330,6 +330,16 @@ ACCEPTED = (
     ("ocfs2", "rw"),
     ("fuse.glusterfs", "rw"),
 )
+
+
+def test_a_share_that_takes_writes_without_the_lock_is_refused() -> None:
+    """It is fit for a disk, where each node writes for itself alone; the hint says how."""
+    options = frozenset({"rw", "vers=3.1.1", "cache=strict"})
+    with pytest.raises(WitnessError, match="lost his lock") as caught:
+        check_lock_loss(Mount(point="/mnt", kind="cifs", options=options), "/mnt/w")
+    assert caught.value.code == "witness-unfit"
+    assert "quorum disk format FILE" in caught.value.hint
+    check_lock_loss(Mount(point="/mnt", kind="nfs4", options=options), "/mnt/w")
 
 
 @pytest.fixture

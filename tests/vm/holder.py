@@ -6,11 +6,12 @@ writes WORD, says ``written`` and what is there now, or what the kernel said ins
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 
-from leitwolf.witness.shared_file import BLOCK_BYTES, SharedFile, open_folder
+from leitwolf.witness.shared_file import BLOCK_BYTES, SharedFile
 
 WAIT_S = 120.0
 
@@ -18,7 +19,7 @@ WAIT_S = 120.0
 def main() -> None:
     """Do it."""
     path, word, go = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    folder = open_folder(path, local=False)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     with SharedFile(path, folder, create=True, deadline=time.monotonic() + WAIT_S) as file:
         print("holds", flush=True)
         while not go.exists():

@@ -21,7 +21,7 @@ from tests.vm.machines import MachineError, Machines
 __all__ = ["NFS", "SMB", "Kind", "Share"]
 
 HOST = "10.77.3.1"
-PASSWORD = "of this laboratory"
+PASSWORD = "laboratory"
 _GANESHA = f"""
 NFS_CORE_PARAM {{
     Protocols = 3, 4;
@@ -109,7 +109,7 @@ SMB = Kind(
     "exec smbd -F --no-process-group -s FOLDER/server.conf",
     445,
     "cifs cmac sha512_generic ccm gcm",
-    ("cifs", f"//{HOST}/export", f"vers=3.1.1,ip={HOST},user=root,pass={PASSWORD},file_mode=0600"),
+    ("cifs", f"//{HOST}/export", f"vers=3.1.1,ip={HOST},username=root,password={PASSWORD}"),
 )
 
 

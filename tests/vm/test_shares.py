@@ -76,8 +76,11 @@ def lead(cluster: Cluster, node: int) -> None:
 
 
 def test_the_share_is_fit_for_every_node(cluster: Cluster, share: Share) -> None:
-    """Each check of the self-test passes on each node."""
+    """Each check of the self-test passes on each node; on SMB it is refused, with another way."""
     place = f"share:{share.point}/tried"
+    if share.kind is SMB:
+        refused(cluster, share, share.options(1), "quorum disk format")
+        return
     for said in cluster.machines.everywhere(f"leitwolf witness test {place} --json"):
         found = json.loads(said)
         assert found["ok"], found
@@ -89,8 +92,13 @@ def test_two_nodes_and_the_share_survive_either_loss(
     cluster: Cluster, share: Share, nodes_alone: None
 ) -> None:
     """A server that stands still costs nothing; it votes again, and the owner loses power."""
-    place = f"share:{share.point}/witness"
-    cluster.machines.sh(1, f"leitwolf quorum set witness {place}", 120)
+    if share.kind is SMB:
+        place = f"{share.point}/witness"
+        cluster.machines.sh(1, f"leitwolf quorum disk format {place} --create --region 2", 120)
+        cluster.machines.sh(1, f"leitwolf quorum set disk {place} --witness", 120)
+    else:
+        place = f"share:{share.point}/witness"
+        cluster.machines.sh(1, f"leitwolf quorum set witness {place}", 120)
     until(cluster, "all nodes to reach it", lambda one: len(reached(one)) == len(NODES))
     assert place in cluster.machines.sh(3, "leitwolf quorum status")
     lead(cluster, 2)
@@ -168,7 +176,10 @@ def test_unfit_mounts_are_refused(cluster: Cluster, share: Share) -> None:
 
 
 def test_a_machine_that_lost_its_lock_writes_no_more(cluster: Cluster, share: Share) -> None:
-    """It stood still with the lock, its server gave it to another: what it writes is refused."""
+    """It stood still with the lock, its server gave it to another: what it writes is refused.
+
+    By NFS. That SMB takes it is why no witness is a value under a lock there.
+    """
     cluster.place(1)
     run = f"{PYTHON} /opt/holder.py {share.point}/held"
     for node in (1, 3):
@@ -191,5 +202,6 @@ def test_a_machine_that_lost_its_lock_writes_no_more(cluster: Cluster, share: Sh
     late = cluster.machines.sh(3, "cat /run/said")
     kept = cluster.machines.sh(1, f"tr -d '\\0' <{share.point}/held; rm {share.point}/held")
     cluster.calm()
-    assert kept == "newer", late
-    assert "written" not in late
+    lost = share.kind is SMB
+    assert ("written" in late) is lost, late
+    assert (kept == "newer") is not lost

@@ -8,7 +8,7 @@ import msgspec
 
 from leitwolf.model.errors import WitnessError
 
-__all__ = ["Mount", "check_mount", "find_mount"]
+__all__ = ["Mount", "check_lock_loss", "check_mount", "find_mount"]
 
 _LOCAL = frozenset(
     {
@@ -54,6 +54,24 @@ def find_mount(descriptor: int) -> Mount | None:
                 options=frozenset([*fields[5].split(","), *behind[-1].split(",")]),
             )
     return None
+
+
+def check_lock_loss(mount: Mount, path: str) -> None:
+    """Refuse a file system that does the writes of a machine that lost its lock meanwhile.
+
+    After a connection was lost, Linux opens files on SMB anew by their names and takes their locks
+    again, and the write under way is done as if nothing had been.
+
+    Raises:
+        WitnessError: it is of that kind (code ``witness-unfit``).
+    """
+    if mount.kind in _SMB:
+        raise WitnessError(
+            f"{path}: SMB takes writes of who lost his lock",
+            code="witness-unfit",
+            hint="let a file there be a disk, in which each node writes for itself alone: "
+            "leitwolf quorum disk format FILE --create; leitwolf quorum set disk FILE --witness",
+        )
 
 
 def check_mount(mount: Mount, path: str, *, local: bool, laboratory: str = "?local=yes") -> None:

@@ -1,4 +1,4 @@
-"""``share:/FOLDER/FILE``: a value in a file on NFS, SMB, or any file system that all nodes mount.
+"""``share:/FOLDER/FILE``: a value in a file on NFS 4, or another file system that all nodes mount.
 
 The file, in blocks of 4096 bytes: a header {magic, counter of the newest whole value, crc}, then
 two slots {magic, counter, length, nonce, crc of all and of the value; value}. Value n is in slot
@@ -193,5 +193,5 @@ class ShareCas:
             raise WitnessError(
                 f"share:{self._path}: another machine wrote in spite of the lock",
                 code="witness-unfit",
-                hint="NFS 4 or SMB 3, with locks that the server enforces",
+                hint="NFS 4, with locks that the server enforces",
             )

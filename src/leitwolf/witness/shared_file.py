@@ -1,8 +1,8 @@
 """A file under a lock, read and written past the caches of this machine.
 
-The lock is a byte-range lock of the open file (OFD): that is what NFS and SMB carry to the server.
-flock is not. It is held by the very file that is written: NFS 4 and SMB servers refuse writes of a
-machine whose lock they took away.
+The lock is a byte-range lock of the open file (OFD): that is what NFS carries to the server. flock
+is not. It is held by the very file that is written: NFS 4 servers refuse writes of a machine whose
+lock they took away, and Linux does not take it again by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from leitwolf.model.errors import WitnessError
-from leitwolf.witness.mounts import check_mount, find_mount
+from leitwolf.witness.mounts import check_lock_loss, check_mount, find_mount
 
 __all__ = ["BLOCK_BYTES", "SharedFile", "open_folder", "sync_folder"]
 
@@ -52,6 +52,7 @@ def open_folder(path: Path, *, local: bool) -> int:
         mount = find_mount(folder)
         if mount is not None:
             check_mount(mount, str(path), local=local)
+            check_lock_loss(mount, str(path))
     except BaseException:
         os.close(folder)
         raise
@@ -120,7 +121,7 @@ class SharedFile:
                     raise WitnessError(
                         f"share:{self._path}: no byte-range locks: {error.strerror}",
                         code="witness-unfit",
-                        hint="NFS 4 or SMB 3 with locks; the server may have them switched off",
+                        hint="NFS 4 with locks; the server may have them switched off",
                     ) from error
                 if error.errno not in _TAKEN:
                     raise
