@@ -108,7 +108,7 @@ SMB = Kind(
     f"yes '{PASSWORD}' | head -2 | smbpasswd -c FOLDER/server.conf -L -s -a root && "
     "exec smbd -F --no-process-group -s FOLDER/server.conf",
     445,
-    "cifs cmac sha512_generic ccm gcm",
+    "cifs cmac sha512_generic ccm gcm ctr ghash_generic",
     ("cifs", f"//{HOST}/export", f"vers=3.1.1,ip={HOST},username=root,password={PASSWORD}"),
 )
 
