@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from leitwolf.model.views import StatusView
 pytestmark = pytest.mark.root
 
 _HEALED_S = 60.0
+_SILENT_S = 20.0
 
 
 @pytest.fixture
@@ -30,9 +32,15 @@ def asked(members: Members, node: str, *words: str) -> dict[str, Any]:
     return value
 
 
-def may_force(members: Members, node: str) -> bool:
-    """Return whether nothing speaks against a force any more."""
-    return not asked(members, node, "force", "--show")["code"]
+def until_silent(members: Members, node: str) -> None:
+    """Wait until nothing speaks against a force on a node any more."""
+    deadline, shown = time.monotonic() + _SILENT_S, {}
+    while time.monotonic() < deadline:
+        shown = asked(members, node, "force", "--show")
+        if not shown["code"]:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{node} may not force: {shown}")
 
 
 def online(view: StatusView) -> bool:
@@ -66,11 +74,7 @@ def test_the_last_node_goes_on_and_the_others_heal(members: Members) -> None:
     members.until(last, lambda view: not view.quorum, "no quorum")
     too_early = asked(members, last, "force", "--nodes", last, "--confirm-others-down")
     assert too_early["code"] in {"others-heard", "quorum-exists"}
-    members.until(
-        last,
-        lambda _: may_force(members, last),
-        "silence",
-    )
+    until_silent(members, last)
     unasked = asked(members, last, "force")
     assert unasked["code"] == "not-confirmed"
     shown = asked(members, last, "force", "--show")
@@ -112,11 +116,7 @@ def test_two_forced_halves_refuse_each_other(members: Members) -> None:
     for half in halves:
         members.until(half[0], lambda view: not view.quorum, "no quorum")
     for half in halves:
-        members.until(
-            half[0],
-            lambda _: may_force(members, half[0]),  # noqa: B023  # called at once
-            "silence",
-        )
+        until_silent(members, half[0])
         done = asked(members, half[0], "force", "--confirm-others-down")
         assert done["exit"] == 0, done
     members.until("n1", online, "the group online in one half")
