@@ -1,8 +1,8 @@
 """The UDP sockets of the guard: one for each of this node's link addresses.
 
-Sockets are bound freely (the address need not be there yet), and bound anew when sending fails as
-it does after an interface went and came back. Nothing here blocks; what cannot be sent is lost, as
-datagrams are.
+Sockets are bound freely (the address need not be there yet), and bound anew when nothing can be
+sent, as after an interface went and came back. A socket that still reaches anybody is kept, with
+what waits in it. Nothing here blocks; what cannot be sent is lost, as datagrams are.
 """
 
 from __future__ import annotations
@@ -43,6 +43,22 @@ class _Link:
     port: int
     channel: socket.socket | None = None
     bind_at: int = 0
+    """Instant of the next binding, 0: none is due."""
+    works: bool = False
+    """The kernel took a datagram since the binding, or since the last failure was noted."""
+    told: bool = False
+    """The binding was reported, and nothing could be sent since."""
+
+    def failed(self, at: int) -> None:
+        """Bind anew at an instant, unless something can be sent until then."""
+        if not self.bind_at:
+            self.bind_at = at
+            self.works = False
+
+    def sent(self) -> None:
+        """The kernel took a datagram."""
+        self.works = True
+        self.told = False
 
 
 class Datagrams:
@@ -95,17 +111,22 @@ class Datagrams:
     # --- binding ---------------------------------------------------------------------------------
 
     def maintain(self, now: int) -> list[str]:
-        """Bind what is due to be bound; return the links that were."""
+        """Bind what is due to be bound; return the links that were, each once until it works."""
         bound = []
         for number, link in enumerate(self._links):
             if link.channel is not None and link.bind_at and now >= link.bind_at:
+                if link.works:
+                    link.bind_at = 0
+                    continue
                 self._unbind(link)
                 link.bind_at = now
             if link.channel is None and link.address and now >= link.bind_at:
                 link.bind_at = now + _BIND_AGAIN_NS
                 if self._bind(number, link):
                     link.bind_at = 0
-                    bound.append(link.address)
+                    if not link.told:
+                        bound.append(link.address)
+                    link.told = True
         return bound
 
     def deadline(self) -> int:
@@ -164,11 +185,12 @@ class Datagrams:
                 continue
             try:
                 own.channel.sendto(self._sealer.seal(number, packet), target)
+                own.sent()
             except (BlockingIOError, ConnectionRefusedError):
                 self.unsent += 1  # full queue, or the other guard is not there
             except OSError:
                 self.unsent += 1
-                own.bind_at = own.bind_at or now + _BIND_AGAIN_NS
+                own.failed(now + _BIND_AGAIN_NS)
 
     def receive(self, now: int) -> Iterator[tuple[int, int, PeerMessage]]:
         """Return sender, link and message of all datagrams that wait; what is wrong is counted."""
@@ -183,7 +205,7 @@ class Datagrams:
                 except ConnectionRefusedError:
                     continue  # an earlier datagram was answered by ICMP
                 except OSError:
-                    link.bind_at = link.bind_at or 1
+                    link.failed(now)
                     break
                 foreign = self._foreign()
                 found = self._open(number, datagram)
