@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
+from tests.effort import part
 from tests.linearizable import Kind, Operation, unexplained
 from tests.sim_calm import MS, cut, leader, reach, started
 from tests.sim_clients import GROUP, recorded
@@ -14,8 +13,6 @@ from leitwolf.model.commands import AddGroup, ChangeGroup, MoveGroup, WishGroup
 from leitwolf.model.errors import InvariantError
 from leitwolf.model.ids import GroupId, NodeId, Wish
 from leitwolf.sim.faults import MIXES
-
-RUNS = int(os.environ.get("LEITWOLF_SIM_RUNS", "40"))
 
 
 def explained(history: list[Operation], initial: int) -> bool:
@@ -47,7 +44,7 @@ def test_histories_are_linearizable(seed: int, quorum: str) -> None:
 def test_more_histories_are_linearizable(quorum: str) -> None:
     """The same with other kinds of quorum, two nodes and a witness among them."""
     nodes = 3 if quorum in ("majority", "disk") else 2
-    for seed in range(100, 100 + max(3, RUNS // 8)):
+    for seed in range(100, 100 + part(40)):
         print(f"seed {seed} {quorum} {nodes} nodes")
         assert explained(*recorded(seed, quorum=quorum, nodes=nodes))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.effort import part
 from tests.sim_forced import SURVIVED
 
 from leitwolf.core.rules import ALL_RULES, Rules
@@ -19,10 +20,12 @@ def test_what_operators_meet(scene: Callable[[int, Rules], None]) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("scene", SURVIVED, ids=lambda scene: scene.__name__)
 def test_what_operators_meet_at_other_times(scene: Callable[[int, Rules], None]) -> None:
     """The same at many other moments."""
-    for seed in range(2, 40):
+    for seed in range(2, 2 + part(38)):
+        print(f"seed {seed}")
         scene(seed, ALL_RULES)
 
 
@@ -45,9 +48,10 @@ def test_random_disasters(nodes: int, quorum: str, dynamic: bool) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("nodes", [2, 3, 4, 5])
 @pytest.mark.parametrize("quorum", ["majority", "disk", "disk-witness", "tag-witness"])
 def test_many_random_disasters(nodes: int, quorum: str) -> None:
     """The same for longer, with every kind of quorum."""
-    for seed in range(100, 140):
+    for seed in range(100, 100 + part(40)):
         disaster(seed, nodes, quorum)

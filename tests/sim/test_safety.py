@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import pytest
 from lab.simulate import describe, main
 from lab.soak import Job, sweep, varied
+from tests.effort import RUNS
 
 from leitwolf.sim.scenario import Setting, simulate
 
-LONG_RUNS = int(os.environ.get("LEITWOLF_SIM_RUNS", "2000"))
-"""Bounded where time is: each run takes a core for about a second."""
 LONG_CHAOS_S = 26.0
 """With start and settling a run lasts more than 30 simulated seconds."""
 FAILURES_SHOWN_MAX = 5
@@ -45,9 +43,7 @@ def test_no_invariant_breaks() -> None:
 @pytest.mark.timeout(2_400)
 def test_no_invariant_breaks_in_many_worlds() -> None:
     """Many worlds of one to seven nodes, of several profiles, stay safe and recover."""
-    demand_all_well(
-        (seed, varied(seed, LONG_CHAOS_S)) for seed in range(10_000, 10_000 + LONG_RUNS)
-    )
+    demand_all_well((seed, varied(seed, LONG_CHAOS_S)) for seed in range(10_000, 10_000 + RUNS))
 
 
 def test_a_seed_decides_everything() -> None:
