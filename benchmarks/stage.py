@@ -92,7 +92,7 @@ class Stage:
 
     def client(self, node: str) -> Client:
         """Return the API of a node, without the start of a command."""
-        return Client(self.inside(node, "/run/leitwolf"))
+        return self.cluster.client(node)
 
     def status(self, node: str = "") -> StatusView:
         """Return the cluster as one node sees it."""

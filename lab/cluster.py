@@ -6,13 +6,19 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-from lab.world import World
+import msgspec
 
-__all__ = ["ClusterError", "LabCluster", "is_leitwolf"]
+from lab.processes import argv_of, members_of
+from lab.world import World
+from leitwolf.client import Client
+from leitwolf.model.errors import LeitwolfError
+
+__all__ = ["ClusterError", "LabCluster", "all_up", "is_leitwolf", "runs_module"]
 
 RUNTIME = "/run/leitwolf"
 _READY_S = 20.0
@@ -22,9 +28,19 @@ class ClusterError(Exception):
     """The cluster did not do what was asked; says what it answered."""
 
 
-def is_leitwolf(_: int, argv: list[str] | Any) -> bool:
-    """Return whether a process is one of Leitwolf's own (for partial freezes)."""
-    return any("leitwolf" in part for part in argv)
+def runs_module(name: str, argv: Sequence[str]) -> bool:
+    """Return whether a command line is that of a module of Python, or of one below it.
+
+    Other programs may have a word of it in their paths.
+    """
+    return any(
+        option == "-m" and f"{module}.".startswith(f"{name}.") for option, module in pairwise(argv)
+    )
+
+
+def is_leitwolf(_: int, argv: Sequence[str]) -> bool:
+    """Return whether a process is one of Leitwolf's own; what it keeps running is not."""
+    return runs_module("leitwolf", argv)
 
 
 class LabCluster:
@@ -124,10 +140,25 @@ class LabCluster:
         output, errors = process.communicate(timeout=timeout_s)
         return subprocess.CompletedProcess(list(arguments), process.returncode, output, errors)
 
+    def client(self, node: str) -> Client:
+        """Return the API of a node, without the start of a command."""
+        return Client(Path(f"/proc/{self.world.pid(node)}/root{RUNTIME}"))
+
     def status(self, node: str) -> dict[str, Any]:
-        """Return the cluster as a node sees it."""
-        view: dict[str, Any] = self.ask(node, "status")
+        """Return the cluster as a node sees it.
+
+        Raises:
+            ClusterError: it does not answer.
+        """
+        try:
+            view: dict[str, Any] = msgspec.to_builtins(self.client(node).status())
+        except LeitwolfError as error:
+            raise ClusterError(f"{node}: {error}") from error
         return view
+
+    def processes(self, node: str, belongs: Callable[[Sequence[str]], bool]) -> list[int]:
+        """Return the processes of a node, as seen from here, whose command lines belong."""
+        return [pid for pid in members_of(self.world.pid(node)) if belongs(argv_of(pid))]
 
     # --- forming ---------------------------------------------------------------------------------
 
@@ -155,10 +186,16 @@ class LabCluster:
 
     def _wait_daemon(self, node: str) -> None:
         deadline = time.monotonic() + _READY_S
-        while self.command(node, "status").returncode == 7:
-            if time.monotonic() > deadline:
-                raise ClusterError(f"{node} does not start:\n{self.log_of(node).read_text()}")
-            time.sleep(0.05)
+        while True:
+            try:
+                self.status(node)
+            except ClusterError as error:
+                if time.monotonic() > deadline:
+                    said = self.log_of(node).read_text()
+                    raise ClusterError(f"{node} does not start:\n{said}") from error
+            else:
+                return
+            time.sleep(0.02)
 
     def wait(
         self,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 __all__ = [
     "argv_of",
     "children_of",
+    "kill",
     "members_of",
     "numbered",
     "parents",
@@ -105,3 +109,20 @@ def wait_until_stopped(pids: Sequence[int], timeout_s: float) -> None:
     for pid in pids:
         while state_of(pid) in {"R", "S"} and time.monotonic() < deadline:
             time.sleep(0.0005)
+
+
+def kill(pids: Sequence[int], timeout_s: float) -> list[int]:
+    """Kill processes; return those that ended by then, which the kernel says itself."""
+    ended = []
+    for pid in pids:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue  # it was gone before
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            if select.select([handle], [], [], timeout_s)[0]:
+                ended.append(pid)
+        finally:
+            os.close(handle)
+    return ended
