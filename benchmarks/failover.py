@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lab.processes import argv_of, members_of
 
+from benchmarks import peers
 from benchmarks.rows import Row, median
 from benchmarks.stage import GROUP, OTHER, Stage, say
 from leitwolf.core.lease.profile import PROFILES
@@ -32,8 +33,8 @@ _AFTER_HEAL_S = 3.0
 """How long is looked for a second outage."""
 _SHORT_S = 0.4
 """A move and its echoes are over by then."""
-_AFTER_KILL_S = 2.0
-"""How long is looked for an outage once a killed process is back."""
+_AFTER_KILL_S = 1.0
+"""How long is looked for an outage once a killed process is back: every lease is over by then."""
 _RESTART_S = 10.0
 
 
@@ -108,7 +109,7 @@ def power_losses(
     name = f"{title}, {profile.name}"
     worst = f"worst {max(outages):.0f}"
     return [
-        Row(f"{name}: outage", median(outages), "ms", goal, note=worst),
+        peers.beside(Row(f"{name}: outage", median(outages), "ms", goal, note=worst), peers.CRASH),
         Row(f"{name}: outage of another group, worst", max(others), "ms", 0),
         Row(f"{name}: two owners, worst", max(doubles), "ms", 0),
     ]
@@ -120,8 +121,12 @@ def _isolation(
     what: str,
     fault: Callable[[str], object],
     heal: Callable[[str], object],
-) -> list[Row]:
-    """Take an owner out without its knowledge, let it back, and look for what should not be."""
+) -> tuple[Row, Row, Row]:
+    """Take an owner out without its knowledge, let it back, and look for what should not be.
+
+    Returns:
+        The outage, the time with two owners, the second outage.
+    """
     profile = PROFILES[stage.cluster.profile]
     outages, doubles, second = [], [], []
     for number in range(rounds):
@@ -138,27 +143,42 @@ def _isolation(
         stage.calm()
     goal = profile.run_ms + 30
     note = f"worst {max(outages):.0f}; every other owner leads"
-    return [
-        Row(f"{what} of the owner, {profile.name}: outage", median(outages), "ms", goal, note=note),
-        Row(f"{what} of the owner, {profile.name}: two owners, worst", max(doubles), "ms", 0),
-        Row(f"{what} of the owner, {profile.name}: second outage, worst", max(second), "ms", 0),
-    ]
+    name = f"{what} of the owner, {profile.name}"
+    return (
+        Row(f"{name}: outage", median(outages), "ms", goal, note=note),
+        Row(f"{name}: two owners, worst", max(doubles), "ms", 0),
+        Row(f"{name}: second outage, worst", max(second), "ms", 0),
+    )
 
 
 def freezes(stage: Stage, rounds: int) -> list[Row]:
-    """Stop every process of the owner (SIGSTOP), and thaw it."""
-    return _isolation(stage, rounds, "freeze", stage.world.freeze, stage.world.thaw)
+    """Stop every process of the owner (SIGSTOP), and thaw it.
+
+    The peers show no outage to compare: their frozen owner answers on, and is the second one.
+    """
+    world = stage.world
+    outage, doubles, second = _isolation(stage, rounds, "freeze", world.freeze, world.thaw)
+    return [
+        outage,
+        peers.beside(doubles, peers.FROZEN_TWO),
+        peers.beside(second, peers.FROZEN_AGAIN),
+    ]
 
 
 def partitions(stage: Stage, rounds: int) -> list[Row]:
     """Cut the interconnect of the owner, which keeps the network of its clients, and heal it."""
-    return _isolation(
+    outage, doubles, second = _isolation(
         stage,
         rounds,
         "partition",
         lambda owner: stage.world.cut(owner, ["ic0"]),
         lambda owner: stage.world.heal(owner, ["ic0"]),
     )
+    return [
+        peers.beside(outage, peers.PARTITION),
+        peers.beside(doubles, peers.PARTITION_TWO),
+        peers.beside(second, peers.PARTITION_AGAIN),
+    ]
 
 
 def planned_moves(stage: Stage, rounds: int) -> list[Row]:
@@ -173,13 +193,17 @@ def planned_moves(stage: Stage, rounds: int) -> list[Row]:
         time.sleep(_SHORT_S)
         outages.append(_longest(stage, GROUP))
     say(f"  planned moves: {', '.join(f'{outage:.0f}' for outage in outages)} ms")
-    note = f"worst {max(outages):.0f}"
-    return [Row("planned move of an address: outage", median(outages), "ms", 10, note=note)]
+    name, note = "planned move of an address: outage", f"worst {max(outages):.0f}"
+    return [peers.beside(Row(name, median(outages), "ms", 10, note=note), peers.MOVE)]
 
 
-def cold_start(stage: Stage, rounds: int) -> list[Row]:
-    """Start Leitwolf on three formed nodes at once, until the address answers."""
-    took = []
+def cold_start(stage: Stage, rounds: int, *, long_log: bool = False) -> list[Row]:
+    """Start Leitwolf on three formed nodes at once, until the address answers.
+
+    With a ``long_log`` behind them it is only told how long that takes.
+    """
+    took: list[float] = []
+    entries = stage.status().index
     for number in range(rounds):
         stage.calm()
         for node in stage.world.nodes:
@@ -196,7 +220,10 @@ def cold_start(stage: Stage, rounds: int) -> list[Row]:
         took.append((min(ended) - begun) / 1e9 if ended else float("inf"))
         say(f"  start of three nodes {number + 1}/{rounds}: {took[-1]:.2f} s")
     name = "three formed nodes started until the address answers"
-    return [Row(name, median(took), "s", 2, note=f"worst {max(took):.2f}")]
+    note = f"worst {max(took):.2f}; {entries} entries behind them"
+    if long_log:
+        return [Row(f"{name}, long log", median(took), "s", note=note)]
+    return [peers.beside(Row(name, median(took), "s", 2, note=note), peers.START)]
 
 
 # --- killed processes ----------------------------------------------------------------------------

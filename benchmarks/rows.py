@@ -34,8 +34,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
 class Row:
     """One figure.
 
-    ``goal`` None: it is only told. ``at_least``: more is better. ``peer``: what the peer needs in
-    the same run, in the same unit.
+    ``goal`` None: it is only told. ``at_least``: more is better. ``peer``: what the peer needs, in
+    the same unit; in the same run unless the note says otherwise.
     """
 
     name: str

@@ -7,6 +7,7 @@ import json
 import math
 
 import pytest
+from benchmarks import peers
 from benchmarks.crowd import Answers
 from benchmarks.rows import Row, median, percentile, table
 
@@ -50,6 +51,18 @@ def test_the_ratio_is_told_only_with_a_peer() -> None:
     assert Row("commit", 3, "ms").ratio is None
     assert Row("commit", 3, "ms", peer=0).ratio is None
     assert Row("commit", math.nan, "ms", peer=2).ratio is None
+
+
+def test_a_peer_of_another_run_is_named_as_such() -> None:
+    """Ratio and note are there, and what the row said before; no peer stands without a name."""
+    row = peers.beside(Row("outage", 428, "ms", 450, note="worst 447"), peers.CRASH)
+    assert row.document()["peer"] == 295
+    assert row.document()["ratio"] == 1.45
+    assert row.met is True
+    assert row.note == "worst 447; peer, not in this run: keepalived; Pacemaker 773"
+    bare = peers.beside(Row("two owners", 0, "ms", 0), peers.FROZEN_TWO)
+    assert bare.ratio == 0
+    assert bare.note.startswith("peer, not in this run: Pacemaker")
 
 
 def test_documents_are_strict_json() -> None:
