@@ -504,7 +504,7 @@ def test_start_that_never_gets_ready_fails_in_words(calm: Calm) -> None:
     calm.cluster.ask("n1", "group", "set", "slow", "--failovers=1")
     calm.cluster.ask(
         "n1", "resource", "add", "slow", "slow-app", "process", "command=sleep 7773",
-        "check_tcp=127.0.0.1:9", "ready_timeout_ms=500",
+        "check_tcp=127.0.0.1:9", "ready_timeout_ms=500", "--no-wait",
     )  # fmt: skip
     group = until_status(calm, "slow", "failed")
     time.sleep(1.5)

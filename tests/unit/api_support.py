@@ -22,11 +22,22 @@ from leitwolf.model.views import (
     LogLine,
     NodeLine,
     QuorumView,
+    ResourceView,
     StatusView,
     StoppedView,
 )
 
-__all__ = ["ROOT", "FakeService", "Reply", "ask", "node_line", "status_view"]
+__all__ = [
+    "ROOT",
+    "FakeService",
+    "Reply",
+    "ask",
+    "group_view",
+    "log_line",
+    "node_line",
+    "resource_view",
+    "status_view",
+]
 
 ROOT = Caller(name="root", may_read=True, may_change=True)
 
@@ -47,6 +58,52 @@ def node_line(number: int, **changes: Any) -> NodeLine:
     return msgspec.structs.replace(line, **changes)
 
 
+def resource_view(name: str, state: str = "online", **changes: Any) -> ResourceView:
+    """A process that shall be online."""
+    item = ResourceView(
+        id=name,
+        type="process",
+        state=state,
+        wish="online",
+        code="c",
+        reason=f"{name} is {state}",
+        parameters={},
+        depends=(),
+        changed=5,
+    )
+    return msgspec.structs.replace(item, **changes)
+
+
+def group_view(*resources: ResourceView, **changes: Any) -> GroupView:
+    """The group web, online on n2."""
+    view = GroupView(
+        id="web",
+        status="online",
+        wish="online",
+        phase="active",
+        owner="n2",
+        reason="started",
+        generation=1,
+        preferred=(),
+        resources=resources,
+        changed=5,
+    )
+    return msgspec.structs.replace(view, **changes)
+
+
+def log_line(index: int) -> LogLine:
+    """One line of the timeline."""
+    return LogLine(
+        index=index,
+        wall=0,
+        by="x",
+        code="c",
+        because=f"b{index}",
+        cause=0,
+        events=(f"e{index}",),
+    )
+
+
 def status_view(**changes: Any) -> StatusView:
     """A cluster of three that is well and owns one group."""
     view = StatusView(
@@ -61,20 +118,7 @@ def status_view(**changes: Any) -> StatusView:
         index=7,
         advice="",
         nodes=(node_line(1), node_line(2), node_line(3)),
-        groups=(
-            GroupView(
-                id="web",
-                status="online",
-                wish="online",
-                phase="active",
-                owner="n2",
-                reason="started",
-                generation=1,
-                preferred=(),
-                resources=(),
-                changed=5,
-            ),
-        ),
+        groups=(group_view(),),
     )
     return msgspec.structs.replace(view, **changes)
 
@@ -87,6 +131,8 @@ class FakeService:
     """Answers what a test wants to hear, and remembers what it was asked."""
 
     view: StatusView = field(default_factory=status_view)
+    later: list[StatusView] = field(default_factory=list)
+    """What is to be seen next, each after somebody waited."""
     answer: Answer = field(default_factory=lambda: Answer(index=8))
     error: LeitwolfError | None = None
     commands: list[tuple[Command, str]] = field(default_factory=list)
@@ -121,6 +167,8 @@ class FakeService:
 
     async def wait_beyond(self, index: int, timeout_s: float) -> int:
         await asyncio.sleep(0)
+        if self.later:
+            self.view = self.later.pop(0)
         return max(index, self.view.index) if timeout_s >= 0 else index
 
     async def command(

@@ -18,7 +18,15 @@ import click
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
-from tests.unit.api_support import STOPPED, FakeService, node_line, status_view
+from tests.unit.api_support import (
+    STOPPED,
+    FakeService,
+    group_view,
+    log_line,
+    node_line,
+    resource_view,
+    status_view,
+)
 from tests.unit.test_store_log import IDENTITY, SMALL, entry
 
 from leitwolf.api import serve_unix
@@ -42,8 +50,6 @@ from leitwolf.model.views import (
     ForceGroup,
     ForceNode,
     ForceView,
-    LogLine,
-    ResourceView,
     StatusView,
 )
 from leitwolf.state import encode_backup, take_backup
@@ -382,19 +388,7 @@ def test_pause_waits_until_the_groups_are_gone(
     folder: Path, service: FakeService, name: str
 ) -> None:
     """Whether the node was given by its name or by its number."""
-    item = ResourceView(
-        id="web-ip",
-        type="ip_address",
-        state="online",
-        wish="online",
-        code="c",
-        reason="r",
-        parameters={},
-        depends=(),
-        changed=5,
-    )
-    (group,) = service.view.groups
-    service.view = status_view(groups=(msgspec.structs.replace(group, resources=(item,)),))
+    service.view = status_view(groups=(group_view(resource_view("web-ip")),))
     done = run(folder, "node", "pause", name, "--timeout", "0.1")
     assert done.exit_code == 6
     assert "web still on n2" in done.stderr
@@ -729,10 +723,7 @@ def completed(folder: Path, typed: str) -> list[str]:
 
 def test_log_after_an_index(folder: Path, service: FakeService) -> None:
     """The timeline goes on where the reader was."""
-    service.lines = [
-        LogLine(index=i, wall=0, by="x", code="c", because=f"b{i}", cause=0, events=(f"e{i}",))
-        for i in (1, 2)
-    ]
+    service.lines = [log_line(i) for i in (1, 2)]
     done = run(folder, "log", "--after", "1")
     assert "e2" in done.output
     assert "e1" not in done.output
@@ -756,10 +747,7 @@ def test_reads_without_quorum_say_that_they_may_be_old(
 def test_log_without_an_index_shows_the_newest(folder: Path, service: FakeService) -> None:
     """Who looks at night wants to know what has just happened."""
     service.view = status_view(index=9)
-    service.lines = [
-        LogLine(index=i, wall=0, by="x", code="c", because=f"b{i}", cause=0, events=(f"e{i}",))
-        for i in range(1, 10)
-    ]
+    service.lines = [log_line(i) for i in range(1, 10)]
     done = run(folder, "log", "--limit", "2")
     assert done.exit_code == 0, done.output
     assert [line.split()[0] for line in done.output.splitlines()] == ["8", "9"]

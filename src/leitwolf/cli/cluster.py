@@ -12,11 +12,11 @@ from leitwolf.cli.common import (
     find_node,
     lifetime_option,
     send,
-    timeout_option,
     warn_if_old,
     with_json,
     yes_option,
 )
+from leitwolf.cli.waiting import wait_options
 from leitwolf.model.commands import ChangeCluster, EvictNode, SetNetwork
 from leitwolf.model.errors import Conflict, InvalidConfig, RequestTimeout
 from leitwolf.model.ids import NetworkRole
@@ -121,9 +121,9 @@ def _join(context: Context, request: JoinRequestView) -> None:
 
 
 @click.command()
-@timeout_option(120.0)
+@wait_options(120.0)
 @with_json
-def leave(context: Context, timeout_s: float) -> None:
+def leave(context: Context, wait: bool, timeout_s: float) -> None:
     """Leave the cluster: groups move away first."""
     client = context.client
     view = client.status()
@@ -135,6 +135,9 @@ def leave(context: Context, timeout_s: float) -> None:
         )
     number = find_node(view, view.node)
     answer = client.command(EvictNode(node=number, leaving=True))
+    if not wait:
+        context.show(answer, f"{view.node} leaves {view.cluster} (entry {answer.index})")
+        return
     deadline = time.monotonic() + timeout_s
     context.waits_for = "it goes on without you; see: leitwolf status"
     context.progress("waiting until the cluster goes on without this node")

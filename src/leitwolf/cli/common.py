@@ -1,4 +1,4 @@
-"""What all commands share: the client, output as text or JSON, waiting, errors."""
+"""What all commands share: the client, output as text or JSON, errors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,9 @@ import msgspec
 
 from leitwolf.client import Client
 from leitwolf.model.commands import Answer, Command, TransferLeader
-from leitwolf.model.errors import (
-    Conflict,
-    LeitwolfError,
-    NoQuorum,
-    NotFound,
-    RequestTimeout,
-    UsageError,
-)
+from leitwolf.model.errors import Conflict, LeitwolfError, NoQuorum, NotFound, UsageError
 from leitwolf.model.ids import NodeId
-from leitwolf.model.views import GroupView, NodeLine, StatusView
+from leitwolf.model.views import NodeLine, StatusView
 
 __all__ = [
     "Context",
@@ -39,8 +32,6 @@ __all__ = [
     "report",
     "send",
     "timeout_option",
-    "wait_for_group",
-    "wait_option",
     "warn_if_old",
     "with_json",
     "yes_option",
@@ -122,7 +113,7 @@ complete_resource = _completes(
 )
 
 
-# --- output, errors, waiting ---------------------------------------------------------------------
+# --- output and errors ---------------------------------------------------------------------------
 
 
 def with_json(function: F) -> F:
@@ -199,14 +190,6 @@ def yes_option(function: F) -> F:
     return click.option("--yes", is_flag=True, help="Do not ask.")(function)
 
 
-def wait_option(function: F) -> F:
-    """Give a command ``--wait/--no-wait`` and ``--timeout``."""
-    function = timeout_option(60.0)(function)
-    return click.option("--wait/--no-wait", default=True, help="Wait for the outcome (default).")(
-        function
-    )
-
-
 def send(context: Context, command: Command, text: str) -> Answer:
     """Send a command and print what was done."""
     answer = context.client.command(command)
@@ -259,69 +242,8 @@ def named_node(status: StatusView, name: str) -> NodeLine:
     raise NotFound(f"there is no node {name!r}; nodes are: {names}")
 
 
-def _group(status: StatusView, name: str) -> GroupView:
-    for group in status.groups:
-        if group.id == name:
-            return group
-    raise NotFound(f"there is no group {name!r}")
-
-
-def _failure(group: GroupView) -> Conflict:
-    """Return why a group failed: in the words of the resource that did."""
-    hint = f"leitwolf why {group.id}; then: leitwolf group recover {group.id}"
-    for item in group.resources:
-        if item.state == "failed":
-            text = f"group {group.id} failed: {item.reason}"
-            return Conflict(text, code=item.code, hint=hint)
-    return Conflict(f"group {group.id} failed: {group.reason}", code="group-failed", hint=hint)
-
-
 def warn_if_old(context: Context) -> None:
     """Say on stderr that what is shown may be old, where there is no quorum."""
     status = context.client.status()
     if status.formed and not status.quorum:
         click.echo("! no quorum here: as this node knows it, may be old", err=True)
-
-
-def wait_for_group(
-    context: Context,
-    name: str,
-    done: Callable[[GroupView], bool],
-    *,
-    index: int,
-    timeout_s: float,
-) -> GroupView:
-    """Wait until a group is as wanted, telling progress.
-
-    Args:
-        context: the invocation.
-        name: the group.
-        done: tells whether the group is as wanted.
-        index: entry of the command; older states do not count.
-        timeout_s: seconds.
-
-    Raises:
-        Conflict: the group failed.
-        RequestTimeout: it is not as wanted in time.
-    """
-    context.waits_for = f"it goes on without you; ask: leitwolf why {name}"
-    client, deadline, said = context.client, time.monotonic() + timeout_s, ""
-    while True:
-        status = client.status()
-        group = _group(status, name)
-        if status.index >= index:
-            if done(group):
-                return group
-            if group.status == "failed":
-                raise _failure(group)
-        line = f"{name}: {group.status} on {group.owner or 'no node'} ({group.reason})"
-        if line != said:
-            said = line
-            context.progress(line)
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise RequestTimeout(
-                f"group {name} is {group.status} after {timeout_s:g} s: {group.reason}",
-                hint=context.waits_for,
-            )
-        client.wait_beyond(status.index, min(remaining, 1.0))

@@ -10,10 +10,9 @@ from leitwolf.cli.common import (
     complete_node,
     find_node,
     send,
-    wait_for_group,
-    wait_option,
     with_json,
 )
+from leitwolf.cli.waiting import as_wished, wait_for_group, wait_option, wait_until_removed
 from leitwolf.model.commands import (
     AddGroup,
     ChangeGroup,
@@ -141,10 +140,15 @@ def add(
 @group.command("remove")
 @click.argument("name", shell_complete=complete_group)
 @click.option("--force", is_flag=True, help="Take it offline and remove its resources too.")
+@wait_option
 @with_json
-def remove(context: Context, name: str, force: bool) -> None:
+def remove(context: Context, name: str, force: bool, wait: bool, timeout_s: float) -> None:
     """Remove a group that is offline."""
-    send(context, RemoveGroup(group=GroupId(name), force=force), f"group {name} removed")
+    answer = context.client.command(RemoveGroup(group=GroupId(name), force=force))
+    if wait:
+        wait_until_removed(context, name, index=answer.index, timeout_s=timeout_s)
+    text = "removed" if wait else "is being removed"
+    context.show(answer, f"group {name} {text} (entry {answer.index})")
 
 
 def _wish(context: Context, name: str, wish: Wish, wait: bool, timeout_s: float) -> None:
@@ -152,13 +156,14 @@ def _wish(context: Context, name: str, wish: Wish, wait: bool, timeout_s: float)
     if not wait:
         context.show(answer, f"group {name} shall be {wish} (entry {answer.index})")
         return
-    view = wait_for_group(
-        context,
-        name,
-        lambda g: g.status == wish.value or not g.resources,
-        index=answer.index,
-        timeout_s=timeout_s,
-    )
+    _show_settled(context, name, wish, index=answer.index, timeout_s=timeout_s)
+
+
+def _show_settled(
+    context: Context, name: str, wish: Wish | None, *, index: int, timeout_s: float
+) -> None:
+    """Wait until all of a group is as wished, and say how it is."""
+    view = wait_for_group(context, name, as_wished, index=index, timeout_s=timeout_s)
     if wish is Wish.ONLINE and not view.resources:
         context.show(view, f"group {name} is empty; it goes online with its first resource")
         return
@@ -199,12 +204,11 @@ def move(context: Context, name: str, node: str | None, wait: bool, timeout_s: f
         context.show(answer, f"group {name} moves (entry {answer.index})")
         return
     wanted = next((n.name for n in status.nodes if n.id == target), "")
-    settled = "offline" if before.wish == "offline" else "online"
     view = wait_for_group(
         context,
         name,
         lambda g: (
-            (g.status == settled or not g.resources)
+            as_wished(g)
             and g.phase == "active"
             and (g.owner == wanted if wanted else g.owner != before.owner)
         ),
@@ -217,10 +221,15 @@ def move(context: Context, name: str, node: str | None, wait: bool, timeout_s: f
 
 @group.command("recover")
 @click.argument("name", shell_complete=complete_group)
+@wait_option
 @with_json
-def recover(context: Context, name: str) -> None:
+def recover(context: Context, name: str, wait: bool, timeout_s: float) -> None:
     """Forget the failures of a group and try again."""
-    send(context, RecoverGroup(group=GroupId(name)), f"group {name} is tried again")
+    answer = context.client.command(RecoverGroup(group=GroupId(name)))
+    if not wait:
+        context.show(answer, f"group {name} is tried again (entry {answer.index})")
+        return
+    _show_settled(context, name, None, index=answer.index, timeout_s=timeout_s)
 
 
 @group.command("set")

@@ -14,9 +14,9 @@ from leitwolf.cli.common import (
     lifetime_option,
     named_node,
     send,
-    wait_option,
     with_json,
 )
+from leitwolf.cli.waiting import wait_option
 from leitwolf.model.commands import EvictNode, PauseNode
 from leitwolf.model.errors import Conflict, LeitwolfError, RequestTimeout
 from leitwolf.model.ids import NodeId
