@@ -34,6 +34,7 @@ __all__ = [
     "timeout_option",
     "warn_if_old",
     "with_json",
+    "with_json_of",
     "yes_option",
 ]
 
@@ -70,6 +71,10 @@ class Context:
             click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
         elif text:
             click.echo(text)
+
+    def show_line(self, value: object, text: str) -> None:
+        """Print one of many values as a line of JSON, or its text."""
+        click.echo(msgspec.json.encode(value).decode() if self.json else text)
 
     def progress(self, text: str) -> None:
         """Say what is going on, on stderr, so that stdout stays clean."""
@@ -118,22 +123,30 @@ complete_resource = _completes(
 
 def with_json(function: F) -> F:
     """Give a command ``--json`` and turn errors into coded exits."""
+    return with_json_of("one JSON value")(function)
 
-    @functools.wraps(function)
-    def wrapper(context: Context, *args: Any, as_json: bool, **kwargs: Any) -> None:
-        context.json = as_json
-        try:
-            function(context, *args, **kwargs)
-        except LeitwolfError as error:
-            report(context, error)
-        except KeyboardInterrupt:
-            if context.waits_for:
-                report(context, Interrupted("not waiting any more", hint=context.waits_for))
-            sys.exit(Interrupted.exit_code)  # of what follows until Ctrl-C: nothing to tell
 
-    passed: Any = pass_context(cast("Any", wrapper))
-    option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout.")
-    return cast("F", option(passed))
+def with_json_of(what: str) -> Callable[[F], F]:
+    """Do as :func:`with_json`, for a command that prints ``what``."""
+
+    def give(function: F) -> F:
+        @functools.wraps(function)
+        def wrapper(context: Context, *args: Any, as_json: bool, **kwargs: Any) -> None:
+            context.json = as_json
+            try:
+                function(context, *args, **kwargs)
+            except LeitwolfError as error:
+                report(context, error)
+            except KeyboardInterrupt:
+                if context.waits_for:
+                    report(context, Interrupted("not waiting any more", hint=context.waits_for))
+                sys.exit(Interrupted.exit_code)  # of what follows until Ctrl-C: nothing to tell
+
+        passed: Any = pass_context(cast("Any", wrapper))
+        option = click.option("--json", "as_json", is_flag=True, help=f"Print {what} on stdout.")
+        return cast("F", option(passed))
+
+    return give
 
 
 def report(context: Context, error: LeitwolfError) -> NoReturn:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 
 import click
-import msgspec
 
 from leitwolf.cli import render
-from leitwolf.cli.common import Context, complete_group, warn_if_old, with_json
+from leitwolf.cli.common import Context, complete_group, warn_if_old, with_json, with_json_of
 from leitwolf.cli.disk import disk
 from leitwolf.cli.quorum import move, replace, set_, votes, weight
 from leitwolf.cli.quorumlog import log as quorum_log
@@ -26,7 +25,7 @@ def _status_exit(view: StatusView) -> int:
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Show it anew on every change, until Ctrl-C.")
-@with_json
+@with_json_of("one JSON value (with --watch one after the other, a line each)")
 def status(context: Context, watch: bool) -> None:
     """Show nodes, networks, quorum, groups and resources.
 
@@ -37,7 +36,7 @@ def status(context: Context, watch: bool) -> None:
     while watch:
         if not context.json:
             click.clear()
-        context.show(view, render.status(view))
+        context.show_line(view, render.status(view))
         client.wait_beyond(view.index, 2)
         view = client.status()
     context.show(view, render.status(view))
@@ -58,7 +57,7 @@ def status(context: Context, watch: bool) -> None:
     help="At most so many entries.",
 )
 @click.option("--follow", is_flag=True, help="Go on as new entries come, until Ctrl-C.")
-@with_json
+@with_json_of("one JSON value per entry, a line each,")
 def log(context: Context, after: int | None, limit: int, follow: bool) -> None:
     """Show the merged timeline of all nodes, oldest entry first, newest last."""
     client = context.client
@@ -68,8 +67,7 @@ def log(context: Context, after: int | None, limit: int, follow: bool) -> None:
     while True:
         lines = client.log(after, limit, wait_s=30 if follow else 0)
         for entry in lines:
-            text = msgspec.json.encode(entry).decode() if context.json else render.line(entry)
-            click.echo(text)
+            context.show_line(entry, render.line(entry))
             after = entry.index
         if not follow:
             return
