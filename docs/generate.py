@@ -99,7 +99,8 @@ def command_line() -> str:
         "Commands",
         "Every command answers on any node. `--json` prints one JSON value on stdout (`log` and "
         "`status --watch` one after the other, a line each), and an error as one, too; progress "
-        "goes to stderr, and without `--json` so do errors. Exit codes: [codes.md](codes.md#exit-codes-and-errors).",
+        "goes to stderr, and without `--json` so do errors. Exit codes: "
+        "[codes.md](codes.md#exit-codes-and-errors).",
         *_commands(cli, "leitwolf"),
     )
 

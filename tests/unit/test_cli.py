@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -10,7 +11,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ from leitwolf.wire.ballot import Ballot
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@contextmanager
+@contextlib.contextmanager
 def served(service: FakeService, folder: Path) -> Iterator[None]:
     """The real server on a Unix socket, in a thread."""
     loop = asyncio.new_event_loop()
@@ -68,18 +68,18 @@ def served(service: FakeService, folder: Path) -> Iterator[None]:
 
     def run() -> None:
         try:
-            loop.run_until_complete(task)
-        except asyncio.CancelledError:
-            pass
+            with contextlib.suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
+            loop.run_until_complete(asyncio.sleep(0.01))  # connections that ended are closed
         finally:
             loop.close()
 
     thread = threading.Thread(target=run)
     thread.start()
     deadline = time.monotonic() + 10
-    while not listens(folder / "api.sock") and time.monotonic() < deadline:
-        time.sleep(0.005)
     try:
+        while not listens(folder / "api.sock") and time.monotonic() < deadline:
+            time.sleep(0.005)
         yield
     finally:
         loop.call_soon_threadsafe(task.cancel)

@@ -23,7 +23,11 @@ from leitwolf.ports.service import Service
 __all__ = ["WholeAnswers", "serve_unix"]
 
 _READERS_GROUP = "leitwolf"
-_CREDENTIALS = struct.Struct("3i")
+_CREDENTIALS = struct.Struct("=iII")
+_PEER_GROUPS = 59
+"""SO_PEERGROUPS, which the standard library does not name (Linux 4.13)."""
+_PEER_GROUPS_BYTES_MAX = 1024
+"""All that Python asks for; who is in more groups counts by the database of groups."""
 _OVERHEAD_BYTES_MAX = 64 << 10
 """The parser itself takes headers without end."""
 
@@ -61,9 +65,9 @@ class WholeAnswers:
 
 
 class _CredentialProtocol(HttpToolsProtocol):
-    """Puts the peer's uid, name and gid where the application finds them as ``client``.
+    """Puts the peer's uid and name, and whether it may read, where ``client`` of a request is.
 
-    They are looked up once: a change of the user's name shows on the next connection.
+    They are looked up once: a change of the user's name or groups shows on the next connection.
     """
 
     _overhead = 0
@@ -74,7 +78,9 @@ class _CredentialProtocol(HttpToolsProtocol):
         connection: socket.socket = transport.get_extra_info("socket")
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, user, group = _CREDENTIALS.unpack(raw)
-        self.client = (f"{user} {_name_of(user)}", group)
+        name = _name_of(user)
+        reads = user in (0, os.geteuid()) or _reads(name, {group, *_groups_of(connection)})
+        self.client = (f"{user} {name}", int(reads))
 
     def data_received(self, data: bytes) -> None:
         self._overhead += len(data)
@@ -102,12 +108,22 @@ def _name_of(user: int) -> str:
         return f"uid {user}"
 
 
-def _reads(name: str, group: int) -> bool:
+def _groups_of(connection: socket.socket) -> tuple[int, ...]:
+    """Return the supplementary groups of the peer, (): the kernel does not tell them."""
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, _PEER_GROUPS, _PEER_GROUPS_BYTES_MAX)
+    except OSError:
+        return ()
+    return struct.unpack(f"={len(raw) // 4}I", raw)
+
+
+def _reads(name: str, groups: set[int]) -> bool:
+    """Return whether a peer is in the group of readers, by itself or by the database."""
     try:
         readers = grp.getgrnam(_READERS_GROUP)
     except KeyError:
         return False
-    return group == readers.gr_gid or name in readers.gr_mem
+    return readers.gr_gid in groups or name in readers.gr_mem
 
 
 def _caller(request: Request) -> Caller:
@@ -116,7 +132,7 @@ def _caller(request: Request) -> Caller:
         return Caller(name="unknown", may_read=False, may_change=False)
     user, _, name = client.host.partition(" ")
     master = int(user) in (0, os.geteuid())
-    return Caller(name=name, may_read=master or _reads(name, client.port), may_change=master)
+    return Caller(name=name, may_read=bool(client.port), may_change=master)
 
 
 class _Server(uvicorn.Server):
