@@ -121,6 +121,24 @@ def test_virtual_machines_are_tested_by_the_tool_that_is_named(checkout: Path) -
     assert (done.returncode, done.stdout) == (0, "-m pytest tests/vm -x\n")
 
 
+def test_a_check_keeps_the_house_rules_too(checkout: Path) -> None:
+    """Style, form, types, layers, then what no linter knows; the first that fails ends it."""
+    folder = environment(checkout, checkout)
+    for tool in ("ruff", "mypy", "lint-imports"):
+        (folder / "bin" / tool).write_text('#!/bin/sh\necho "${0##*/}" "$@"\n')
+        (folder / "bin" / tool).chmod(0o755)
+    done = run(checkout, "check")
+    assert done.stdout.splitlines() == [
+        "ruff check .",
+        "ruff format --check .",
+        "mypy",
+        "lint-imports",
+        "-m pytest -q tests/unit/test_tidy.py",
+    ]
+    (folder / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+    assert run(checkout, "check").returncode == 1
+
+
 def test_tests_that_compute_run_before_those_that_watch_nodes(checkout: Path) -> None:
     """Two runs with the same options; those of the caller come last, so that they count."""
     environment(checkout, checkout)
