@@ -223,8 +223,8 @@ def example() -> views.StatusView:
         changed=0,
     )
 
-    def network(name: str, subnet: str, role: str) -> views.NetworkView:
-        return views.NetworkView(name=name, subnets=(subnet,), role=role, up=True)
+    def network(name: str, subnet: str, role: str, reason: str) -> views.NetworkView:
+        return views.NetworkView(name=name, subnets=(subnet,), role=role, up=True, reason=reason)
 
     state = two_of_three()
     return views.StatusView(
@@ -242,8 +242,8 @@ def example() -> views.StatusView:
         proof=views.ProofView(address=True, process=True, data=False),
         nodes=(node(1), node(2), node(3, up=False)),
         networks=(
-            network("client", "192.0.2.0/24", "client"),
-            network("interconnect", "10.0.0.0/24", "interconnect"),
+            network("client", "192.0.2.0/24", "client", "192.0.2.1 on eth0"),
+            network("interconnect", "10.0.0.0/24", "interconnect", "10.0.0.1 on eth1"),
         ),
         groups=(group,),
     )

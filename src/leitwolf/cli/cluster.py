@@ -16,6 +16,7 @@ from leitwolf.cli.common import (
     with_json,
     yes_option,
 )
+from leitwolf.cli.render import network_text
 from leitwolf.cli.waiting import wait_options
 from leitwolf.model.commands import ChangeCluster, EvictNode, SetNetwork
 from leitwolf.model.errors import Conflict, InvalidConfig, RequestTimeout
@@ -177,10 +178,7 @@ def network_list(context: Context) -> None:
         raise Conflict("this node is in no cluster", code="not-in-a-cluster")
     found = status.networks
     warn_if_old(context)
-    text = "\n".join(
-        f"{'up  ' if item.up else 'down'}  {item.name}  {', '.join(item.subnets)}  {item.role}"
-        for item in found
-    )
+    text = "\n".join(f"{'up  ' if item.up else 'down'}  {network_text(item)}" for item in found)
     context.show(found, text)
 
 

@@ -12,6 +12,7 @@ from leitwolf.model.views import (
     ForceView,
     GroupView,
     LogLine,
+    NetworkView,
     NodeLine,
     ProofView,
     QuorumMember,
@@ -21,7 +22,11 @@ from leitwolf.model.views import (
 )
 from leitwolf.system.walltime import local_time
 
-__all__ = ["explanation", "force", "line", "plan_of", "quorum", "status"]
+__all__ = ["explanation", "force", "line", "network_text", "plan_of", "quorum", "status"]
+
+_LINES_MAX = 24
+"""Of a tree that is taller, groups that are well take one line each."""
+_COLUMNS_MAX = 100
 
 _GLYPHS = {
     "online": "●",
@@ -55,8 +60,14 @@ def _node(node: NodeLine) -> str:
     return "  " + "  ".join(part for part in parts if part)
 
 
-def _group(group: GroupView, *, ends: bool) -> list[str]:
-    """Return the lines of a group; ``ends``: this node owns it and has no quorum any more."""
+def _group(group: GroupView, *, ends: bool, folded: bool) -> list[str]:
+    """Return the lines of a group.
+
+    Args:
+        group: the group.
+        ends: this node owns it and has no quorum any more.
+        folded: when all of it is well, one line is enough.
+    """
     where = f" on {group.owner}" if group.owner else ""
     glyph = _GLYPHS.get(group.status, "?")
     lines = [f"  {glyph} {group.id}  {group.status}{where}  {group.reason}"]
@@ -64,13 +75,23 @@ def _group(group: GroupView, *, ends: bool) -> list[str]:
         lines = [f"  ○ {group.id}  ends here without quorum (by the log: {group.status}{where})"]
     elif not group.resources:
         lines = [f"  ○ {group.id}  empty{where}  leitwolf resource add {group.id} ..."]
+    elif folded and group.status == "online":
+        names = ", ".join(item.parameters.get("address", item.id) for item in group.resources)
+        return [_clipped(f"  {glyph} {group.id}  online{where}  {names}", f"  {group.reason}")]
     for index, resource in enumerate(group.resources):
         branch = "└" if index == len(group.resources) - 1 else "├"
         glyph = "○" if ends else _GLYPHS.get(resource.state, "?")
         detail = resource.parameters.get("address") or resource.parameters.get("command", "")
         reason = "" if ends or resource.state == "online" else f"  {resource.reason}"
-        lines.append(f"    {branch} {glyph} {resource.id}  {resource.type} {detail}{reason}")
+        begun = f"    {branch} {glyph} {resource.id}  {resource.type} {detail}"
+        lines.append(_clipped(begun, reason))
     return lines
+
+
+def _clipped(text: str, reason: str) -> str:
+    """Return text and reason in a line; what is too long of the text is left out."""
+    room = max(_COLUMNS_MAX - len(reason), _COLUMNS_MAX // 2)
+    return (text if len(text) <= room else f"{text[: room - 1]}…") + reason
 
 
 def _proof(proof: ProofView) -> str:
@@ -84,11 +105,24 @@ def _proof(proof: ProofView) -> str:
     return f"provably over here without a lease: {', '.join(said)}"
 
 
+def network_text(network: NetworkView) -> str:
+    """Return name, subnets, role and reason of a network."""
+    parts = (network.name, ", ".join(network.subnets), network.role, network.reason)
+    return "  ".join(part for part in parts if part)
+
+
 def status(view: StatusView) -> str:
     """Return the whole cluster as a tree."""
+    lines = _tree(view, folded=False)
+    if len(lines) > _LINES_MAX:
+        lines = _tree(view, folded=True)
+    return "\n".join(lines)
+
+
+def _tree(view: StatusView, *, folded: bool) -> list[str]:
     if not view.formed:
         state = "takes no part in its cluster" if view.fault else "not running in a cluster"
-        return f"{view.node}: {state}\n  -> {view.advice}"
+        return [f"{view.node}: {state}", f"  -> {view.advice}"]
     state = f"leader {view.leader}" if view.quorum else "NO QUORUM HERE"
     age = "" if view.fresh else "  (as this node knows it; may be old)"
     lines = [f"{view.cluster}  {state}  profile {view.profile}  entry {view.index}{age}"]
@@ -106,19 +140,16 @@ def status(view: StatusView) -> str:
     lines.append("nodes")
     lines.extend(_node(node) for node in view.nodes)
     lines.append("networks")
-    lines.extend(
-        f"  {'●' if net.up else '○'} {net.name}  {', '.join(net.subnets)}  {net.role}"
-        for net in view.networks
-    )
+    lines.extend(f"  {'●' if net.up else '○'} {network_text(net)}" for net in view.networks)
     known = "" if view.quorum else f"  as of entry {view.index}; others may have them by now"
     lines.append(f"groups{known}" if view.groups else "groups: none (leitwolf group add --help)")
     for group in view.groups:
         ends = not view.quorum and group.owner == view.node and group.status != "offline"
-        lines.extend(_group(group, ends=ends))
+        lines.extend(_group(group, ends=ends, folded=folded))
     if view.stopped:
         lines.append("stopped here without quorum")
         lines.extend(f"  {local_time(item.at_wall)}  {item.text}" for item in view.stopped)
-    return "\n".join(lines)
+    return lines
 
 
 def _promise(member: QuorumMember) -> str:

@@ -1,79 +1,33 @@
-"""Which networks a node uses: chosen when the cluster is formed, found again when a node joins."""
+"""The own side of each network: by which address and interface, and whether it works."""
 
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from leitwolf.model.errors import InvalidConfig
-from leitwolf.model.events import NetworkSet
-from leitwolf.model.ids import NetworkRole
-from leitwolf.system.interfaces import InterfaceAddress
-from leitwolf.system.rtnetlink import ADDRESS_PROTOCOL
+from leitwolf.system.interfaces import (
+    InterfaceAddress,
+    interface_addresses,
+    interface_faults,
+    lasting,
+)
 
-__all__ = ["choose_networks", "own_addresses"]
+__all__ = ["Machine", "OwnSide", "own_addresses", "own_sides"]
 
-
-def _by_interface(addresses: Iterable[InterfaceAddress]) -> dict[str, list[InterfaceAddress]]:
-    found: dict[str, list[InterfaceAddress]] = {}
-    for item in addresses:
-        if item.protocol != ADDRESS_PROTOCOL:
-            found.setdefault(item.interface, []).append(item)
-    return found
+_LOOK_S = 0.5
+"""Who asks more often than that gets the same answer: looking takes the kernel's time."""
 
 
-def _interface_of(wanted: str, found: Mapping[str, list[InterfaceAddress]], field: str) -> str:
-    if wanted in found:
-        return wanted
-    try:
-        subnet = ipaddress.ip_network(wanted, strict=False)
-    except ValueError as error:
-        raise InvalidConfig(
-            f"{field} = {wanted!r} is neither an interface with an address nor a subnet; "
-            f"interfaces: {', '.join(found) or 'none'}",
-            field=field,
-        ) from error
-    for interface, addresses in found.items():
-        if any(ipaddress.ip_address(item.address) in subnet for item in addresses):
-            return interface
-    raise InvalidConfig(f"{field} = {wanted}: this machine has no address in it", field=field)
+class OwnSide(NamedTuple):
+    """This machine's side of a network."""
 
-
-def choose_networks(
-    addresses: list[InterfaceAddress], interconnect: tuple[str, ...], client: tuple[str, ...]
-) -> list[NetworkSet]:
-    """Return the networks of a new cluster.
-
-    Nothing given: every interface with an address carries both heartbeats and clients. Otherwise
-    the interfaces that were named, each in the roles for which it was.
-
-    Raises:
-        InvalidConfig: a name fits no interface, or the machine has no network at all.
-    """
-    found = _by_interface(addresses)
-    if not found:
-        raise InvalidConfig(
-            "this machine has no network address besides loopback", field="interconnect"
-        )
-    if not interconnect and not client:
-        chosen = dict.fromkeys(found, NetworkRole.BOTH)
-    else:
-        chosen = {}
-        for wanted in interconnect:
-            chosen[_interface_of(wanted, found, "interconnect")] = NetworkRole.INTERCONNECT
-        for wanted in client:
-            interface = _interface_of(wanted, found, "client")
-            both = interface in chosen or not interconnect
-            chosen[interface] = NetworkRole.BOTH if both else NetworkRole.CLIENT
-    counts: dict[str, int] = {}
-    networks = []
-    for interface, role in chosen.items():
-        base = "lan" if role is NetworkRole.BOTH else role.value
-        counts[base] = counts.get(base, 0) + 1
-        name = base if counts[base] == 1 else f"{base}{counts[base]}"
-        subnets = tuple(dict.fromkeys(item.subnet for item in found[interface]))
-        networks.append(NetworkSet(name=name, subnets=subnets, role=role))
-    return networks
+    address: str
+    """'': it has none there."""
+    interface: str
+    fault: str
+    """Why nothing gets through here, '': it does."""
 
 
 def own_addresses(
@@ -81,7 +35,7 @@ def own_addresses(
 ) -> dict[str, str]:
     """Return this machine's address on each network that it has one on, IPv4 before IPv6."""
     own: dict[str, str] = {}
-    usable = [item for item in addresses if item.protocol != ADDRESS_PROTOCOL]
+    usable = lasting(addresses)
     for name, subnets in networks:
         spans = [ipaddress.ip_network(subnet) for subnet in subnets]
         inside = [
@@ -93,3 +47,51 @@ def own_addresses(
         if inside:
             own[name] = inside[0]
     return own
+
+
+def own_sides(
+    addresses: list[InterfaceAddress],
+    faults: Mapping[str, str],
+    networks: Iterable[tuple[str, tuple[str, ...]]],
+) -> dict[str, OwnSide]:
+    """Return this machine's side of each network: one that works before one that does not.
+
+    Args:
+        addresses: of this machine.
+        faults: of its interfaces, as :func:`interface_faults` returns them.
+        networks: names and subnets.
+    """
+    sides: dict[str, OwnSide] = {}
+    for name, subnets in networks:
+        spans = [ipaddress.ip_network(subnet) for subnet in subnets]
+        found = [
+            OwnSide(item.address, item.interface, faults.get(item.interface, "is gone"))
+            for item in lasting(addresses)
+            if any(ipaddress.ip_address(item.address) in span for span in spans)
+        ]
+        found.sort(key=lambda side: (bool(side.fault), ":" in side.address))
+        side = found[0] if found else OwnSide("", "", "this node has no address in it")
+        if side.address and side.fault:
+            side = side._replace(fault=f"{side.interface} {side.fault}, here")
+        sides[name] = side
+    return sides
+
+
+class Machine:
+    """The interfaces of this machine, looked at when somebody asks."""
+
+    def __init__(self) -> None:
+        self._looked_at = float("-inf")
+        self._addresses: list[InterfaceAddress] = []
+        self._faults: dict[str, str] = {}
+
+    def sides(self, networks: Iterable[tuple[str, tuple[str, ...]]]) -> dict[str, OwnSide]:
+        """Return this machine's side of each network; nothing where the kernel does not tell."""
+        at = time.monotonic()
+        if at - self._looked_at > _LOOK_S:
+            try:
+                self._addresses, self._faults = interface_addresses(), interface_faults()
+            except OSError:
+                return {}
+            self._looked_at = at
+        return own_sides(self._addresses, self._faults, networks)

@@ -18,7 +18,7 @@ from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.kept import written_down
 from leitwolf.daemon.keys import rekey_command
 from leitwolf.daemon.lifecycle import PASSING, Lifecycle
-from leitwolf.daemon.networks import choose_networks, own_addresses
+from leitwolf.daemon.networks import Machine, own_addresses
 from leitwolf.daemon.rejoining import invitation
 from leitwolf.daemon.restoring import (
     REPLACED,
@@ -33,6 +33,7 @@ from leitwolf.model.errors import (
     InvalidConfig,
     RequestTimeout,
 )
+from leitwolf.model.networks import choose_networks
 from leitwolf.model.views import (
     ClusterSetup,
     ExplanationView,
@@ -48,7 +49,7 @@ from leitwolf.model.views import (
 from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
 from leitwolf.system.clock import now, raw_ns
-from leitwolf.system.interfaces import interface_addresses
+from leitwolf.system.interfaces import interface_addresses, lasting
 from leitwolf.system.progress import Flag, Progress, Role
 from leitwolf.system.settings import Settings
 from leitwolf.wire.permit import leads
@@ -76,6 +77,7 @@ class DaemonService:
         self._forming = asyncio.Lock()
         self._joins: set[asyncio.Future[ClusterSetup]] = set()
         """The event loop itself would forget them."""
+        self._machine = Machine()
         self.life = Lifecycle(settings, progress, self._admit)
 
     # --- reading ---------------------------------------------------------------------------------
@@ -107,6 +109,9 @@ class DaemonService:
         view = views.status_view(
             cluster.node,
             links=cluster.links,
+            sides=self._machine.sides(
+                (item.name, item.subnets) for item in cluster.node.state.networks.values()
+            ),
             fresh=self._fresh(cluster),
             leased=views.has_lease(cluster.page(), raw_ns()),
             proof=self._proof(),
@@ -262,7 +267,7 @@ class DaemonService:
                 text = f"votes = {votes!r}, allowed is 'dynamic' or 'strict'"
                 raise InvalidConfig(text, field="votes")
             addresses = interface_addresses()
-            networks = choose_networks(addresses, request.interconnect, request.client)
+            networks = choose_networks(lasting(addresses), request.interconnect, request.client)
             own = own_addresses(addresses, [(item.name, item.subnets) for item in networks])
             formed = await asyncio.to_thread(
                 forming.form,

@@ -15,10 +15,12 @@ from leitwolf.core.node import Node
 from leitwolf.core.policy import group_status, survives, why
 from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.core.rules import ALL_RULES
+from leitwolf.daemon.network_views import network_views
+from leitwolf.daemon.networks import OwnSide
 from leitwolf.daemon.storage_views import details, findings
 from leitwolf.model.errors import NotFound
 from leitwolf.model.events import Cause, Change, Event
-from leitwolf.model.ids import NO_NODE, GroupId, NetworkRole, NodeId
+from leitwolf.model.ids import NO_NODE, GroupId, NodeId
 from leitwolf.model.quorum import location_of
 from leitwolf.model.state import Group, Resource, State
 from leitwolf.model.state import Node as NodeState
@@ -28,7 +30,6 @@ from leitwolf.model.views import (
     LinkView,
     LogLine,
     LossView,
-    NetworkView,
     NodeLine,
     ProofView,
     QuorumMember,
@@ -268,6 +269,7 @@ def status_view(
     node: Node,
     *,
     links: Mapping[tuple[int, int], LinkState],
+    sides: Mapping[str, OwnSide],
     fresh: bool,
     leased: bool,
     proof: ProofView,
@@ -278,6 +280,7 @@ def status_view(
     Args:
         node: the core.
         links: newest link reports of the guard, by node and link number.
+        sides: this machine's side of each network.
         fresh: the state was read under the leader lease.
         leased: see :func:`has_lease`.
         proof: what this node can prove to have ended.
@@ -286,19 +289,10 @@ def status_view(
     state = node.state
     leader = node.leader
     quorum = _hears_leader(node, leased=leased)
-    names = interconnects(state)
     lines = (
         _node_line(node, item, links)
         for item in sorted(state.nodes.values(), key=lambda item: item.id)
     )
-    own_addresses = state.nodes[node.me].addresses if node.me in state.nodes else {}
-
-    def network_up(name: str) -> bool:
-        if name not in names:
-            return True
-        own = [link for (_, number), link in links.items() if number == names.index(name)]
-        return any(link.up for link in own) if own else bool(own_addresses.get(name))
-
     return StatusView(
         formed=True,
         cluster=state.name,
@@ -313,16 +307,7 @@ def status_view(
         advice=advice(state),
         survives=survives(state, _within(node)).text,
         nodes=tuple(line if quorum else _without_quorum(line) for line in lines),
-        networks=tuple(
-            NetworkView(
-                name=item.name,
-                subnets=item.subnets,
-                role=item.role.value,
-                up=network_up(item.name),
-            )
-            for item in sorted(state.networks.values(), key=lambda item: item.name)
-            if item.role in NetworkRole
-        ),
+        networks=network_views(state, node.me, links, sides),
         groups=tuple(
             _group_view(state, item)
             for item in sorted(state.groups.values(), key=lambda item: item.id)

@@ -65,12 +65,16 @@ class NodeLine(_View, frozen=True, kw_only=True):
 
 
 class NetworkView(_View, frozen=True, kw_only=True):
-    """One network."""
+    """One network, as seen from the node asked."""
 
     name: str
     subnets: tuple[str, ...]
     role: str
     up: bool
+    """This node has an address there, its interface carries, and, of an interconnect, some other
+    node is reached by it."""
+    reason: str = ""
+    """Why it is down, who is not reached, or else by which address and interface it is used."""
 
 
 class ResourceView(_View, frozen=True, kw_only=True):

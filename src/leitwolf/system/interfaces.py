@@ -8,14 +8,18 @@ import struct
 from dataclasses import dataclass
 
 from leitwolf.system.rawnetlink import Channel, decode_attributes
+from leitwolf.system.rtnetlink import ADDRESS_PROTOCOL
 
-__all__ = ["InterfaceAddress", "interface_addresses"]
+__all__ = ["InterfaceAddress", "interface_addresses", "interface_faults", "lasting"]
 
 _NETLINK_ROUTE = 0
-_GET_ADDRESS = 22
+_GET_LINK, _GET_ADDRESS = 18, 22
+_IFLA_NAME = 3
+_IS_UP, _HAS_CARRIER = 0x1, 0x10000
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_PROTO = 1, 2, 11
 _SCOPE_GLOBAL = 0
 _ADDRESS_HEADER = struct.Struct("=BBBBI")
+_LINK_HEADER = struct.Struct("=BxHiII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +62,30 @@ def interface_addresses() -> list[InterfaceAddress]:
         subnet = ipaddress.ip_network(f"{address}/{prefix}", strict=False)
         protocol = values.get(_IFA_PROTO, b"\0")[0]
         found.append(InterfaceAddress(name, str(address), str(subnet), protocol))
+    return found
+
+
+def lasting(addresses: list[InterfaceAddress]) -> list[InterfaceAddress]:
+    """Return the addresses of the machine itself, without those that Leitwolf added."""
+    return [item for item in addresses if item.protocol != ADDRESS_PROTOCOL]
+
+
+def interface_faults() -> dict[str, str]:
+    """Return of each interface what keeps it from carrying anything, '': nothing does.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    channel = Channel(_NETLINK_ROUTE)
+    try:
+        replies = channel.dump(_GET_LINK, _LINK_HEADER.pack(0, 0, 0, 0, 0))
+    finally:
+        channel.close()
+    found: dict[str, str] = {}
+    for reply in replies:
+        *_, flags, _ = _LINK_HEADER.unpack_from(reply.body)
+        values = dict(decode_attributes(reply.body[_LINK_HEADER.size :]))
+        name = values.get(_IFLA_NAME, b"").rstrip(b"\0").decode(errors="replace")
+        fault = "" if flags & _HAS_CARRIER else "has no carrier"
+        found[name] = fault if flags & _IS_UP else "is down"
     return found
