@@ -7,16 +7,27 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
+from tests.unit.api_support import node_line, status_view
 from tests.unit.test_docs import example
 
 from leitwolf.cli import check
 from leitwolf.cli.commands import cli
-from leitwolf.model.views import FindingView, StatusView, StrangerView
+from leitwolf.model.views import (
+    FindingView,
+    LinkView,
+    NetworkView,
+    ProofView,
+    StatusView,
+    StrangerView,
+)
+from leitwolf.system.interfaces import InterfaceAddress
+from leitwolf.system.rtnetlink import ADDRESS_PROTOCOL
 
 Patch = pytest.MonkeyPatch
 
@@ -38,6 +49,12 @@ def refuse(*_: object) -> None:
     raise PermissionError(1, "not here")
 
 
+MINE = [
+    InterfaceAddress("eth0", "192.0.2.1", "192.0.2.0/24", 0),
+    InterfaceAddress("eth1", "127.0.0.2", "127.0.0.0/24", 0),
+    InterfaceAddress("eth2", "192.0.2.80", "192.0.2.0/24", ADDRESS_PROTOCOL),
+]
+
 MISSING: dict[str, tuple[Callable[[Patch], object], Callable[[], check.Finding], str]] = {
     "root": (lambda patch: patch.setattr(os, "geteuid", lambda: 1000), check._root, "uid 1000"),
     "real time": (
@@ -47,11 +64,26 @@ MISSING: dict[str, tuple[Callable[[Patch], object], Callable[[], check.Finding],
     ),
     "nftables": (
         lambda patch: patch.setattr(socket, "socket", refuse),
-        check._nftables,
-        "not here",
+        lambda: check._nftables(None),
+        "does not list its tables: not here",
     ),
     "watchdog": (no_file, check._watchdog, "none"),
     "cgroups": (no_file, check._cgroups, "no cgroup version 2"),
+    "cgroups that others may make": (
+        lambda patch: patch.setattr(check, "own_cgroup", lambda: Path("/proc/self")),
+        check._cgroups,
+        "none can be made in /proc/self: ",
+    ),
+    "addresses": (
+        lambda patch: patch.setattr(check, "interface_addresses", list),
+        lambda: check._interconnects(None),
+        "no network address",
+    ),
+    "a second network": (
+        lambda patch: patch.setattr(check, "interface_addresses", lambda: MINE[:1]),
+        lambda: check._interconnects(None),
+        "would take, for nodes and clients: eth0 (192.0.2.0/24) as lan",
+    ),
     "kernel": (
         lambda patch: patch.setattr(platform, "release", lambda: "5.10.0-28-amd64"),
         check._kernel,
@@ -95,6 +127,123 @@ def test_a_port_that_is_taken_is_named(monkeypatch: Patch, taken: int) -> None:
     assert "--port" in found.fix
 
 
+def formed(port: int, *peers: tuple[LinkView, ...], gate: bool = True) -> StatusView:
+    """A cluster in which this node has an interconnect and a network of clients."""
+    here = node_line(1, addresses={"ic": "127.0.0.2", "lan": "192.0.2.1"})
+    lines = [node_line(number, links=links) for number, links in enumerate(peers, start=2)]
+    return status_view(
+        port=port,
+        nodes=(here, *lines),
+        proof=ProofView(address=gate, process=True, data=False),
+        networks=(
+            network("ic", "interconnect"),
+            network("lan", "client", up=False, reason="eth0 is down, here"),
+        ),
+    )
+
+
+def network(name: str, role: str, *, up: bool = True, reason: str = "") -> NetworkView:
+    return NetworkView(name=name, subnets=("192.0.2.0/24",), role=role, up=up, reason=reason)
+
+
+@pytest.mark.parametrize("kinds", ["both", "TCP", "UDP", "none"])
+def test_it_is_looked_whether_somebody_listens(kinds: str) -> None:
+    """At the port of the cluster and the own address between the nodes, TCP and UDP."""
+    with ExitStack() as stack:
+        tcp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        tcp.bind(("127.0.0.2", 0))
+        port = tcp.getsockname()[1]
+        udp.bind(("127.0.0.2", port))
+        if kinds not in ("both", "TCP"):
+            tcp.close()
+        if kinds not in ("both", "UDP"):
+            udp.close()
+        found = check._port(formed(port))
+        away = replace(formed(port), nodes=(node_line(1, addresses={"ic": "192.0.2.200"}),))
+        assert not check._port(away).ok  # the address is not of this machine
+    if kinds == "both":
+        assert found.ok
+        assert found.found == f"TCP and UDP {port} are listened at on 127.0.0.2"
+        return
+    deaf = [f"{kind} {port} at 127.0.0.2" for kind in ("TCP", "UDP") if kind != kinds]
+    assert not found.ok
+    assert found.found == f"nobody listens: {', '.join(deaf)}"
+
+
+def test_peers_are_told_with_what_reaches_them() -> None:
+    """A firewall that lets only one of TCP and UDP through is seen, link by link."""
+
+    def link(name: str, *, up: bool, stream: bool) -> LinkView:
+        return LinkView(network=name, up=up, round_trip_ms=0.5, stream=stream)
+
+    good = link("ic", up=True, stream=True)
+    assert check._reach(formed(7000, (good,))).ok
+    bad = (link("ic", up=True, stream=False), link("ic2", up=False, stream=True))
+    assert not any(check._reach(formed(7000, (good, one))).ok for one in bad)
+    found = check._reach(formed(7000, (good,), bad, (link("ic", up=False, stream=False),)))
+    assert not found.ok
+    assert found.found == (
+        "n2 on ic: TCP and UDP; n3 on ic: UDP only; n3 on ic2: TCP only; n4 on ic: neither"
+    )
+    assert "port 7000" in found.fix
+    assert check._reach(None).ok
+
+
+def test_networks_are_told_with_address_and_interface(monkeypatch: Patch) -> None:
+    """Before forming what init would take, without virtual addresses; then what is used."""
+    monkeypatch.setattr(check, "interface_addresses", lambda: MINE)
+    before = check._interconnects(None)
+    assert before.ok
+    assert before.found.endswith("eth0 (192.0.2.0/24) as lan, eth1 (127.0.0.0/24) as lan2")
+    status = formed(7000)
+    between, clients = check._interconnects(status), check._clients(status)
+    assert (between.ok, between.found) == (False, "ic: 127.0.0.2 on eth1")
+    assert (clients.ok, clients.found) == (False, "lan: 192.0.2.1 on eth0 (eth0 is down, here)")
+    two = (network("ic", "interconnect"), network("lan", "both"))
+    well = replace(status, networks=two)
+    assert check._interconnects(well).ok
+    assert check._clients(well).found == "lan: 192.0.2.1 on eth0"
+    cut = replace(well, networks=(two[0], replace(two[1], up=False, reason="cut")))
+    assert not check._interconnects(cut).ok
+    assert not check._clients(replace(well, networks=two[:1])).ok
+
+
+@pytest.mark.parametrize(
+    ("tables", "gate", "ok"),
+    [(["leitwolf"] * 4, True, True), (["leitwolf"] * 4, False, False), (["filter"], True, False)],
+)
+def test_the_gate_is_looked_for(
+    monkeypatch: Patch, tables: list[str], gate: bool, ok: bool
+) -> None:
+    """In a cluster it is there, and the guard says so too."""
+    monkeypatch.setattr(check.nfnetlink, "table_names", lambda _: tables)
+    found = check._nftables(formed(7000, gate=gate))
+    assert found.ok is ok
+    assert found.found.endswith(f"({len(tables)}); the gate is in {tables.count('leitwolf')}")
+    assert check._nftables(None).ok
+
+
+@pytest.mark.root
+def test_the_kernel_lists_tables_only_to_who_may_ask() -> None:
+    """A user without CAP_NET_ADMIN opens the socket and is refused by the dump."""
+    assert check._nftables(None).ok
+    child = os.fork()
+    if child == 0:
+        os.setresuid(65534, 65534, 65534)
+        found = check._nftables(None)
+        os._exit(0 if not found.ok and "Operation not permitted" in found.found else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_cgroup_is_made_and_removed(monkeypatch: Patch, tmp_path: Path) -> None:
+    """Nothing is left of the trial."""
+    monkeypatch.setattr(check, "own_cgroup", lambda: tmp_path)
+    assert check._cgroups().ok
+    assert list(tmp_path.iterdir()) == []
+
+
 STRANGER = StrangerView(address="10.0.0.9", count=5)
 HALVES = FindingView(code="two-forced-halves", text="TWO FORCED HALVES", fix="leitwolf give-up")
 
@@ -133,4 +282,5 @@ def test_the_command_ends_with_1_when_something_is_lost(tmp_path: Path, form: st
     assert set(found["daemon"]) == {"name", "ok", "found", "lost", "fix"}
     assert found["daemon"]["ok"] is False
     names = {"root", "kernel", "real-time scheduling", "nftables", "cgroups", "watchdog", "port"}
+    names |= {"interconnect", "clients", "peers"}
     assert names <= set(found)

@@ -14,9 +14,10 @@ from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon import networks
 from leitwolf.daemon.network_views import network_views
 from leitwolf.daemon.networks import Machine, OwnSide, own_sides
+from leitwolf.daemon.views import status_view as status_of
 from leitwolf.model.ids import NetworkRole, NodeId
 from leitwolf.model.state import Network
-from leitwolf.model.views import LinkView, NetworkView
+from leitwolf.model.views import LinkView, NetworkView, ProofView
 from leitwolf.system.interfaces import InterfaceAddress, interface_faults
 from leitwolf.system.rtnetlink import ADDRESS_PROTOCOL
 from leitwolf.wire.guard import LinkState
@@ -191,3 +192,25 @@ def test_three_nodes_and_five_groups_fit_a_screen() -> None:
     assert line.endswith("…  exited with 1 after 3 restarts")
     few = render.status(replace(view, groups=well[:2])).splitlines()
     assert len([line for line in few if "● ip  ip_address 192.0.2.10/24" in line]) == 2
+
+
+def test_a_link_tells_what_gets_through(core: Node) -> None:
+    """Heartbeats by UDP and the daemons' stream by TCP, each for itself."""
+    other = next(node for node in sorted(core.state.nodes) if node != core.me)
+    links = {
+        (other, number): LinkState(node=other, link=number, up=up, age=1, round_trip=1)
+        for number, up in enumerate((True, False))
+    }
+    proof = ProofView(address=True, process=False, data=False)
+    view = status_of(
+        core,
+        links=links,
+        streams={other: (1,)},
+        sides={},
+        fresh=True,
+        leased=True,
+        proof=proof,
+        stopped=(),
+    )
+    [line] = [node for node in view.nodes if node.id == other]
+    assert [(link.up, link.stream) for link in line.links] == [(True, False), (False, True)]

@@ -55,7 +55,14 @@ def test_what_a_node_lacked_and_has_by_now_is_no_warning() -> None:
 def shown_status(core: Node, *, leased: bool) -> StatusView:
     proof = ProofView(address=True, process=False, data=False)
     return views.status_view(
-        core, links={}, sides={}, fresh=False, leased=leased, proof=proof, stopped=(STOPPED,)
+        core,
+        links={},
+        streams={},
+        sides={},
+        fresh=False,
+        leased=leased,
+        proof=proof,
+        stopped=(STOPPED,),
     )
 
 

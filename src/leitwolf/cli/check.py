@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import socket
@@ -15,15 +16,22 @@ import msgspec
 
 from leitwolf.client import Client
 from leitwolf.model.errors import LeitwolfError
-from leitwolf.model.views import StatusView
+from leitwolf.model.networks import choose_networks
+from leitwolf.model.views import NetworkView, StatusView
+from leitwolf.system import nfnetlink
+from leitwolf.system.containment import own_cgroup
+from leitwolf.system.interfaces import interface_addresses, lasting
+from leitwolf.system.rawnetlink import Channel
 
 __all__ = ["Finding", "findings"]
 
 _TMPFS_TYPES = ("tmpfs", "ramfs")
 _SYNC_MS_MAX = 20.0
 """A slower sync of the log than this endangers the election budget."""
-_NETLINK_NETFILTER = 12
 _PORT_DEFAULT = 6474
+_KINDS = ((socket.SOCK_STREAM, "TCP"), (socket.SOCK_DGRAM, "UDP"))
+_TABLE = "leitwolf"
+"""Name of the gate's tables, one for each family of packets."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,20 +74,30 @@ def _realtime() -> Finding:
     )
 
 
-def _nftables() -> Finding:
+def _nftables(status: StatusView | None) -> Finding:
+    lost = "a frozen node would go on answering for its addresses (I5)"
     try:
-        probe = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-        probe.close()
+        channel = Channel(nfnetlink.NETFILTER)
+        try:
+            tables = nfnetlink.table_names(channel)
+        finally:
+            channel.close()
     except OSError as error:
-        found, ok = str(error), False
-    else:
-        found, ok = "the kernel answers", os.geteuid() == 0
+        return Finding(
+            name="nftables",
+            ok=False,
+            found=f"the kernel does not list its tables: {error.strerror}",
+            lost=lost,
+            fix="a kernel with nf_tables, and CAP_NET_ADMIN",
+        )
+    proof = status.proof if status is not None and status.formed else None
+    gate = f"the gate is in {tables.count(_TABLE)}" if proof is not None else "no gate is due"
     return Finding(
         name="nftables",
-        ok=ok,
-        found=found,
-        lost="a frozen node would go on answering for its addresses (I5)",
-        fix="a kernel with nf_tables, and CAP_NET_ADMIN",
+        ok=proof is None or (proof.address and _TABLE in tables),
+        found=f"the kernel lists its tables ({len(tables)}); {gate}",
+        lost=lost,
+        fix="see why the guard has no gate: journalctl -u leitwolf",
     )
 
 
@@ -95,15 +113,21 @@ def _watchdog() -> Finding:
 
 
 def _cgroups() -> Finding:
-    for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
-        if Path(root, "cgroup.controllers").exists():
-            return Finding(name="cgroups", ok=True, found=f"version 2 at {root}")
+    base, found, ok = own_cgroup(), "no cgroup version 2", False
+    if base is not None:
+        probe = base / f"leitwolf-check-{os.getpid()}"
+        try:
+            probe.mkdir()
+            probe.rmdir()
+            found, ok = f"version 2, made and removed one in {base}", True
+        except OSError as error:
+            found = f"version 2, but none can be made in {base}: {error.strerror}"
     return Finding(
         name="cgroups",
-        ok=False,
-        found="no cgroup version 2",
+        ok=ok,
+        found=found,
         lost="processes of a resource can escape its supervision; PID namespaces are used instead",
-        fix="boot with systemd.unified_cgroup_hierarchy=1",
+        fix="boot with systemd.unified_cgroup_hierarchy=1; run as root, or with Delegate=yes",
     )
 
 
@@ -171,25 +195,77 @@ def _state(state: Path) -> Finding:
     )
 
 
+def _refusal(kind: int, port: int, address: str = "") -> OSError | None:
+    """Return why a port cannot be had at an address, None: it is free."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as probe:
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error
+    return None
+
+
 def _port(status: StatusView | None) -> Finding:
     if status is not None and status.formed:
-        return Finding(name="port", ok=True, found="the daemon listens on TCP and UDP")
-    for kind, name in ((socket.SOCK_STREAM, "TCP"), (socket.SOCK_DGRAM, "UDP")):
-        with socket.socket(socket.AF_INET, kind) as probe:
-            try:
-                probe.bind(("", _PORT_DEFAULT))
-            except OSError as error:
-                return Finding(
-                    name="port",
-                    ok=False,
-                    found=f"{name} {_PORT_DEFAULT}: {error.strerror}",
-                    lost="nodes cannot talk to each other",
-                    fix="free it, or choose another: leitwolf init --port",
-                )
+        return _listening(status)
+    for kind, name in _KINDS:
+        fault = _refusal(kind, _PORT_DEFAULT)
+        if fault is not None:
+            return Finding(
+                name="port",
+                ok=False,
+                found=f"{name} {_PORT_DEFAULT}: {fault.strerror}",
+                lost="nodes cannot talk to each other",
+                fix="free it, or choose another: leitwolf init --port",
+            )
     return Finding(
         name="port",
         ok=True,
         found=f"TCP and UDP {_PORT_DEFAULT} are free; open them in the firewall between the nodes",
+    )
+
+
+def _listening(status: StatusView) -> Finding:
+    """Look whether somebody listens at this node's addresses: no other can listen there then."""
+    addresses = _interconnect_addresses(status)
+    deaf = []
+    for address in addresses:
+        for kind, name in _KINDS:
+            refused = _refusal(kind, status.port, address)
+            if refused is None or refused.errno != errno.EADDRINUSE:
+                deaf.append(f"{name} {status.port} at {address}")
+    return Finding(
+        name="port",
+        ok=not deaf,
+        found=f"nobody listens: {', '.join(deaf)}"
+        if deaf
+        else f"TCP and UDP {status.port} are listened at on {', '.join(addresses)}",
+        lost="nodes cannot talk to each other",
+        fix="see what the guard (UDP) and the daemon (TCP) say: journalctl -u leitwolf",
+    )
+
+
+def _interconnect_addresses(status: StatusView) -> list[str]:
+    own = next((node.addresses for node in status.nodes if node.here), {})
+    return [own[net.name] for net in status.networks if net.role != "client" and net.name in own]
+
+
+def _reach(status: StatusView | None) -> Finding:
+    """Say which peers are reached by what: a firewall may let one of the two through."""
+    if status is None or not status.formed:
+        return Finding(name="peers", ok=True, found="none before a cluster is formed")
+    ways = {(True, True): "TCP and UDP", (True, False): "TCP only", (False, True): "UDP only"}
+    told = [
+        f"{node.name} on {link.network}: {ways.get((link.stream, link.up), 'neither')}"
+        for node in status.nodes
+        for link in node.links
+    ]
+    return Finding(
+        name="peers",
+        ok=all(link.stream and link.up for node in status.nodes for link in node.links),
+        found="; ".join(told) or "no other node has an address that this one could reach",
+        lost="a link that lets only one of them through carries no cluster",
+        fix=f"open port {status.port}, TCP and UDP, in every firewall between the nodes",
     )
 
 
@@ -247,14 +323,68 @@ def _histories(status: StatusView | None) -> Finding:
 
 def _interconnects(status: StatusView | None) -> Finding:
     if status is None or not status.formed:
-        return Finding(name="interconnect", ok=True, found="chosen by leitwolf init")
-    carrying = [net.name for net in status.networks if net.role != "client"]
+        return _chosen()
+    carrying = [net for net in status.networks if net.role != "client"]
     return Finding(
         name="interconnect",
-        ok=len(carrying) > 1,
-        found=", ".join(carrying),
+        ok=len(carrying) > 1 and all(net.up for net in carrying),
+        found="; ".join(_network(status, net) for net in carrying),
         lost="the failure of one switch or cable cuts the nodes from each other",
-        fix="add a second network: leitwolf network set NAME --subnet ... --role interconnect",
+        fix="mend what is down, or add a second network: "
+        "leitwolf network set NAME --subnet ... --role interconnect",
+    )
+
+
+def _clients(status: StatusView | None) -> Finding:
+    if status is None or not status.formed:
+        return Finding(name="clients", ok=True, found="chosen by leitwolf init, see interconnect")
+    facing = [net for net in status.networks if net.role != "interconnect"]
+    return Finding(
+        name="clients",
+        ok=bool(facing) and all(net.up for net in facing),
+        found="; ".join(_network(status, net) for net in facing) or "no network of clients",
+        lost="this node can serve nobody by a network that is down here",
+        fix="mend it; leitwolf network list; leitwolf network set NAME --subnet ... --role client",
+    )
+
+
+def _network(status: StatusView, network: NetworkView) -> str:
+    """Say by which address and interface a network is used, and what is wrong with it."""
+    own = next((node.addresses for node in status.nodes if node.here), {})
+    address = own.get(network.name, "")
+    try:
+        found = [item.interface for item in interface_addresses() if item.address == address]
+    except OSError:
+        found = []
+    where = f"{address} on {found[0]}" if found else address or "no address here"
+    return f"{network.name}: {where}" + ("" if network.up else f" ({network.reason})")
+
+
+def _chosen() -> Finding:
+    """Say which networks leitwolf init would take by itself."""
+    lost = "the failure of one switch or cable cuts the nodes from each other"
+    try:
+        addresses = lasting(interface_addresses())
+        chosen = choose_networks(addresses, (), ())
+    except (LeitwolfError, OSError) as error:
+        return Finding(
+            name="interconnect",
+            ok=False,
+            found=str(error),
+            lost="nodes cannot talk to each other",
+            fix="give the machine an address, for example: ip addr add 10.0.0.1/24 dev eth1",
+        )
+    told = [
+        f"{next(item.interface for item in addresses if item.subnet in net.subnets)} "
+        f"({', '.join(net.subnets)}) as {net.name}"
+        for net in chosen
+    ]
+    return Finding(
+        name="interconnect",
+        ok=len(chosen) > 1,
+        found=f"leitwolf init would take, for nodes and clients: {', '.join(told)}",
+        lost=lost,
+        fix="a second network; leitwolf init --interconnect ... --client ... names others",
     )
 
 
@@ -288,13 +418,15 @@ def findings(runtime: Path | None) -> list[Finding]:
         _root,
         _kernel,
         _realtime,
-        _nftables,
+        lambda: _nftables(status),
         _cgroups,
         _watchdog,
         lambda: _runtime(runtime),
         lambda: _state(state),
         lambda: _port(status),
         lambda: _interconnects(status),
+        lambda: _clients(status),
+        lambda: _reach(status),
         lambda: _strangers(status),
         lambda: _histories(status),
         lambda: _cluster(status),

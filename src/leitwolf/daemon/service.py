@@ -109,6 +109,7 @@ class DaemonService:
         view = views.status_view(
             cluster.node,
             links=cluster.links,
+            streams=cluster.peers.links(),
             sides=self._machine.sides(
                 (item.name, item.subnets) for item in cluster.node.state.networks.values()
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -166,18 +166,33 @@ def advice(state: State) -> str:
 
 
 def _links(
-    state: State, node: NodeState, links: Mapping[tuple[int, int], LinkState]
+    state: State,
+    node: NodeState,
+    links: Mapping[tuple[int, int], LinkState],
+    streams: Collection[int],
 ) -> tuple[LinkView, ...]:
     found = []
     for number, name in enumerate(interconnects(state)):
         link = links.get((node.id, number))
         if link is not None and node.addresses.get(name):
             round_trip_ms = max(0, link.round_trip) / MILLISECOND
-            found.append(LinkView(network=name, up=link.up, round_trip_ms=round_trip_ms))
+            found.append(
+                LinkView(
+                    network=name,
+                    up=link.up,
+                    round_trip_ms=round_trip_ms,
+                    stream=number in streams,
+                )
+            )
     return tuple(found)
 
 
-def _node_line(node: Node, item: NodeState, links: Mapping[tuple[int, int], LinkState]) -> NodeLine:
+def _node_line(
+    node: Node,
+    item: NodeState,
+    links: Mapping[tuple[int, int], LinkState],
+    streams: Collection[int],
+) -> NodeLine:
     here = item.id == node.me
     connected = here or item.id in node.connected
     votes = {a.id.node: a.weight for a in node.quorum.config.acceptors}
@@ -198,7 +213,7 @@ def _node_line(node: Node, item: NodeState, links: Mapping[tuple[int, int], Link
         here=here,
         connected=connected,
         reason=reason,
-        links=() if here else _links(node.state, item, links),
+        links=() if here else _links(node.state, item, links, streams),
         addresses=item.addresses,
     )
 
@@ -269,6 +284,7 @@ def status_view(
     node: Node,
     *,
     links: Mapping[tuple[int, int], LinkState],
+    streams: Mapping[int, Collection[int]],
     sides: Mapping[str, OwnSide],
     fresh: bool,
     leased: bool,
@@ -280,6 +296,7 @@ def status_view(
     Args:
         node: the core.
         links: newest link reports of the guard, by node and link number.
+        streams: numbers of the links on which a stream stands, by node.
         sides: this machine's side of each network.
         fresh: the state was read under the leader lease.
         leased: see :func:`has_lease`.
@@ -290,7 +307,7 @@ def status_view(
     leader = node.leader
     quorum = _hears_leader(node, leased=leased)
     lines = (
-        _node_line(node, item, links)
+        _node_line(node, item, links, streams.get(item.id, ()))
         for item in sorted(state.nodes.values(), key=lambda item: item.id)
     )
     return StatusView(
@@ -299,6 +316,7 @@ def status_view(
         uuid=state.uuid,
         node=_node_name(state, node.me),
         profile=state.profile,
+        port=state.port,
         leader=_node_name(state, leader) if quorum else "",
         quorum=quorum,
         fresh=fresh,

@@ -44,7 +44,10 @@ class LinkView(_View, frozen=True, kw_only=True):
 
     network: str
     up: bool
+    """Heartbeats of it come in by UDP."""
     round_trip_ms: float
+    stream: bool = False
+    """A connection between the daemons stands on it, by TCP."""
 
 
 class NodeLine(_View, frozen=True, kw_only=True):
@@ -163,6 +166,8 @@ class StatusView(_View, frozen=True, kw_only=True):
     proof: ProofView | None = None
     fault: str = ""
     """Code of what keeps this node from taking part, '': nothing does."""
+    port: int = 0
+    """Of all nodes, TCP and UDP."""
     nodes: tuple[NodeLine, ...] = ()
     networks: tuple[NetworkView, ...] = ()
     groups: tuple[GroupView, ...] = ()

@@ -49,6 +49,7 @@ __all__ = [
     "cell_of_file_name",
     "cells_in",
     "find",
+    "own_cgroup",
 ]
 
 _SUFFIX: Final = ".cell"
@@ -273,7 +274,7 @@ def _write_where_there(path: Path, text: str) -> bool:
     return True
 
 
-def _own_cgroup() -> Path | None:
+def own_cgroup() -> Path | None:
     """Return the cgroup (version 2) of this process, None when there is no such hierarchy."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         if not line.startswith("0::/"):
@@ -300,7 +301,7 @@ def find(settings: Settings) -> Containment:
     Raises:
         ContainmentUnavailable: ``cgroup`` is wanted and cannot be.
     """
-    base = settings.cgroup or _own_cgroup()
+    base = settings.cgroup or own_cgroup()
     node = "leitwolf"
     if settings.runtime != Settings().runtime:
         node += f"-{zlib.crc32(os.fsencode(settings.runtime)):08x}"

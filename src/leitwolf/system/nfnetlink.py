@@ -53,6 +53,7 @@ __all__ = [
     "load_payload",
     "lookup",
     "subsystem_kind",
+    "table_names",
     "transact",
     "verdict",
 ]
@@ -134,6 +135,19 @@ def encode_batch(requests: Sequence[Request], sequence: int) -> bytes:
 
 
 # --- objects -------------------------------------------------------------------------------------
+
+
+def table_names(channel: Channel) -> list[str]:
+    """Return the names of all tables, once for each family that has one.
+
+    Raises:
+        OSError: the kernel has no nf_tables, or this user may not ask it (EPERM).
+    """
+    found: list[str] = []
+    for reply in channel.dump(subsystem_kind(Kind.GET_TABLE), generic(0)):
+        values = dict(decode_attributes(reply.body[GENERIC_HEADER_BYTES:]))
+        found.append(values.get(1, b"").rstrip(b"\0").decode(errors="replace"))
+    return found
 
 
 def add_table(family: int, table: str, comment: str = "") -> Request:
