@@ -5,6 +5,7 @@ A client asks the group's address, an observer beside it watches which machines 
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -550,6 +551,18 @@ def test_refusals_name_field_value_range_and_what_to_do(calm: Calm) -> None:
     assert lines.returncode == 2
     assert "->" in lines.stderr
     assert not lines.stdout
+
+
+def test_check_looks_at_what_runs(calm: Calm) -> None:
+    """Who listens, which nodes are reached by TCP and by UDP, networks and the gate."""
+    calm.settle()
+    said = json.loads(calm.cluster.command("n1", "check", "--json").stdout)
+    found = {one["name"]: one for one in said}
+    for name in ("port", "peers", "clients", "nftables"):
+        assert found[name]["ok"], found[name]
+    links = len(found["interconnect"]["found"].split("; "))
+    assert found["peers"]["found"].count("TCP and UDP") == links * (len(calm.world.nodes) - 1)
+    assert found["clients"]["found"].endswith(f"{calm.world.address('n1')} on client0")
 
 
 def test_operator_moves_drains_and_stops(calm: Calm) -> None:
