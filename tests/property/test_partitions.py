@@ -1,33 +1,50 @@
 """Votes: at most one side of any partition decides, and what is said to be survived is.
 
-Exhaustive where the rule alone is asked; a sample of partitions is played out with the whole core.
+Exhaustive where the rule alone is asked. The whole core plays out all partitions of few nodes, and
+a sample of those of many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import os
+import zlib
+from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations, product
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.effort import part
+from tests.sim_calm import SECOND, leader, log_end, mend, owners
+from tests.sim_votes import config
 
+from leitwolf.core.lease.profile import PROFILES
 from leitwolf.core.membership.votes import casting_holder, configured_weight, wanted_acceptors
 from leitwolf.core.policy import survives
 from leitwolf.core.policy.health import is_quorum
 from leitwolf.core.quorum.predicate import agreed
-from leitwolf.model.ids import NodeId
+from leitwolf.model.commands import MoveGroup
+from leitwolf.model.ids import GroupId, NodeId
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig, QuorumWish
 from leitwolf.model.state import State
+from leitwolf.sim.checks import Violation
 from leitwolf.sim.entropy import Entropy
 from leitwolf.sim.forming import QUORUMS, formed_log
 from leitwolf.sim.scenario import demand_service
 from leitwolf.sim.world import World
 from leitwolf.state import fold
 
-SECOND = 1_000_000_000
 KINDS = tuple(sorted(QUORUMS))
+LEASES = PROFILES["default"].promise + PROFILES["default"].run
+"""When those of before a partition are over: the leader granted some until its own was."""
+SHORT = 17 * SECOND // 20
+LATEST = 2 * SECOND
+"""By then a side that can serve does."""
+STRICT = tuple((kind, "strict") for kind in KINDS)
+DYNAMIC = tuple((kind, "dynamic") for kind in KINDS if QUORUMS[kind][0])
+"""Without the kinds in which nodes have no votes: there strict and dynamic are the same."""
 
 
 def identities(count: int) -> list[AcceptorId]:
@@ -117,17 +134,36 @@ def test_a_loss_moves_no_casting_vote_without_need(
 def test_at_most_one_side_of_any_partition_is_a_quorum(
     kind: str, dynamic: bool, count: int
 ) -> None:
-    """Whoever is absent, however the rest splits, whichever side has the witness."""
-    wish, nodes = wish_of(kind, dynamic=dynamic), identities(count)
-    members = everyone(kind, count)
+    """Whoever is absent, however the rest splits, whichever sides reach the disk or witness.
+
+    If it answers both, both may be a quorum, but by its vote alone: it promises only one of them.
+    """
+    wish, ids = wish_of(kind, dynamic=dynamic), identities(count)
+    nodes, members = frozenset(range(1, count + 1)), everyone(kind, count)
+    outside = members - nodes
     seen = {
-        wanted_acceptors(wish, nodes, absent, NodeId(holder))
+        wanted_acceptors(wish, ids, absent, NodeId(holder))
         for absent in subsets(members)
         for holder in (0, 1, count)
     }
+    known = {one.id.node: one.id for one in wanted_acceptors(wish, ids)}
+    having = {side: frozenset(known[node] for node in side) for side in subsets(members)}
+    if not QUORUMS[kind][0]:
+        assert len(seen) == 1, "votes follow though no node has one"
     for acceptors in seen:
-        for side in subsets(members):
-            assert not (is_quorum(acceptors, side) and is_quorum(acceptors, members - side))
+        votes = QuorumConfig(acceptors=acceptors)
+        holds = {side: agreed(votes, have) for side, have in having.items()}
+        if count < 6:
+            told = {side: is_quorum(acceptors, side) for side in having}
+            assert told == holds, "status and the core count differently"
+        deciding = {one.id.node for one in acceptors if one.weight} & outside
+        for side in subsets(nodes):
+            other = nodes - side
+            assert not (holds[side] and holds[other | outside])
+            if holds[side | outside] and holds[other | outside]:
+                assert deciding, "two sides decide, and nobody is in both"
+            if dynamic:
+                assert holds[side] or holds[other | outside], "neither of two sides goes on"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,41 +184,196 @@ def test_no_step_of_a_change_lets_two_sides_decide(kind: str, count: int) -> Non
                 assert not (agreed(mine, one) and agreed(theirs, other))
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_at_most_one_side_keeps_a_group_online(seed: int) -> None:
-    """The whole core, split into two or three sides once or twice: one side at most serves.
+# --- partitions, played out by the whole core ----------------------------------------------------
 
-    Replay: pytest tests/property/test_partitions.py -k "keeps_a_group_online[SEED]"
-    """
-    entropy = Entropy(1_000 + seed)
-    count = 2 + seed % 7
-    kind, dynamic = entropy.choice(list(KINDS)), entropy.chance(700)
-    about = f"seed {seed}: {count} nodes, {kind}, {'dynamic' if dynamic else 'strict'}"
-    world = World(seed=seed, nodes=count, quorum=kind, dynamic=dynamic)
+
+class Split(NamedTuple):
+    """Sides that do not hear each other, and the nodes that reach the disk or witness."""
+
+    sides: tuple[frozenset[int], ...]
+    reach: frozenset[int]
+
+    def able(self, votes: QuorumConfig, side: frozenset[int], asks: frozenset[int]) -> bool:
+        """Return whether a side is a quorum, if one of ``asks`` asks the disk or witness."""
+        have = {
+            acceptor.id
+            for acceptor in votes.acceptors
+            if (acceptor.id.node in side if acceptor.kind == "node" else asks & self.reach)
+        }
+        return agreed(votes, have)
+
+
+def partitions(nodes: Sequence[int]) -> Iterator[tuple[frozenset[int], ...]]:
+    """All ways to part nodes into sides."""
+    if not nodes:
+        yield ()
+        return
+    for friends in subsets(nodes[1:]):
+        for others in partitions([node for node in nodes[1:] if node not in friends]):
+            yield (friends | {nodes[0]}, *others)
+
+
+def splits(kind: str, count: int) -> Iterator[Split]:
+    """All of them; a disk or witness is reached by none of the sides, by one, by several."""
+    for sides in partitions(range(1, count + 1)):
+        for reaching in subsets(range(len(sides)) if QUORUMS[kind][1] else ()):
+            yield Split(sides, frozenset().union(*(sides[number] for number in reaching)))
+
+
+def drawn(entropy: Entropy, nodes: Sequence[int], *, several: bool) -> Split:
+    """Two or three sides; a disk or witness is reached by one, or by some nodes of several."""
+    sides: list[frozenset[int]] = []
+    while len(sides) < 2:
+        chosen = {node: entropy.between(1, 3) for node in nodes}
+        parts = (frozenset(n for n in nodes if chosen[n] == number) for number in (1, 2, 3))
+        sides = [part for part in parts if part]
+    if not several:
+        return Split(tuple(sides), entropy.choice(sides))
+    some = {node for node in nodes if entropy.chance(500)}
+    return Split(tuple(sides), frozenset(some.union(min(side) for side in sides[:2])))
+
+
+def formed(kind: str, count: int, *, dynamic: bool, seed: int) -> World:
+    world = World(seed=seed, nodes=count, quorum=kind, dynamic=dynamic, links=1)
     for node in world.nodes.values():
         node.power_on()
-    world.run_until(5 * SECOND)
-    demand_service(world, f"{about}: after the start")
-    for _ in range(2):
-        sides = {node: entropy.between(1, 2 + (count > 3)) for node in world.nodes}
-        for one, other in product(world.nodes, world.nodes):
-            if sides[one] != sides[other]:
-                world.network.cut(one, other)
-        world.refresh_streams()
-        for witness in world.witnesses.values():
-            lost = entropy.between(0, 3)
-            witness.unreached.update(node for node, side in sides.items() if side == lost)
-        world.run_until(world.now + SECOND)
-        for _ in range(16):  # leases of before are over: look while votes are taken, and after
-            world.run_until(world.now + SECOND // 4)
-            serving = {sides[node.id] for node in world.nodes.values() if node.active_cells()}
-            assert len(serving) <= 1, f"{about}: sides {sides} serve {serving}"
-        world.network.heal()
-        world.refresh_streams()
-        for witness in world.witnesses.values():
-            witness.unreached.clear()
-        world.run_until(world.now + 12 * SECOND)
-        demand_service(world, f"{about}: whole again")
+    make_whole(world)
+    return world
+
+
+def cut_apart(world: World, split: Split) -> None:
+    for one, other in product(world.nodes, world.nodes):
+        if not any({one, other} <= side for side in split.sides):
+            world.network.cut(one, other)
+    world.refresh_streams()
+    for witness in world.witnesses.values():
+        witness.unreached.update(world.nodes.keys() - split.reach)
+
+
+def make_whole(world: World) -> None:
+    """Mend everything, until all serve, each of the first three a group, and nothing changes."""
+    mend(world)
+    for witness in world.witnesses.values():
+        witness.unreached.clear()
+    firsts = world.nodes.keys() & {1, 2, 3}
+    until, ends, before = world.now + 12 * SECOND, {0, 1}, {0}
+    while world.now < until and not (len(ends) == 1 and ends == before and is_whole(world)):
+        if len(world.leaders()) == 1 and owners(world, firsts) != firsts:
+            for number in firsts:
+                command = MoveGroup(group=GroupId(f"g{number}"), node=NodeId(number))
+                world.ask(leader(world).id, -number, command)
+        world.run_until(world.now + SECOND // 20)
+        before, ends = ends, {log_end(node) for node in world.nodes.values()}
+    demand_service(world, "whole again")
+
+
+def is_whole(world: World) -> bool:
+    try:
+        demand_service(world, "while healing")
+    except Violation:
+        return False
+    firsts = world.nodes.keys() & {1, 2, 3}
+    return config(world).former is None and owners(world, firsts) == firsts
+
+
+def serving(world: World, split: Split) -> set[frozenset[int]]:
+    """Sides on which anything runs."""
+    active = owners(world, set(world.nodes))
+    return {side for side in split.sides if side & active}
+
+
+def serves(world: World, side: frozenset[int]) -> bool:
+    """Whether everything runs on this side, under its leader."""
+    cores = [node.daemon.core for node in world.leaders() if node.id in side]
+    cells = [cell for node in side for cell in world.nodes[node].active_cells()]
+    running = {cell.order.resource for cell in cells}
+    return any(core is not None and running == set(core.state.resources) for core in cores)
+
+
+def refused_by_tag(world: World, split: Split, votes: QuorumConfig, side: frozenset[int]) -> bool:
+    """Whether a side needs a tag, and all who reach that lack the entry that it names."""
+    [tag] = [one.id.node for one in votes.acceptors if not one.full] or [0]
+    cores = [world.nodes[node].daemon.core for node in side & split.reach]
+    lack = all(core and core.behind.get(tag, 0) > core.quorum.last_key.index for core in cores)
+    return bool(tag) and lack and not split.able(votes, side, frozenset())
+
+
+def play(world: World, split: Split, lasting: int) -> None:
+    """Part the cluster: one side at most serves, and one does if the votes of it agree.
+
+    If the votes that the leader reaches agree it keeps its office. Once the leases of before are
+    over, those that the leader granted in its last moment too, the others serve nothing any more.
+
+    One exception: a leader without a quorum may still write an entry, of its own stop, to a tag.
+    Then the tag refuses all who lack it, and they say so.
+    """
+    votes, first, begun = config(world), leader(world).id, world.now
+    able = {side for side in split.sides if split.able(votes, side, side)}
+    kept = {side for side in able if first in side and split.able(votes, side, frozenset({first}))}
+    print(f"at {begun / SECOND} s, n{first} led: {split}, {votes}")
+    cut_apart(world, split)
+    world.run_until(begun + LEASES)
+    while world.now < begun + lasting or (
+        able and world.now < begun + LATEST and not any(serves(world, side) for side in able)
+    ):
+        assert len(serving(world, split)) <= 1
+        world.run_until(world.now + SECOND // 20)
+    found = serving(world, split)
+    if able and not found:
+        assert not kept
+        assert all(refused_by_tag(world, split, votes, side) for side in able)
+        make_whole(world)
+        return
+    assert len(found) == min(1, len(able))
+    assert found <= (kept or able)
+    assert all(serves(world, side) for side in found)
+    make_whole(world)
+
+
+@pytest.mark.parametrize(("kind", "votes"), [*STRICT, *DYNAMIC])
+@pytest.mark.parametrize("count", [2, 3])
+def test_all_partitions_of_few_nodes(kind: str, votes: str, count: int) -> None:
+    """One after the other, whoever leads by then, whoever has the casting vote."""
+    world = formed(kind, count, dynamic=votes == "dynamic", seed=1)
+    for split in splits(kind, count):
+        play(world, split, SHORT)
+
+
+def play_some(seed: int, kind: str, votes: str, count: int) -> None:
+    test = f"{__file__}::test_some_partitions_of_many_nodes[{count}-{votes}-{kind}]"
+    print(f"seed {seed}: LEITWOLF_SEED={seed} ./run test '{test}'")
+    entropy = Entropy(zlib.crc32(f"{seed} {kind} {votes} {count}".encode()))
+    world = formed(kind, count, dynamic=votes == "dynamic", seed=entropy.between(1, 1_000))
+    play(world, drawn(entropy, list(world.nodes), several=False), SHORT)
+    play(world, drawn(entropy, list(world.nodes), several=True), LATEST + SECOND // 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("votes", ["strict", "dynamic"])
+@pytest.mark.parametrize("count", range(4, 9))
+def test_some_partitions_of_many_nodes(kind: str, votes: str, count: int) -> None:
+    """Two in turn, the second one long enough for votes to follow who is there."""
+    play_some(int(os.environ.get("LEITWOLF_SEED", "1")), kind, votes, count)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "votes"), [*STRICT, *DYNAMIC])
+def test_partitions_of_four_nodes(kind: str, votes: str) -> None:
+    """All, or evenly chosen ones, as of fewer nodes."""
+    world = formed(kind, 4, dynamic=votes == "dynamic", seed=1)
+    every = list(splits(kind, 4))
+    for split in every[:: len(every) // part(len(every), least=10)]:
+        play(world, split, SHORT)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("votes", ["strict", "dynamic"])
+@pytest.mark.parametrize("count", range(4, 9))
+def test_more_partitions_of_many_nodes(kind: str, votes: str, count: int) -> None:
+    """The same with other partitions."""
+    for seed in range(2, 2 + part(10, least=1)):
+        play_some(seed, kind, votes, count)
 
 
 # --- what is survived ----------------------------------------------------------------------------
