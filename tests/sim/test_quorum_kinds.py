@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import permutations
 
 import pytest
-from tests.sim_calm import MS, SECOND, cut, leader, owners, started
+from tests.sim_calm import MS, SECOND, cut, leader, log_end, owners, started
+from tests.sim_votes import settled, votes
 
 from leitwolf.core.effects import CallWitness
 from leitwolf.core.lease.profile import PROFILES
@@ -16,6 +18,7 @@ from leitwolf.model.commands import (
     ChangeCluster,
     ChangeGroup,
     EvictNode,
+    MoveGroup,
     SetQuorum,
     TransferLeader,
 )
@@ -29,19 +32,39 @@ from leitwolf.sim.scenario import Setting, demand_service, simulate
 from leitwolf.sim.witness import SharedDisk
 from leitwolf.sim.world import World
 
+T_D = PROFILES["default"].promise
+"""Of a disk that is quick enough: P."""
 SHARED = tuple(name for name in sorted(QUORUMS) if QUORUMS[name][1] is not None)
+
+
+def spread(world: World) -> None:
+    """Let each of the first three nodes own a group, or each of two."""
+    for number in range(1, min(3, len(world.nodes)) + 1):
+        command = MoveGroup(group=GroupId(f"g{number}"), node=NodeId(number))
+        world.ask(leader(world).id, -20 - number, command)
+    world.run_until(world.now + SECOND)
+    assert owners(world, {1, 2, 3}) == world.nodes.keys() & {1, 2, 3}
 
 
 # --- the situations of the specification ---------------------------------------------------------
 
 
-def test_owner_of_the_disk_dies() -> None:
-    """T_d of silence, then another node adopts the disk's log and starts the groups."""
+@pytest.mark.parametrize("after_ms", [0, 13, 26, 39])
+def test_owner_of_the_disk_dies(after_ms: int) -> None:
+    """T_d after its last stamp, and not much later, another node adopts the log and serves."""
     world = started("disk", 2)
     first = leader(world)
+    [other] = [node for node in world.nodes.values() if node is not first]
+    [disk] = world.witnesses.values()
+    world.run_until(world.now + after_ms * MS)
     first.power_off("test")
-    world.run_until(world.now + 2 * SECOND)
-    assert leader(world) is not first
+    silent = disk.bound_until(first.id)  # T_d after the stamp, by the fastest clock
+    assert T_D - 50 * MS < silent - world.now < T_D, "it renewed in its last heartbeat"
+    assert world.run_to(lambda: bool(world.leaders()), silent + 120 * MS - world.now)
+    assert leader(world) is other
+    assert world.now >= silent
+    assert world.run_to(lambda: owners(world, {other.id}) == {other.id}, 20 * MS)
+    world.run_until(world.now + SECOND)
     demand_service(world, "without the former owner")
 
 
@@ -71,13 +94,24 @@ def test_four_nodes_split_the_side_of_the_owner_goes_on(others: int) -> None:
 
 
 def test_no_disk_no_cluster() -> None:
-    """A running cluster that loses its disk stops everything, and none starts without it."""
+    """The owner stops within T_d; the leases that it prolonged until then end R later at most."""
     world = started("disk", 3)
+    spread(world)
+    first = leader(world)
+    others = set(world.nodes) - {first.id}
     [witness] = world.witnesses.values()
+    lost = world.now
     witness.unreached.update(world.nodes)
-    world.run_until(world.now + 2 * SECOND)
-    assert not owners(world, set(world.nodes))
-    assert not world.leaders()
+    world.run_until(lost + T_D)
+    assert first.leader_until() <= world.now
+    assert owners(world, set(world.nodes)) == others
+    world.run_until(lost + PROFILES["default"].run)
+    assert owners(world, others) == others, "it is more than R"
+    world.run_until(lost + T_D + PROFILES["default"].run)
+    for _ in range(20):
+        assert not owners(world, set(world.nodes))
+        assert not world.leaders()
+        world.run_until(world.now + 100 * MS)
     witness.unreached.clear()
     world.run_until(world.now + 5 * SECOND)
     demand_service(world, "with its disk back")
@@ -117,27 +151,67 @@ def test_two_nodes_and_a_witness_the_defender_wins(quorum: str) -> None:
     assert owners(world, set(world.nodes)) == {first.id}
 
 
-@pytest.mark.parametrize("quorum", ["disk-witness", "full-witness"])
+@pytest.mark.parametrize("quorum", ["disk-witness", "full-witness", "tag-witness"])
 def test_two_nodes_do_not_need_their_witness(quorum: str) -> None:
     """Without it both go on, and nothing stops."""
     world = started(quorum, 2)
-    first, starts = leader(world), world.checker.starts
+    spread(world)
+    first, starts, elections = leader(world), world.checker.starts, world.checker.elections
     [witness] = world.witnesses.values()
     witness.unreached.update(world.nodes)
     world.run_until(world.now + 5 * SECOND)
     assert leader(world) is first
+    assert world.checker.elections == elections
     assert world.checker.starts == starts
+    assert owners(world, set(world.nodes)) == set(world.nodes)
     demand_service(world, "without the witness")
 
 
+@pytest.mark.parametrize("quorum", ["disk-witness", "full-witness", "tag-witness"])
+def test_votes_of_two_nodes_follow_their_lost_witness(quorum: str) -> None:
+    """Its vote goes to the leader, which then survives the other's death, too."""
+    world = started(quorum, 2, dynamic=True)
+    first, starts, elections = leader(world), world.checker.starts, world.checker.elections
+    [other] = [node for node in world.nodes.values() if node is not first]
+    [witness] = world.witnesses.values()
+    number = witness.acceptor.id.node
+    assert votes(world) == {first.id: 1, other.id: 1, number: 1}
+    witness.unreached.update(world.nodes)
+    settled(world, {first.id: 2, other.id: 1, number: 0}, 9 * SECOND)
+    assert (world.checker.starts, world.checker.elections) == (starts, elections)
+    other.power_off("test")
+    settled(world, {first.id: 1, other.id: 0, number: 0})
+    assert world.checker.elections == elections
+    demand_service(world, "with one of three")
+
+
 def test_four_and_a_disk_witness_leader_alone_with_the_disk() -> None:
-    """Three nodes are a majority of five votes; the leader with the disk has two."""
+    """Three nodes are a majority of five votes; the leader with the disk has two.
+
+    What runs on the three runs on; only what the leader had is started elsewhere.
+    """
     world = started("disk-witness", 4)
-    first = leader(world)
+    spread(world)
+    first, starts = leader(world), world.checker.starts
+    before = dict(first.daemon.core.state.groups)
+    assert {group.owner for group in before.values()} == {1, 2, 3}
+    assert first.id in (1, 2, 3)
     cut(world, {first.id})
     world.run_until(world.now + 3 * SECOND)
+    after = leader(world).daemon.core.state.groups
     assert leader(world) is not first
     assert first.id not in owners(world, set(world.nodes))
+    for name, group in before.items():
+        if group.owner == first.id:
+            assert after[name].generation > group.generation
+            assert after[name].owner != first.id
+        else:
+            assert (after[name].owner, after[name].generation) == (group.owner, group.generation)
+    assert world.checker.starts == starts + 2, "one group of two resources"
+    running = {
+        cell.order.group: node.id for node in world.nodes.values() for cell in node.active_cells()
+    }
+    assert running == {name: group.owner for name, group in after.items()}
 
 
 @pytest.mark.parametrize(("quorum", "starts"), [("tag-witness", False), ("full-witness", True)])
@@ -146,41 +220,75 @@ def test_partition_in_time(quorum: str, starts: bool) -> None:
     world = started(quorum, 2)
     first = leader(world)
     [other] = [node for node in world.nodes.values() if node is not first]
+    [witness] = world.witnesses.values()
     other.power_off("test")
     world.run_until(world.now + 2 * SECOND)
-    newest = first.daemon.core.state.index
+    known = log_end(other)
+    world.ask(first.id, -1, ChangeGroup(group=GroupId("g1"), restart_threshold=5))
+    world.run_until(world.now + SECOND)
+    answer = world.answers[-1]
+    assert answer.refusal is None
+    assert answer.index > known
     first.power_off("test")
     other.power_on()
     world.run_until(world.now + 5 * SECOND)
     core = other.daemon.core
-    assert bool(world.leaders()) is starts
-    assert (core.state.index >= newest) is starts
-    if not starts:
-        assert core.behind, "it does not say who has what it lacks"
+    if starts:
+        assert leader(world) is other
+        assert core.state.groups[GroupId("g1")].restart_threshold == 5
+        assert not core.behind
+        demand_service(world, "with what the witness held")
+        return
+    assert not world.leaders()
+    assert core.behind.keys() == {witness.acceptor.id.node}, "not who has what it lacks"
+    assert core.behind[witness.acceptor.id.node] >= answer.index > log_end(other)
+    first.power_on()
+    world.run_until(world.now + 5 * SECOND)
+    assert not core.behind
+    assert core.state.groups[GroupId("g1")].restart_threshold == 5
+    demand_service(world, "with who had it")
 
 
-@pytest.mark.parametrize("target", SHARED)
-def test_kind_of_quorum_changes_online(target: str) -> None:
-    """From a majority to every other kind and back: no office and no group is lost."""
-    world = started("majority", 3)
-    first, elections, starts = leader(world), world.checker.elections, world.checker.starts
-    weight, acceptor = QUORUMS[target]
-    assert acceptor is not None
-    command = SetQuorum(
+def wanted(quorum: str) -> SetQuorum:
+    """Another disk or witness than the one that the cluster was formed with."""
+    weight, acceptor = QUORUMS[quorum]
+    if acceptor is None:
+        return SetQuorum()
+    return SetQuorum(
         witness=acceptor.kind,
         storage="00000001",
         location="sim:1",
         full=acceptor.full,
         alone=weight == 0,
     )
-    for number, wanted in enumerate((command, SetQuorum())):
-        world.ask(first.id, -1 - number, wanted)
-        world.run_until(world.now + 4 * SECOND)
-        config = first.daemon.core.quorum.config
-        assert config.former is None
-        assert len(config.acceptors) == 3 + (wanted is command), config
-        assert (world.checker.elections, world.checker.starts) == (elections, starts)
-    demand_service(world, "after the changes")
+
+
+@pytest.mark.parametrize(("before", "after"), [*permutations(QUORUMS, 2)])
+def test_kind_of_quorum_changes_online(before: str, after: str) -> None:
+    """From each kind to each other: no office and no group is lost."""
+    world = started(before, 3)
+    spread(world)
+    first, elections, starts = leader(world), world.checker.elections, world.checker.starts
+    groups = dict(first.daemon.core.state.groups)
+    world.ask(first.id, -9, wanted(after))
+    world.run_until(world.now + 2 * SECOND)
+    assert world.answers[-9].refusal is None
+    config = first.daemon.core.quorum.config
+    weight, acceptor = QUORUMS[after]
+    others = [(acceptor.kind, 1, acceptor.full, "00000001")] if acceptor is not None else []
+    assert config.former is None
+    assert [(one.kind, one.weight, one.full, one.id.storage) for one in config.acceptors] == [
+        *(("node", weight, True, f"disk{number}") for number in world.nodes),
+        *others,
+    ]
+    assert leader(world) is first
+    assert (world.checker.elections, world.checker.starts) == (elections, starts)
+    for name, group in first.daemon.core.state.groups.items():
+        assert (group.owner, group.generation) == (groups[name].owner, groups[name].generation)
+    assert owners(world, set(world.nodes)) == set(world.nodes)
+    first.power_off("test")
+    world.run_until(world.now + 2 * SECOND)
+    demand_service(world, "by the new votes")
 
 
 # --- random runs ---------------------------------------------------------------------------------
