@@ -57,6 +57,18 @@ def forced(world: World, *nodes: SimNode) -> None:
     demand(world, answer.refusal is None, f"refused: {answer.refusal}")
 
 
+def freshness(node: SimNode) -> tuple[int, int]:
+    return log_end(node), node.id
+
+
+def sent_on(world: World, answer: Answer, freshest: SimNode) -> None:
+    """A force was refused, and the refusal names the node that holds newer entries."""
+    name, refusal = f"n{freshest.id}", answer.refusal
+    said = (refusal.code, refusal.text, refusal.hint) if refusal is not None else ()
+    expected = f"{name} holds newer entries than this node", f"do the same on {name}"
+    demand(world, said == ("fresher-node", *expected), f"answered {answer}")
+
+
 def die(world: World, nodes: list[SimNode]) -> None:
     """Nodes lose their power for good, and long enough ago."""
     for node in nodes:
@@ -263,16 +275,36 @@ def two_forced_halves(seed: int, rules: Rules) -> None:
 
 
 def disk_is_lost(seed: int, rules: Rules) -> None:
-    """The shared disk dies: everything stops, and the freshest replica is the way out."""
+    """The shared disk dies: everything stops, and the freshest replica is the way out.
+
+    A follower that was cut off meanwhile lacks an entry. Asked, it names who does not.
+    """
     world = on_at_once(seed, rules, 3, "disk")
     [disk] = world.witnesses.values()
+    stale = followers(world)[seed % 2]
+    isolate(world, stale)
+    world.run_until(world.now + SECOND)
+    wish = WishGroup(group=GroupId("g1"), wish=Wish.OFFLINE)
+    demand(world, ordered(world, leader(world), wish).refusal is None, "not answered")
     disk.unreached.update(world.nodes)
+    world.run_until(world.now + SECOND)
+    mend(world)
     world.run_until(world.now + SILENCE_S * SECOND)
     demand(world, not world.leaders(), "somebody leads without the disk")
-    nodes = sorted(world.nodes.values(), key=log_end, reverse=True)
-    forced(world, *nodes)
+    first, *others = sorted(world.nodes.values(), key=freshness, reverse=True)
+    demand(world, others[-1] is stale and log_end(stale) < log_end(first), "no node is stale")
+    show = ForceQuorum(nodes=tuple(NodeId(node.id) for node in world.nodes.values()))
+    plan = ordered(world, stale, show).data["plan"]
+    view = msgspec.json.decode(plan, type=ForceView)
+    told = (view.code, view.index, view.known)
+    demand(world, told == ("fresher-node", log_end(stale), log_end(first)), f"told {view}")
+    sent_on(world, force(world, stale, first, *others[:-1]), first)
+    forced(world, first, *others)
     world.run_until(world.now + 5 * SECOND)
     demand_service(world, "without the disk")
+    state = world.state()
+    lost = state is None or state.groups[GroupId("g1")].wish != Wish.OFFLINE
+    demand(world, not lost, "what the freshest replica held is lost")
     disk.unreached.clear()
     world.run_until(world.now + 3 * SECOND)
     demand_service(world, "with a disk of a former history")
@@ -361,8 +393,10 @@ def stale_node_is_asked(seed: int, rules: Rules) -> None:
         node.power_off("for good")
     mend(world)
     world.run_until(world.now + SILENCE_S * SECOND)
-    force(world, stale, fresh)
+    answer = force(world, stale, fresh)
     world.run_until(world.now + 2 * SECOND)
+    if rules.holds("force-freshest"):
+        sent_on(world, answer, fresh)
 
 
 def obedient_node_alone_with_the_disk(seed: int, rules: Rules) -> None:
