@@ -325,7 +325,8 @@ def stale_node_and_tag_witness(seed: int, rules: Rules) -> None:
     demand(world, not world.leaders(), "a stale node leads")
     answer = ordered(world, stale, ForceQuorum(nodes=(NodeId(stale.id),)))
     view = msgspec.json.decode(answer.data["plan"], type=ForceView)
-    demand(world, view.known > view.index and view.known_at == "the witness", f"told {view}")
+    holder = f"n{other.id}"
+    demand(world, view.known > view.index and view.known_at == holder, f"told {view}")
     forced(world, stale)
     reach(world, lambda: serves(world, stale), 5 * SECOND)
 

@@ -14,6 +14,7 @@ from leitwolf.core.lease.profile import PROFILES
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.daemon.storage_views import findings
+from leitwolf.daemon.views import quorum_view
 from leitwolf.model.commands import (
     ChangeCluster,
     ChangeGroup,
@@ -220,7 +221,6 @@ def test_partition_in_time(quorum: str, starts: bool) -> None:
     world = started(quorum, 2)
     first = leader(world)
     [other] = [node for node in world.nodes.values() if node is not first]
-    [witness] = world.witnesses.values()
     other.power_off("test")
     world.run_until(world.now + 2 * SECOND)
     known = log_end(other)
@@ -240,8 +240,11 @@ def test_partition_in_time(quorum: str, starts: bool) -> None:
         demand_service(world, "with what the witness held")
         return
     assert not world.leaders()
-    assert core.behind.keys() == {witness.acceptor.id.node}, "not who has what it lacks"
-    assert core.behind[witness.acceptor.id.node] >= answer.index > log_end(other)
+    assert core.behind.keys() == {first.id}, "not who has what it lacks"
+    newest, here = core.behind[first.id], log_end(other)
+    assert newest >= answer.index > here
+    view = quorum_view(core, None, other.raw(), worst_stall=0, realtime=True)
+    assert view.lacking == f"n{first.id} knows entries up to {newest}, this node up to {here}"
     first.power_on()
     world.run_until(world.now + 5 * SECOND)
     assert not core.behind

@@ -6,11 +6,12 @@ import pytest
 from tests.quorum_world import MS, PROMISE, World, configuration, identity
 
 from leitwolf.core.effects import AskGuard, Send
-from leitwolf.core.messages import Append, Prepare, TransferOffice
+from leitwolf.core.messages import Append, Prepare, PreProbeReply, TransferOffice
 from leitwolf.core.quorum import Behind, Role, SteppedDown, TransferFailed
 from leitwolf.model.errors import NotLeader
 from leitwolf.model.quorum import Acceptor, QuorumConfig
-from leitwolf.wire.ballot import Ballot
+from leitwolf.model.witness import WITNESS_ID_MIN
+from leitwolf.wire.ballot import Ballot, Key
 from leitwolf.wire.guard import Fence, Office, OfficeLost, Release, Released
 
 
@@ -131,6 +132,23 @@ def test_a_node_that_is_behind_does_not_win() -> None:
     behind = [signal for signal in world.signals[2] if isinstance(signal, Behind)]
     assert behind
     assert behind[0].node == 3
+
+
+@pytest.mark.parametrize(("writer", "named"), [(3, 3), (2, WITNESS_ID_MIN)])
+def test_a_witness_names_who_has_what_it_knows_of(writer: int, named: int) -> None:
+    """It holds no entries: their writer does; what this node wrote itself it lost, so not it."""
+    world = led(three())
+    world.part(2)
+    core, limit = world.cores[2], world.now + 10 * PROMISE
+    while (campaign := core._candidate.campaign) is None:
+        assert world.now < limit, "it does not try to lead"
+        world.pass_time(MS)
+    key = Key(Ballot(0, 9, writer), 40)
+    promised = core.promised
+    answer = PreProbeReply(round=campaign.serial, willing=False, promised=promised, key=key)
+    core.receive(world.now, WITNESS_ID_MIN, answer)
+    [behind] = [signal for signal in core.take_signals() if isinstance(signal, Behind)]
+    assert (behind.node, behind.key) == (named, key)
 
 
 def test_a_minority_with_a_higher_promise_is_taken_along() -> None:

@@ -160,7 +160,7 @@ class Node:
         self.paths = Paths()
         self.connected: set[NodeId] = set()
         self.behind: dict[NodeId, int] = {}
-        """Nodes that refused this one as behind, with the index that they know (R2)."""
+        """Nodes that have entries which this one lacks, with the index that they know (R2)."""
         self._effects: list[Effect] = []
         self.force = Force(self.quorum, page=page, behind=self.behind, ahead=self._ahead)
         self._router = RequestRouter(self, self.force)
@@ -454,7 +454,8 @@ class Node:
                 self.behind.clear()
                 self._tell_at = 0
             case Behind():
-                self.behind[NodeId(signal.node)] = signal.key.index
+                index = max(signal.key.index, self.behind.get(NodeId(signal.node), 0))
+                self.behind[NodeId(signal.node)] = index
 
     def _committed(self, now: int, entries: tuple[Entry, ...]) -> None:
         for entry in entries:

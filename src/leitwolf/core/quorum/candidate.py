@@ -34,7 +34,8 @@ from leitwolf.core.quorum.signals import Behind, MayLead, SteppedDown
 from leitwolf.core.quorum.standing import NEVER, Standing
 from leitwolf.model.ids import NodeId
 from leitwolf.model.quorum import AcceptorId, QuorumConfig
-from leitwolf.wire.ballot import NO_BALLOT, Ballot
+from leitwolf.model.witness import is_witness
+from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
 from leitwolf.wire.guard import Fence, Fenced, FenceRefused, Release
 
 __all__ = ["Campaign", "Candidate", "Phase"]
@@ -229,7 +230,7 @@ class Candidate:
         if campaign is None or campaign.phase != Phase.PROBE or message.round != campaign.serial:
             return
         if message.key > self._standing.log.last:
-            self._standing.signals.append(Behind(node=node, key=message.key))
+            self._behind(node, message.key)
         if message.willing:
             campaign.willing.update(self._identities({node}))
             self._count_willing(campaign)
@@ -337,7 +338,7 @@ class Candidate:
         if campaign is None or campaign.phase != Phase.PREPARE or message.ballot != campaign.ballot:
             return
         if message.key > standing.log.last:
-            standing.signals.append(Behind(node=node, key=message.key))
+            self._behind(node, message.key)
             self._count_refusing(campaign, node)
         elif message.promised > campaign.ballot:
             self._count_refusing(campaign, node)
@@ -345,6 +346,12 @@ class Candidate:
             campaign.postponed.add(node)
             at = standing.now + min(message.remaining, standing.rank_delay_ns)
             campaign.resend_at = min(campaign.resend_at, at)
+
+    def _behind(self, node: int, key: Key) -> None:
+        """Name who has what this log lacks: of a witness, which holds a key alone, its writer."""
+        writer = key.ballot.node
+        holder = writer if is_witness(node) and writer != self._standing.me.node else node
+        self._standing.signals.append(Behind(node=holder, key=key))
 
     def _count_refusing(self, campaign: Campaign, node: int) -> None:
         campaign.refusing.add(node)

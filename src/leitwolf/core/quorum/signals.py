@@ -72,7 +72,10 @@ class LeaderSeen(_Signal, frozen=True, kw_only=True):
 
 
 class Behind(_Signal, frozen=True, kw_only=True):
-    """``node`` knows entries up to ``key`` that this candidate lacks (R2, partition in time)."""
+    """``node`` knows entries up to ``key`` that this candidate lacks (R2, partition in time).
+
+    Where a witness said so, which holds no entries, ``node`` is the leader that wrote them.
+    """
 
     node: int
     key: Key
