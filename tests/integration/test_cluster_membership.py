@@ -430,6 +430,7 @@ sealer = Sealer(KeyRing([bytes(32)]), 9)
 channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for number in range(5):
     channel.sendto(sealer.seal(0, b"heartbeat of another cluster"), (sys.argv[1], int(sys.argv[2])))
+channel.sendto(bytes(1201), (sys.argv[1], int(sys.argv[2])))
 """
 
 
@@ -449,6 +450,10 @@ def test_heartbeats_of_another_cluster_are_named(members: Members) -> None:
     assert view.leader == before.leader
     assert not told(members.status("n2"))
     assert f"former member, from {here} (5)" in members.lab.command("n1", "status").stdout
+    shown = members.lab.command("n1", "quorum", "status").stdout
+    (counts,) = [line for line in shown.splitlines() if line.startswith("heartbeats dropped")]
+    assert " 1 oversized" in counts
+    assert re.search(r"\b[5-9] foreign-key|\d\d foreign-key", counts), counts
 
 
 def test_profile_changes_online(members: Members) -> None:

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leitwolf.core.effects import PeerMessage
-from leitwolf.model.errors import ProtocolError
+from leitwolf.model.errors import MALFORMED, ProtocolError
 from leitwolf.peers.frames import (
-    MALFORMED,
     Framer,
     Hello,
     decode_control,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from leitwolf.cli import check, render
 from leitwolf.client import Client
-from leitwolf.model.errors import UnavailableError
+from leitwolf.daemon.heard import Heard
+from leitwolf.model.errors import ProtocolError, UnavailableError
 from leitwolf.model.views import (
     FindingView,
     PathView,
@@ -17,6 +19,8 @@ from leitwolf.model.views import (
     SurvivalView,
     TimesView,
 )
+from leitwolf.peers.stream import Counters
+from leitwolf.wire.guard import DatagramReport
 
 FINDING = FindingView(code="path-lost", text="n2 does not reach it", fix="look at the cable")
 
@@ -89,6 +93,26 @@ def test_a_disk_is_shown_with_its_times_and_who_reaches_it() -> None:
     assert "reached by n1\n" in text
     assert "NOT reached by n2 since 1970-01-01" in text
     assert text.endswith("! n2 does not reach it [path-lost]\n  -> look at the cable")
+
+
+def test_what_was_dropped_is_counted_for_people() -> None:
+    """Every reason is there for programs; people see those that occurred, or nothing."""
+    heard = Heard(lambda _: None)
+    counters = Counters()
+    assert heard.dropped(counters).datagrams == {}, "no guard told"
+    heard.take(DatagramReport(0, 2, 0, 0, 0, 3, 0, 0, 4))
+    counters.handshakes_failed = 5
+    counters.count_rejection("token-used")
+    counters.count_broken(ProtocolError("too long", code="oversized"))
+    found = heard.dropped(counters)
+    assert found.datagrams.keys() >= {"foreign-key", "unknown-sender", "replayed", "misrouted"}
+    line = (
+        "heartbeats dropped: 2 oversized, 3 forged; not sent: 4; "
+        "streams ended: 1 oversized, 5 handshakes-failed; rejected: 1 token-used\n"
+    )
+    assert line in render.quorum(replace(view(member()), dropped=found))
+    nothing = Heard(lambda _: None).dropped(Counters())
+    assert render.quorum(replace(view(member()), dropped=nothing)) == render.quorum(view(member()))
 
 
 def test_a_disk_that_was_never_called_has_no_times() -> None:

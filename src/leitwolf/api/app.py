@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.errors import (
+    MALFORMED,
     Conflict,
     InvalidConfig,
     LeitwolfError,
@@ -122,7 +123,7 @@ async def _body(request: Request, kind: Any) -> Any:
         value = _DECODERS[kind].decode(data)
         # What cannot be told to another node (a number of 100 digits) is not valid either.
         msgspec.msgpack.encode(value)
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+    except MALFORMED as error:
         raise InvalidConfig(f"the request body is not valid: {error}") from error
     return value
 

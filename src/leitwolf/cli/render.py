@@ -6,6 +6,7 @@ import msgspec
 
 from leitwolf.model.commands import Answer
 from leitwolf.model.views import (
+    DroppedView,
     ExplanationView,
     FindingView,
     ForceNode,
@@ -233,6 +234,24 @@ def _vote(member: QuorumMember) -> str:
     return "no vote now" if member.configured else "no vote (weight 0)"
 
 
+def _dropped(view: DroppedView | None) -> list[str]:
+    """Say what a node did not take or send, where there was anything."""
+    if view is None:
+        return []
+    kinds = (
+        ("heartbeats dropped", view.datagrams),
+        ("not sent", {"": view.unsent}),
+        ("streams ended", view.streams),
+        ("rejected", view.rejected),
+    )
+    said = []
+    for what, counts in kinds:
+        some = [f"{count} {reason}".rstrip() for reason, count in counts.items() if count]
+        if some:
+            said.append(f"{what}: {', '.join(some)}")
+    return ["; ".join(said)] if said else []
+
+
 def quorum(view: QuorumView) -> str:
     """Return who promised what."""
     margin = f"{view.lease_margin_ms:.0f} ms left" if view.lease_margin_ms > 0 else "none"
@@ -252,6 +271,7 @@ def quorum(view: QuorumView) -> str:
             f"R {view.run_ms}  K {view.kill_ms} ms; {machine}"
         ),
         f"log: committed {view.commit}, last {view.last}",
+        *_dropped(view.dropped),
     ]
     for member in view.members:
         match = f"has {member.match}" if member.match >= 0 else "not known here"

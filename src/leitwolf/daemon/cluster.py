@@ -47,6 +47,7 @@ from leitwolf.core.node import Node
 from leitwolf.core.quorum.predicate import witnesses
 from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.giving_way import is_prevented, prevent
+from leitwolf.daemon.heard import Heard
 from leitwolf.daemon.histories import Histories
 from leitwolf.daemon.house import House
 from leitwolf.daemon.keys import KeyFile, rekey_command
@@ -82,6 +83,7 @@ from leitwolf.system.settings import Settings
 from leitwolf.wire.guard import (
     GUARD,
     DaemonHello,
+    DatagramReport,
     GuardCommand,
     HistoryHeard,
     LeaseClosed,
@@ -89,7 +91,6 @@ from leitwolf.wire.guard import (
     LinkState,
     Recorded,
     RosterReport,
-    Stranger,
     StrangersReport,
 )
 from leitwolf.wire.lineage import describe
@@ -140,9 +141,7 @@ class Cluster:
         self.bootstrap = bootstrap
         self.store = store
         self.links: dict[tuple[int, int], LinkState] = {}
-        self.roster: RosterReport | None = None
-        """Newest word of the own guard about all nodes, in the last office that it had."""
-        self.strangers: tuple[Stranger, ...] = ()
+        self.heard = Heard(self.record)
         self.recorder = LocalRecorder(settings.state / "recorder")
         self.progress = progress
         self.keys = KeyFile(settings.config)
@@ -384,10 +383,8 @@ class Cluster:
                 self.feed(FromGuard(report=report))
             case HistoryHeard():
                 self.histories.heard(report)
-            case StrangersReport():
-                self._meet(report)
-            case RosterReport():
-                self.roster = report
+            case RosterReport() | StrangersReport() | DatagramReport():
+                self.heard.take(report)
             case Recorded():
                 self.record(f"guard: {report.code}: {report.detail}")
             case LeaseClosed():
@@ -408,13 +405,6 @@ class Cluster:
             self.links[link.node, link.link] = link
             if former is None or former.up != link.up:
                 (self.peers.link_up if link.up else self.peers.link_down)(link.node, link.link)
-
-    def _meet(self, report: StrangersReport) -> None:
-        known = {stranger.address for stranger in self.strangers}
-        self.strangers = report.strangers
-        for stranger in report.strangers:
-            if stranger.address not in known:
-                self.record(f"heartbeats of another cluster or a former member: {stranger.address}")
 
     def record(self, text: str) -> None:
         """Write a line that survives also where no entry can be written."""

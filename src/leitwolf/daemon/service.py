@@ -119,7 +119,7 @@ class DaemonService:
             stopped=stopped,
         )
         strangers = tuple(
-            StrangerView(address=one.address, count=one.count) for one in cluster.strangers
+            StrangerView(address=one.address, count=one.count) for one in cluster.heard.strangers
         )
         stopped = () if view.quorum else stopped
         kept = giving_way.notice(self._settings.state)
@@ -153,14 +153,16 @@ class DaemonService:
         """Return who promised what."""
         cluster = self.life.formed()
         guard = self._progress.slot(Role.GUARD)
-        return views.quorum_view(
+        view = views.quorum_view(
             cluster.node,
             cluster.page(),
             raw_ns(),
             worst_stall=guard.peak,
             realtime=bool(guard.flags & Flag.REALTIME),
-            roster=cluster.roster,
+            roster=cluster.heard.roster,
         )
+        dropped = cluster.heard.dropped(cluster.peers.counters)
+        return msgspec.structs.replace(view, dropped=dropped)
 
     def why(self, group: str) -> ExplanationView:
         """Explain where a group is and why."""

@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from leitwolf.guard.seal import DATAGRAM_BYTES_MAX, KeyRing, Opener, Sealer
+from leitwolf.guard.seal import Drops, KeyRing, Opener, Sealer
 from leitwolf.guard.strangers import Strangers
-from leitwolf.wire.guard import Configure
+from leitwolf.wire.guard import Configure, DatagramReport
 from leitwolf.wire.heartbeat import PEER, PeerMessage
 from leitwolf.wire.layout import LayoutError
 
 __all__ = ["Datagrams"]
 
 _RECEIVE_BYTES = 2_048
+"""More than any datagram has: what is longer is cut off, and dropped as oversized."""
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78
 _BUFFER_BYTES = 1 << 20
@@ -31,6 +32,7 @@ _TRAFFIC_CLASS = 0xC0
 _BIND_AGAIN_NS = 250_000_000
 _PER_PASS = 512
 """Datagrams of one socket in one pass; what is left waits for the next one."""
+_NEWS_NS = 1_000_000_000
 
 _Address = tuple[Any, ...]
 
@@ -75,11 +77,9 @@ class Datagrams:
         self._sealer: Sealer | None = None
         self._opener: Opener | None = None
         self._by_descriptor: dict[int, int] = {}
-        self.misrouted = 0
-        """Authentic datagrams that came in on another link than the one they name."""
-        self.malformed = 0
-        """Authentic datagrams that are no message."""
-        self.unsent = 0
+        self._misrouted = self._unreadable = self._unsent = 0
+        self._told: DatagramReport | None = None
+        self._news_at = 0
         self.strangers = Strangers()
 
     def configure(self, configuration: Configure, keys: KeyRing, now: int) -> None:
@@ -187,9 +187,9 @@ class Datagrams:
                 own.channel.sendto(self._sealer.seal(number, packet), target)
                 own.sent()
             except (BlockingIOError, ConnectionRefusedError):
-                self.unsent += 1  # full queue, or the other guard is not there
+                self._unsent += 1  # full queue, or the other guard is not there
             except OSError:
-                self.unsent += 1
+                self._unsent += 1
                 own.failed(now + _BIND_AGAIN_NS)
 
     def receive(self, now: int) -> Iterator[tuple[int, int, PeerMessage]]:
@@ -215,28 +215,51 @@ class Datagrams:
                     yield found
 
     def _open(self, number: int, datagram: bytes) -> tuple[int, int, PeerMessage] | None:
-        if self._opener is None or len(datagram) > DATAGRAM_BYTES_MAX:
+        if self._opener is None:
             return None
         opened = self._opener.open(datagram)
         if opened is None:
             return None
         sender, named, packet = opened
         if named != number:
-            self.misrouted += 1
+            self._misrouted += 1
             return None
         try:
             return sender, number, PEER.decode(packet)
         except LayoutError:
-            self.malformed += 1
+            self._unreadable += 1
             return None
 
     def _foreign(self) -> int:
         return self._opener.drops.foreign_key if self._opener is not None else 0
 
-    def dropped(self) -> int:
-        """Return how many datagrams were not taken, for whatever reason."""
-        sealed = self._opener.drops.total if self._opener is not None else 0
-        return sealed + self.misrouted + self.malformed
+    # --- counts ----------------------------------------------------------------------------------
+
+    def counts(self) -> DatagramReport:
+        """Return how many datagrams were dropped, by reason, and not sent."""
+        drops = self._opener.drops if self._opener is not None else Drops()
+        return DatagramReport(
+            malformed=drops.malformed,
+            oversized=drops.oversized,
+            foreign_key=drops.foreign_key,
+            unknown_sender=drops.unknown_sender,
+            replayed=drops.replayed,
+            forged=drops.forged,
+            misrouted=self._misrouted,
+            unreadable=self._unreadable,
+            unsent=self._unsent,
+        )
+
+    def news(self, now: int) -> DatagramReport | None:
+        """Return the counts when they changed, at most once a second."""
+        if now < self._news_at:
+            return None
+        self._news_at = now + _NEWS_NS
+        counts = self.counts()
+        if counts == self._told:
+            return None
+        self._told = counts
+        return counts
 
     def close(self) -> None:
         """Close all sockets."""

@@ -247,9 +247,9 @@ class GuardProcess:
         now = clock.raw_ns()
         for address in self._datagrams.maintain(now):
             self._record("link-bound", address)
-        strangers = self._datagrams.strangers.news(now)
-        if strangers is not None:
-            self._tell(strangers)
+        for news in (self._datagrams.strangers.news(now), self._datagrams.news(now)):
+            if news is not None:
+                self._tell(news)
         self._look_for_keeper(now)
         deadline = self._machine.deadline()
         if now >= deadline:
@@ -370,6 +370,7 @@ class GuardProcess:
         elif isinstance(command, DaemonHello):
             self._step(DaemonSeen())
             self._step(Commanded(command))
+            self._tell(self._datagrams.counts())
             while self._records:
                 self._send(Kind.DAEMON, self._records.popleft())
         else:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from leitwolf.model.errors import MALFORMED
 from leitwolf.model.observations import HostOrder, HostReport
 
 __all__ = ["BUFFER_BYTES", "Channel", "listen"]
@@ -126,7 +127,7 @@ class Channel:
             return
         try:
             order = self._decoder.decode(data)
-        except msgspec.MsgspecError:
+        except MALFORMED:
             self._disconnect()
             return
         self._accept(order)

@@ -28,7 +28,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 __all__ = [
+    "MALFORMED",
     "Conflict",
     "DiskFull",
     "HandshakeRejected",
@@ -53,6 +56,9 @@ __all__ = [
     "WitnessError",
     "check",
 ]
+
+MALFORMED = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
+"""What msgspec raises for input that is none."""
 
 
 class LeitwolfError(Exception):

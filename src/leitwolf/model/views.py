@@ -8,6 +8,7 @@ from leitwolf.model.ids import NodeId
 
 __all__ = [
     "ClusterSetup",
+    "DroppedView",
     "ExplanationView",
     "FindingView",
     "ForceGroup",
@@ -285,6 +286,19 @@ class SurvivalView(_View, frozen=True, kw_only=True):
     """Of each one that is there; of each two that vote, where some are survived and some not."""
 
 
+class DroppedView(_View, frozen=True, kw_only=True):
+    """What the node asked did not take or send; everything is counted, and nothing else is done."""
+
+    datagrams: dict[str, int]
+    """Heartbeats that its guard dropped since it started, by reason; {}: no guard told."""
+    unsent: int
+    """Heartbeats that the kernel refused to send since then."""
+    streams: dict[str, int]
+    """Connections of nodes and joiners that ended since the daemon started, by reason."""
+    rejected: dict[str, int]
+    """Nodes and joiners that it rejected, by code."""
+
+
 class QuorumView(_View, frozen=True, kw_only=True):
     """Who promised what, as this node knows it."""
 
@@ -323,6 +337,7 @@ class QuorumView(_View, frozen=True, kw_only=True):
     """What a stale node lacks and who has it."""
     findings: tuple[FindingView, ...] = ()
     witness: WitnessView | None = None
+    dropped: DroppedView | None = None
 
 
 class ForceNode(_View, frozen=True, kw_only=True):

@@ -19,14 +19,13 @@ from enum import StrEnum
 
 import msgspec
 
-from leitwolf.model.errors import ProtocolError, check
+from leitwolf.model.errors import MALFORMED, ProtocolError, check
 from leitwolf.model.history import HistoryStanding
 from leitwolf.wire.ballot import Ballot, Key
 from leitwolf.wire.lineage import Lineage
 
 __all__ = [
     "CONTROL_BYTES_MAX",
-    "MALFORMED",
     "PING",
     "PROTOCOL",
     "AuthorityShown",
@@ -51,9 +50,6 @@ PROTOCOL = 2
 """Version of the peer protocol; nodes speak only with nodes of the same one."""
 CONTROL_BYTES_MAX = 64 << 10
 """Largest frame before a stream is established; a grant of 64 members has about 20 KiB."""
-
-MALFORMED = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
-"""What decoders raise for input that is none."""
 
 _LENGTH = struct.Struct(">I")
 _LENGTH_MAX = 0xFFFF_FFFF

@@ -28,11 +28,11 @@ from typing import Any, cast
 
 import msgspec
 
-from leitwolf.model.errors import ProtocolError, check
+from leitwolf.model.errors import MALFORMED, ProtocolError, check
 from leitwolf.model.history import HistoryStanding
 from leitwolf.model.limits import PEER_FRAME_BYTES_MAX
 from leitwolf.peers.admission import Admission, JoinGate, OnJoin
-from leitwolf.peers.frames import MALFORMED, Code, Hello, Rejection
+from leitwolf.peers.frames import Code, Hello, Rejection
 from leitwolf.peers.identity import TlsContexts
 from leitwolf.peers.sockets import dialling_socket, listening_socket, tune
 from leitwolf.peers.stream import Counters, Ending, PeerStream, Timing

@@ -22,6 +22,7 @@ __all__ = [
     "BackingThin",
     "Configure",
     "DaemonHello",
+    "DatagramReport",
     "Exclude",
     "Fence",
     "FenceRefused",
@@ -454,6 +455,33 @@ class HistoryHeard:
     closed: bool
 
 
+@GUARD.message(51)
+@dataclass(frozen=True, slots=True)
+class DatagramReport:
+    """For people: the datagrams that this guard dropped, by reason, and could not send.
+
+    Since it started; told to every daemon at its hello, and when a number changed.
+    """
+
+    malformed: int
+    """No datagram of a guard: too short, other magic or version."""
+    oversized: int
+    foreign_key: int
+    """Sealed under a key that this cluster does not have."""
+    unknown_sender: int
+    """In the name of a node that this one does not listen to."""
+    replayed: int
+    """Taken before, or too old to know."""
+    forged: int
+    """The tag is wrong."""
+    misrouted: int
+    """Authentic, but not on the link that it names."""
+    unreadable: int
+    """Authentic, but no message."""
+    unsent: int
+    """The kernel refused them."""
+
+
 GuardCommand = (
     DaemonHello
     | Configure
@@ -487,6 +515,7 @@ GuardReport = (
     | LinkReport
     | RosterReport
     | StrangersReport
+    | DatagramReport
     | HistoryHeard
     | Recorded
 )
