@@ -123,6 +123,7 @@ def test_taken_address_is_refused(members: Members) -> None:
         members.client("n1").command(command)
     assert caught.value.code == "node-exists"
     assert "n2" in caught.value.text
+    assert caught.value.hint == "give the machine an address of its own"
 
 
 def test_lost_answer_is_granted_again(members: Members) -> None:

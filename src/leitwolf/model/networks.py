@@ -46,14 +46,22 @@ def _interface_of(wanted: str, found: Mapping[str, Sequence[Address]], field: st
         subnet = ipaddress.ip_network(wanted, strict=False)
     except ValueError as error:
         raise InvalidConfig(
-            f"{field} = {wanted!r} is neither an interface with an address nor a subnet; "
-            f"interfaces: {', '.join(found) or 'none'}",
+            f"{field} = {wanted!r} is neither an interface with an address nor a subnet",
             field=field,
+            hint=_there(found),
         ) from error
     for interface, addresses in found.items():
         if any(ipaddress.ip_address(item.address) in subnet for item in addresses):
             return interface
-    raise InvalidConfig(f"{field} = {wanted}: this machine has no address in it", field=field)
+    raise InvalidConfig(
+        f"{field} = {wanted}: this machine has no address in it", field=field, hint=_there(found)
+    )
+
+
+def _there(found: Mapping[str, Sequence[Address]]) -> str:
+    """Say what can be named instead."""
+    each = (f"{name} ({', '.join(one.subnet for one in found[name])})" for name in found)
+    return f"name one of these: {'; '.join(each)}"
 
 
 def choose_networks(
@@ -75,7 +83,9 @@ def choose_networks(
     found = _by_interface(addresses)
     if not found:
         raise InvalidConfig(
-            "this machine has no network address besides loopback", field="interconnect"
+            "this machine has no network address besides loopback",
+            field="interconnect",
+            hint="give an interface an address that is its own: ip address add",
         )
     if not interconnect and not client:
         chosen = dict.fromkeys(found, NetworkRole.BOTH)
