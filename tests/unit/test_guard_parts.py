@@ -9,15 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from leitwolf.core.lease import Armed, ArmGate, StopAll, Stopped
+from leitwolf.core.lease import (
+    Armed,
+    ArmGate,
+    LeaseEffect,
+    LeaseEvent,
+    SendPeer,
+    StopAll,
+    Stopped,
+    Tell,
+    WritePage,
+)
+from leitwolf.guard import warmup
 from leitwolf.guard.arming import Arming
 from leitwolf.guard.memory import recall, remember
 from leitwolf.guard.stalls import Stalls
 from leitwolf.guard.stopper import Stopper
-from leitwolf.guard.warmup import warm_up
 from leitwolf.system import clock
 from leitwolf.system.rtnetlink import NodeAddress
+from leitwolf.wire.ballot import Now
 from leitwolf.wire.guard import Configure, PeerNode, Recorded, Votes
+from leitwolf.wire.heartbeat import PEER, Ack, Heartbeat, Probe, ProbeReply
 
 MS = 1_000_000
 LONG = 60_000 * MS
@@ -357,6 +369,31 @@ def test_the_configuration_is_remembered_for_this_boot_only(tmp_path: Path) -> N
     assert recall(path, boot) is None
 
 
-def test_the_warm_up_runs_on_its_own() -> None:
-    """It needs no machine and leaves nothing."""
-    warm_up()
+def test_the_warm_up_runs_what_a_heartbeat_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an office: it renews and is renewed, opens what it sealed, and leaves nothing behind."""
+    done: list[object] = []
+
+    class Noted(warmup.LeaseMachine):
+        def step(self, now: Now, event: LeaseEvent) -> list[LeaseEffect]:
+            effects = super().step(now, event)
+            done.extend(effects)
+            return effects
+
+    class Opened(warmup.Opener):
+        def open(self, datagram: bytes) -> tuple[int, int, bytes] | None:
+            found = super().open(datagram)
+            done.append(found and PEER.decode(found[2]))
+            return found
+
+    def descriptors() -> list[Path]:
+        return sorted(Path("/proc/self/fd").iterdir())
+
+    monkeypatch.setattr(warmup, "LeaseMachine", Noted)
+    monkeypatch.setattr(warmup, "Opener", Opened)
+    before = descriptors(), threading.active_count()
+    warmup.warm_up()
+    assert (descriptors(), threading.active_count()) == before
+    sent = {type(one.message) for one in done if isinstance(one, SendPeer)}
+    assert {type(one) for one in done} >= {WritePage, SendPeer, Tell, Heartbeat, Ack}
+    assert sent >= {Heartbeat, Ack, Probe, ProbeReply}
+    assert None not in done
