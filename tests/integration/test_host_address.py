@@ -6,10 +6,10 @@ import contextlib
 import ipaddress
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.integration.host_support import (
     LEASE,
@@ -24,6 +24,7 @@ from tests.integration.kernel_support import eventually, ip
 
 from leitwolf.model.observations import ResourceReport
 from leitwolf.resources import _neighbour as neighbour
+from leitwolf.resources.ip_address import PROBES
 from leitwolf.system.gate import Gate
 from leitwolf.system.rtnetlink import marked_addresses
 
@@ -346,17 +347,32 @@ def test_two_addresses_of_a_subnet_do_not_depend_on_each_other(lan: Lan) -> None
     assert reports[0].code == "stopped"
 
 
-def test_failover_asks_nobody(lan: Lan) -> None:
+def asked_before_claims(heard: socket.socket, address: str, count: int) -> int:
+    """Return how often the neighbours were asked for an address, until so many claims of it."""
+    target, asked = ipaddress.ip_address(address), 0
+    while count:
+        data, sender = heard.recvfrom(2048)
+        claim = None
+        if sender[1] == neighbour.ARP:
+            claim = neighbour.read_arp(data)
+        elif sender[1] == neighbour.IPV6 and data[6] == 58:
+            claim = neighbour.read_advertisement(data[40:])
+            asked += data[40] == 135 and data[48:64] == target.packed
+        if claim is not None and claim.address == target:
+            asked += claim.probing
+            count -= not claim.probing
+    return asked
+
+
+@pytest.mark.parametrize(("address", "prefix"), [(V4, 24), (V6, 64)])
+def test_failover_asks_nobody(lan: Lan, address: str, prefix: int) -> None:
     """Without ``first`` the first packet about the address is the announcement, no probe."""
     daemon = lan.node.start()
-    heard = lan.sniff()
-    begun = time.monotonic()
-    daemon.send(start_order("vip", "ip_address", address=f"{V4}/24"))
-    while True:
-        data, sender = heard.recvfrom(2048)
-        claim = neighbour.read_arp(data) if sender[1] == neighbour.ARP else None
-        if claim is not None and str(claim.address) == V4:
-            break
-    print(f"first announcement after {(time.monotonic() - begun) * 1000:.2f} ms")
-    assert not claim.probing
-    assert claim.hardware == lan.mac(lan.namespace)
+    order = start_order("vip", "ip_address", address=f"{address}/{prefix}")
+    for attempt, first, asked in ((1, False, 0), (2, True, PROBES)):
+        heard = lan.sniff()
+        daemon.send(msgspec.structs.replace(order, attempt=attempt, first=first))
+        assert asked_before_claims(heard, address, 2) == asked
+        daemon.state("vip", "online")
+        daemon.send(stop_order("vip"))
+        daemon.state("vip", "offline")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.integration.host_support import (
     HostNode,
@@ -17,7 +19,7 @@ from tests.integration.host_support import (
     process_order,
     stop_order,
 )
-from tests.integration.kernel_support import eventually
+from tests.integration.kernel_support import eventually, ip
 
 pytestmark = pytest.mark.root
 
@@ -115,6 +117,57 @@ def test_online_only_when_the_check_passes(node: HostNode) -> None:
     daemon.send(close_order())
     daemon.attested()
     assert not alive(pid)
+
+
+SERVER = """\
+import http.server, os, signal
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        good = self.path == "/health?deep" and os.path.exists(os.environ["READY"])
+        self.send_response(204 if good else 503)
+        self.end_headers()
+
+def end(number, _):
+    open(os.environ["TOLD"], "a").write(signal.Signals(number).name)
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGUSR1, end)
+http.server.HTTPServer(("127.0.0.1", 8123), Answer).serve_forever()
+"""
+
+
+def test_web_server_with_an_environment_and_a_signal_of_its_own(node: HostNode) -> None:
+    """Asked by HTTP whether it is well; what it needs is in its environment; USR1 ends it."""
+    ip("-n", node.namespace, "link", "set", "lo", "up")
+    ready, told = node.state / "is ready", node.state / "told"
+    (node.state / "server.py").write_text(SERVER)
+    order = process_order(
+        "srv",
+        f"{sys.executable} -S -E {node.state}/server.py",
+        environment=f"READY='{ready}' TOLD={told}",
+        stop_signal="USR1",
+        check_http="http://127.0.0.1:8123/health?deep",
+        check_interval_ms=20,
+        check_failures=3,
+    )
+    daemon = node.start()
+    daemon.send(order)
+    daemon.state("srv", "online-pending")
+    ready.touch()
+    daemon.state("srv", "online")
+    ready.unlink()
+    report = daemon.state("srv", "failed")
+    assert report.code == "check-failed"
+    assert report.text == "3 checks failed: 127.0.0.1:8123: status 503"
+    ready.touch()
+    daemon.send(msgspec.structs.replace(order, attempt=2))
+    daemon.state("srv", "online")
+    told.unlink(missing_ok=True)
+    daemon.send(stop_order("srv"))
+    daemon.state("srv", "offline")
+    assert told.read_text() == "SIGUSR1"
 
 
 def test_stop_interrupts_a_start(node: HostNode) -> None:
