@@ -33,21 +33,50 @@ MEMBERS, GUEST = ("n1", "n2", "n3"), "n4"
 NODES = (*MEMBERS, GUEST)
 VIP, PORT = "10.77.2.200", 7000
 _LAB = Path(__file__).parents[2] / "lab"
+CLOCK = """\
+import os, platform, time
+
+def shifted(real, by):
+    def read():
+        return real() - by * os.path.exists(f"{os.path.dirname(__file__)}/{platform.node()}")
+    return read
+
+time.time, time.time_ns = shifted(time.time, YEAR_S), shifted(time.time_ns, YEAR_S * 10**9)
+"""
+"""Read by every Python of a node: a file of its name sets its wall clock back by a year."""
+YEAR_S = 365 * 86_400
 V = TypeVar("V", StatusView, QuorumView)
 _WAIT_S = 20.0
 _SETTLED_S = 30.0
 
 
+class _Clocks(LabCluster):
+    """Nodes whose wall clocks can be set back while they run."""
+
+    def environment(self, node: str) -> dict[str, str]:
+        """Return the environment of a node."""
+        found = super().environment(node)
+        folder = self.world.folder / "clocks"
+        if not folder.exists():
+            folder.mkdir()
+            patch = CLOCK.replace("YEAR_S", str(YEAR_S))
+            (folder / "sitecustomize.py").write_text(patch)
+        return found | {"PYTHONPATH": f"{folder}:{found['PYTHONPATH']}"}
+
+
 @contextmanager
-def formed(votes: str = "", *, welcome: bool = False) -> Iterator[Members]:
+def formed(votes: str = "", *, welcome: bool = False, clocks: bool = False) -> Iterator[Members]:
     """Have a cluster of three with a group online, and a fourth node that is in none.
 
     Args:
         votes: as of ``leitwolf init``.
         welcome: the fourth node is in the cluster, too.
+        clocks: wall clocks can be set back.
     """
     with World(len(NODES)) as world:
         members = Members(world)
+        if clocks:
+            members.lab = _Clocks(world)
         try:
             members.form(votes)
             members.serve()
@@ -190,6 +219,32 @@ class Members:
         """Return the owner of the group."""
         return next(item.owner for item in self.status(asked).groups if item.id == "web")
 
+    def generation(self) -> int:
+        """Return the generation of the group."""
+        return next(item.generation for item in self.status().groups if item.id == "web")
+
+    def keys(self) -> dict[str, bytes]:
+        """Return the heartbeat keys of every member, as its guard reads them."""
+        key = Path("config", "pki", "heartbeat.key")
+        return {node: (self.world.folder / node / key).read_bytes() for node in MEMBERS}
+
+    def unopened(self) -> dict[str, int]:
+        """Return how many heartbeats every member had no key for."""
+        views = {node: self.client(node).quorum().dropped for node in MEMBERS}
+        return {node: view.datagrams["foreign-key"] for node, view in views.items() if view}
+
+    def until_links(self, node: str, networks: Collection[str]) -> None:
+        """Wait until a node hears all others on exactly these networks."""
+
+        def heard(view: StatusView) -> bool:
+            others = [other for other in view.nodes if not other.here]
+            return all(
+                {link.network for link in other.links if link.up} == set(networks)
+                for other in others
+            )
+
+        self.until(node, heard, f"links on {networks}")
+
     def log_text(self, node: str = "n1", last: int = 400) -> str:
         """Return the newest lines of the timeline as text."""
         index = self.status(node).index
@@ -264,6 +319,16 @@ class Members:
         if known is None:
             return
         self.run("node", "evict", node, "--timeout", "20")
+
+    @contextmanager
+    def year_back(self, node: str) -> Iterator[None]:
+        """Set the wall clock of a node back by a year, while it runs."""
+        mark = self.world.folder / "clocks" / node
+        mark.touch()
+        try:
+            yield
+        finally:
+            mark.unlink()
 
     # --- processes -------------------------------------------------------------------------------
 

@@ -16,7 +16,15 @@ from pathlib import Path
 import msgspec
 import pytest
 from lab.prober import Prober
-from tests.integration.membership_support import GUEST, MEMBERS, PORT, VIP, Members, formed
+from tests.integration.membership_support import (
+    GUEST,
+    MEMBERS,
+    PORT,
+    VIP,
+    YEAR_S,
+    Members,
+    formed,
+)
 
 from leitwolf.model.commands import (
     AddGroup,
@@ -37,7 +45,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def members() -> Iterator[Members]:
-    with formed() as cluster:
+    with formed(clocks=True) as cluster:
         yield cluster
 
 
@@ -144,6 +152,36 @@ def test_lost_answer_is_granted_again(members: Members) -> None:
     assert caught.value.code == "token-unknown"
     members.evict("lost")
     members.settle()
+
+
+def test_wall_clock_of_the_leader_goes_back_by_a_year(members: Members) -> None:
+    """Nothing moves, a token made before is good, no entry is lost, and commands are done: here
+    the network of the clients carries heartbeats for a while.
+    """
+    members.dismiss()
+    leader = members.leader()
+    members.run("group", "move", "web", leader, "--timeout", "20")
+    generation = members.generation()
+    token = members.client(leader).token(60)
+    before = members.client(leader).log()
+    guard = members.keepers(leader)
+    with members.year_back(leader):
+        year_ago = time.time_ns() - YEAR_S * 10**9
+        for role, links in (("both", {"interconnect", "client"}), ("client", {"interconnect"})):
+            members.run("network", "set", "client", "--role", role, node=leader)
+            members.until_links(leader, links)
+        members.join(GUEST, token=token)
+        members.until_member()
+        told = [line for line in members.client(leader).log(before[-1].index) if line.wall]
+        assert sum("NetworkSet" in str(line.events) for line in told) == 2
+        assert any("NodeAdded" in str(line.events) for line in told)
+        assert all(abs(line.wall - year_ago) < 60 * 10**9 for line in told), told
+        assert (members.leader(), members.owner()) == (leader, leader)
+    time.sleep(1.0)
+    assert (members.leader(), members.owner()) == (leader, leader), "when it is right again"
+    assert members.generation() == generation
+    assert members.keepers(leader) == guard
+    assert members.client(leader).log()[: len(before)] == before
 
 
 # --- leaving -------------------------------------------------------------------------------------
@@ -293,12 +331,21 @@ def test_corrupt_log_names_the_record_and_the_way_back(members: Members) -> None
         content = file.read()
         at = content.index(b"NodeAdded")
         file.seek(at)
-        file.write(bytes([content[at] ^ 0x10]))
+        wrong = bytes([content[at] ^ 0x10])
+        file.write(wrong)
     members.lab.run(GUEST)
     view = members.until(GUEST, lambda view: bool(view.fault), "the fault")
     assert view.fault == "log-corrupt"
-    assert segment.name in view.advice
+    found = re.search(
+        rf"Record (\d+) of .*/{segment.name} behind offset (\d+), was durable .* Readable are the "
+        r"records up to (\d+): entries up to (\d+), promise .*Nothing was changed\.",
+        view.advice,
+    )
+    assert found, view.advice
+    record, offset, whole, entries = map(int, found.groups())
+    assert (record, entries < whole, offset < at) == (whole + 1, True, True), view.advice
     assert "rejoin" in view.advice
+    assert "kept in quarantine" in view.advice
     with pytest.raises(LeitwolfError) as caught:
         members.client(GUEST).token(60)
     assert caught.value.code == "log-corrupt"
@@ -306,6 +353,8 @@ def test_corrupt_log_names_the_record_and_the_way_back(members: Members) -> None
     members.evict(GUEST)
     members.run("rejoin", members.client("n1").token(60), node=GUEST)
     members.until_member()
+    [kept] = (members.state(GUEST) / "quarantine").glob(f"**/{segment.name}")
+    assert kept.read_bytes() == content[:at] + wrong + content[at + 1 :]
 
 
 # --- minorities, stops, reloads ------------------------------------------------------------------
@@ -362,7 +411,7 @@ def test_reload_replaces_all_processes_without_outage(members: Members) -> None:
     with Prober(members.world, VIP, PORT) as prober:
         assert prober.wait_for_answers()
         prober.outages()
-        generation = next(item.generation for item in members.status().groups)
+        generation = members.generation()
         for node in MEMBERS:
             before = members.lab.log_of(node).read_text().count("guard replaced")
             members.signal(node, signal.SIGHUP)
@@ -372,7 +421,38 @@ def test_reload_replaces_all_processes_without_outage(members: Members) -> None:
                 time.sleep(0.05)
             members.settle()
         assert prober.outages() == []
-    assert next(item.generation for item in members.status().groups) == generation
+    assert members.generation() == generation
+
+
+def test_rekey_loses_no_heartbeat(members: Members) -> None:
+    """One new key everywhere, the former nowhere, every heartbeat opened; a restart finds it."""
+    members.dismiss()
+    members.until_online("n1")
+    members.settle()
+    former, generation, deaf = members.keys(), members.generation(), members.unopened()
+    assert len(deaf) == len(MEMBERS)
+    with Prober(members.world, VIP, PORT) as prober:
+        assert prober.wait_for_answers()
+        prober.outages()
+        members.run("rekey", node="n2")
+        again = members.lab.command("n1", "rekey")
+        assert (again.returncode, "rekey-under-way" in again.stderr) == (4, True), again
+        deadline = time.monotonic() + 20
+        keys = set(former.values())
+        while len(keys) > 1 or len(min(keys)) > 32 or keys & set(former.values()):
+            assert time.monotonic() < deadline, members.log_text(last=9)
+            time.sleep(0.1)
+            keys = set(members.keys().values())
+        assert "KeysSet stage=final" in members.log_text()
+        time.sleep(1.2)  # the counts are told once a second
+        assert members.unopened() == deaf
+        victim = next(n for n in MEMBERS if n not in (members.leader(), members.owner()))
+        members.stop(victim)
+        members.lab.run(victim)
+        members.settle()
+        assert set(members.keys().values()) == keys
+        assert prober.outages() == []
+    assert members.generation() == generation
 
 
 def test_orderly_stop_moves_groups_first_and_none_comes_back(members: Members) -> None:
@@ -462,7 +542,7 @@ def test_profile_changes_online(members: Members) -> None:
     members.dismiss()
     former = members.status().profile
     other = "virtual" if former == "default" else "wan"
-    generation = next(item.generation for item in members.status().groups)
+    generation = members.generation()
     for profile in (other, former):
         members.client("n1").command(ChangeCluster(profile=profile))
         for node in MEMBERS:
@@ -471,7 +551,7 @@ def test_profile_changes_online(members: Members) -> None:
             members.until_quorum(node, lambda view: view.profile == profile, "acting by it", 10)  # noqa: B023
         time.sleep(1.0)
         members.settle()
-    assert next(item.generation for item in members.status().groups) == generation
+    assert members.generation() == generation
 
 
 def refused_profile(members: Members, number: int) -> LeitwolfError:

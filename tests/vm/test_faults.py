@@ -88,6 +88,26 @@ def test_a_paused_machine_may_own_for_the_rest_of_its_lease(cluster: Cluster) ->
     assert cluster.owner() == owner
 
 
+def test_a_clock_set_back_by_a_year_moves_nothing(cluster: Cluster) -> None:
+    """The owner leads, too: commands are done, and all goes on when the clock is right again."""
+    cluster.place(3)
+    sh, service = cluster.machines.sh, cluster.pids(3)["service"]
+    sh(3, "leitwolf node lead node3")
+    sh(3, "timedatectl set-ntp false || true")
+    index, year = cluster.status(3)["index"], int(sh(3, "date +%Y"))
+    with cluster.watch() as seen:
+        sh(3, "date -s '1 year ago'")
+        sh(3, "leitwolf node pause node1 && leitwolf node resume node1")
+        time.sleep(3 * RUN_S)
+        assert int(sh(3, "date +%Y")) < year
+        sh(3, "date -s '1 year'")
+        time.sleep(3 * RUN_S)
+    assert cluster.pids(3)["service"] == service
+    assert {one.node for one in seen.of("answers")} == {"node3"}
+    assert cluster.status(3)["index"] >= index + 2
+    cluster.calm()
+
+
 def test_one_interconnect_less_moves_nothing(cluster: Cluster) -> None:
     """The other one carries; every node tells which of its links are down."""
     cluster.place(3)
