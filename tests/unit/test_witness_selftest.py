@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from leitwolf.model.location import parse_location
 from leitwolf.ports.witness import Versioned
 from leitwolf.witness.bounded import Bounded
 from leitwolf.witness.credentials import load_credentials
-from leitwolf.witness.opening import open_cas
+from leitwolf.witness.opening import open_cas, try_location
 from leitwolf.witness.selftest import self_test
 
 SAID = {
@@ -135,6 +136,27 @@ def test_credentials_of_a_location(tmp_path: Path) -> None:
     assert load_credentials(parse_location("etcd://10.0.0.2:2379/a"), folder) == {}
     assert load_credentials(location, tmp_path / "nowhere") == {}
     assert load_credentials(location, None) == {}
+
+
+@pytest.mark.parametrize("location", [LOCATION, "s3://bucket/k"])
+def test_the_scratch_value_is_reached_by_the_secrets_of_the_real_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    """The store is tested with what it is going to be used with, though the name is another."""
+    given = []
+
+    class Told(MemoryCas):
+        def __init__(self, scratch: object, secrets: Mapping[str, str], *, timeout_s: float):
+            super().__init__(store)
+            given.append((str(scratch).startswith(f"{location}.selftest-"), dict(secrets)))
+
+    store = Store()
+    monkeypatch.setattr("leitwolf.witness.etcd.EtcdCas", Told)
+    monkeypatch.setattr("leitwolf.witness.object_store.ObjectStoreCas", Told)
+    folder = credentials(tmp_path, f"[{location}]\npassword = x\n")
+    assert try_location(location, config_dir=folder, timeout_s=5).ok
+    assert given
+    assert all(one == (True, {"password": "x"}) for one in given)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])

@@ -45,24 +45,35 @@ def open_cas(location: str, *, config_dir: Path | None, timeout_s: float) -> Bou
     return open_location(parse_location(location), config_dir=config_dir, timeout_s=timeout_s)
 
 
-def open_location(location: Location, *, config_dir: Path | None, timeout_s: float) -> Bounded:
-    """Open the value at a location, see :func:`open_cas`."""
+def open_location(
+    location: Location,
+    *,
+    config_dir: Path | None,
+    timeout_s: float,
+    kept_as: Location | None = None,
+) -> Bounded:
+    """Open the value at a location, see :func:`open_cas`.
+
+    ``kept_as``: by which location ``witness.ini`` has the secrets; None: by this one.
+    """
     if not 0 < timeout_s <= _TIMEOUT_S_MAX:
         raise InvalidConfig(
             f"timeout {timeout_s:g} s is not above 0 and at most {_TIMEOUT_S_MAX:g}",
             field="timeout",
         )
-    inner = _inner(location, config_dir, timeout_s)
+    inner = _inner(location, kept_as or location, config_dir, timeout_s)
     return Bounded(inner, timeout_s=timeout_s, what=location.address)
 
 
-def _inner(location: Location, config_dir: Path | None, timeout_s: float) -> RemovableCas:
+def _inner(
+    location: Location, kept_as: Location, config_dir: Path | None, timeout_s: float
+) -> RemovableCas:
     # Each back-end is imported when it is used: they bring TLS, HTTP, obstore.
     if isinstance(location, ShareLocation):
         from leitwolf.witness.share import ShareCas  # noqa: PLC0415
 
         return ShareCas(location, timeout_s=timeout_s)
-    credentials = _credentials(location, config_dir)
+    credentials = _credentials(kept_as, config_dir)
     if isinstance(location, ObjectLocation):
         from leitwolf.witness.object_store import ObjectStoreCas  # noqa: PLC0415
 
@@ -95,7 +106,8 @@ def try_location(location: str, *, config_dir: Path | None, timeout_s: float) ->
         InvalidConfig: as for :func:`open_cas`.
         WitnessError: it cannot be reached, denies access, or lost a reply.
     """
-    scratch = parse_location(location).beside(f"selftest-{os.urandom(8).hex()}")
+    real = parse_location(location)
+    scratch = real.beside(f"selftest-{os.urandom(8).hex()}")
     opened = 0
 
     def open_scratch() -> RemovableCas:
@@ -106,6 +118,6 @@ def try_location(location: str, *, config_dir: Path | None, timeout_s: float) ->
 
             other = OtherProcessCas(scratch, timeout_s=timeout_s)
             return Bounded(other, timeout_s=timeout_s + _START_S, what=scratch.address)
-        return open_location(scratch, config_dir=config_dir, timeout_s=timeout_s)
+        return open_location(scratch, config_dir=config_dir, timeout_s=timeout_s, kept_as=real)
 
     return self_test(open_scratch)
