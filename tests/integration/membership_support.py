@@ -1,4 +1,7 @@
-"""Three real nodes that are a cluster, and a fourth that joins, leaves, breaks and comes back."""
+"""Real nodes that are a cluster, and who watches from outside.
+
+Three, and a fourth that joins, leaves, breaks and comes back; or two.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from lab.cluster import RUNTIME, LabCluster
-from lab.processes import members_of, parents
+from lab.observer import Observer
+from lab.processes import argv_of, members_of, parents
 from lab.world import World
 
 from leitwolf.client import Client
@@ -27,12 +31,13 @@ from leitwolf.model.views import (
     StatusView,
 )
 
-__all__ = ["GUEST", "MEMBERS", "NODES", "PORT", "VIP", "Members", "formed"]
+__all__ = ["GUEST", "MEMBERS", "NODES", "PAIR", "PORT", "VIP", "Members", "Outside", "formed"]
 
 MEMBERS, GUEST = ("n1", "n2", "n3"), "n4"
 NODES = (*MEMBERS, GUEST)
+PAIR = ("n1", "n2")
 VIP, PORT = "10.77.2.200", 7000
-_LAB = Path(__file__).parents[2] / "lab"
+_SERVER = Path(__file__).parents[2] / "lab" / "echo.py"
 CLOCK = """\
 import os, platform, time
 
@@ -46,8 +51,10 @@ time.time, time.time_ns = shifted(time.time, YEAR_S), shifted(time.time_ns, YEAR
 """Read by every Python of a node: a file of its name sets its wall clock back by a year."""
 YEAR_S = 365 * 86_400
 V = TypeVar("V", StatusView, QuorumView)
-_WAIT_S = 20.0
+_WAIT_S = 30.0
 _SETTLED_S = 30.0
+_WATCH_S = 0.2
+"""So long the observer's questions are without an answer when nobody owns the address."""
 
 
 class _Clocks(LabCluster):
@@ -65,16 +72,19 @@ class _Clocks(LabCluster):
 
 
 @contextmanager
-def formed(votes: str = "", *, welcome: bool = False, clocks: bool = False) -> Iterator[Members]:
+def formed(
+    votes: str = "", *, welcome: bool = False, pair: bool = False, clocks: bool = False
+) -> Iterator[Members]:
     """Have a cluster of three with a group online, and a fourth node that is in none.
 
     Args:
         votes: as of ``leitwolf init``.
         welcome: the fourth node is in the cluster, too.
+        pair: two nodes instead, and nobody else.
         clocks: wall clocks can be set back.
     """
-    with World(len(NODES)) as world:
-        members = Members(world)
+    with World(len(PAIR if pair else NODES)) as world:
+        members = Members(world, PAIR if pair else MEMBERS)
         if clocks:
             members.lab = _Clocks(world)
         try:
@@ -88,32 +98,37 @@ def formed(votes: str = "", *, welcome: bool = False, clocks: bool = False) -> I
 
 
 class Members:
-    """A cluster of three nodes and a fourth one, asked through its API.
+    """A cluster, asked through its API.
 
     Args:
-        world: of four nodes.
+        world: of the founders, and of those that join later.
+        founders: who form the cluster.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, founders: tuple[str, ...] = MEMBERS) -> None:
         self.world = world
         self.lab = LabCluster(world)
+        self._founders = founders
+        self._holes: set[tuple[str, str]] = set()
 
     # --- forming ---------------------------------------------------------------------------------
 
     def form(self, votes: str = "") -> None:
-        """Make n1, n2 and n3 a cluster; n4 runs in none; ``votes``: as of ``leitwolf init``."""
-        for node in NODES:
+        """Make the founders a cluster; others run in none; ``votes``: as of ``leitwolf init``."""
+        for node in self.world.nodes:
             self.lab.boot(node)
-        for node in NODES:
+        for node in self.world.nodes:
             self.until(node, lambda view: not view.formed, "the daemon")
         request = InitRequest(name="lab", interconnect=("ic0",), client=("client0",), votes=votes)
         self.client("n1").form(request)
-        for node in MEMBERS[1:]:
+        for node in self._founders[1:]:
             self.join(node)
         self.settle()
 
-    def settle(self) -> StatusView:
-        """Wait until all three members are up, vote, nobody else is there, and n1 knows it all.
+    def settle(self, count: int = 0) -> StatusView:
+        """Wait until all members are up, vote, nobody else is there, and n1 knows it all.
+
+        ``count``: of the members; 0: those that formed the cluster.
 
         A node that was cut off has a leader again before it has the entries that it missed.
         """
@@ -124,13 +139,38 @@ class Members:
                 for node in view.nodes
                 if node.standing == "member" and node.up and not node.reason
             ]
-            return view.quorum and len(members) == len(view.nodes) == len(MEMBERS)
+            return view.quorum and len(members) == len(view.nodes) == count
 
-        leader = self.until("n1", good, "three members").leader
-        newest = self.status(leader).index
+        count = count or len(self._founders)
+        leader = self.until("n1", good, f"{count} members", _SETTLED_S).leader
+        newest = self.until(leader, lambda view: view.quorum, "itself as the leader").index
         return self.until(
-            "n1", lambda view: good(view) and view.index >= newest, f"three members and {newest}"
+            "n1", lambda view: good(view) and view.index >= newest, f"the members and {newest}"
         )
+
+    def gather(self) -> StatusView:
+        """Have every node on, all members in touch with each other, and the group online."""
+        self.mend()
+        self.lab.revive()
+        for node in self.world.nodes:
+            if not self.world.pid(node):
+                self.lab.boot(node)
+        known = self.until("n1", lambda view: view.formed, "the daemon").nodes
+        self.settle(len(known))
+        for node in self.world.nodes:  # one that is up may not answer yet
+            self.until(node, lambda view: view.quorum or not view.formed, "a leader, or no cluster")
+        return self.until_online("n1")
+
+    def use_nodes(self) -> str:
+        """Gather, and have nodes alone vote, each of them; return who leads."""
+        leader = self.gather().leader
+        if self.client(leader).quorum().witness is not None:
+            self.run("quorum", "set", "nodes", node=leader)
+
+        def alone(view: QuorumView) -> bool:
+            return not view.joint and all(one.kind == "node" and one.weight for one in view.members)
+
+        return self.until_quorum("", alone, "nodes alone").leader
 
     # --- asking ----------------------------------------------------------------------------------
 
@@ -330,6 +370,50 @@ class Members:
         finally:
             mark.unlink()
 
+    # --- apart -----------------------------------------------------------------------------------
+
+    def split(self, one: Collection[str], other: Collection[str]) -> None:
+        """Let nothing pass on the interconnect between two sides."""
+        for here, there in ((one, other), (other, one)):
+            for node in here:
+                for peer in there:
+                    self._hole("add", node, self.world.address(peer, "ic0"))
+                    self._holes.add((node, self.world.address(peer, "ic0")))
+
+    def mend(self) -> None:
+        """Undo all splits; a node that was off meanwhile has forgotten its part."""
+        for node, address in self._holes:
+            if self.world.alive(node):
+                self._hole("del", node, address, check=False)
+        self._holes.clear()
+
+    def _hole(self, word: str, node: str, address: str, *, check: bool = True) -> None:
+        self.world.run(node, ["ip", "route", word, "blackhole", f"{address}/32"], check=check)
+
+    # --- the group -------------------------------------------------------------------------------
+
+    def place(self, node: str) -> None:
+        """Have a node own the group."""
+        if self.owner(node) != node:
+            self.run("group", "move", "web", node, node=node)
+        self.until(node, lambda _: self.owner(node) == node, f"the group on {node}")
+
+    def holds(self, node: str) -> str:
+        """Return what of the group is on a node, whatever its daemon believes; '': nothing."""
+        inside = members_of(self.world.pid(node))
+        server = [pid for pid in inside if str(_SERVER) in argv_of(pid)]
+        routes = Path(f"/proc/{self.world.pid(node)}/net/fib_trie").read_text()
+        return " ".join(["process"] * len(server) + ["address"] * (f"{VIP}\n" in routes))
+
+    def until_idle(self, *nodes: str) -> None:
+        """Wait until nodes have no quorum, and neither process nor address of the group."""
+        for node in nodes:
+            self.until(
+                node,
+                lambda view, node=node: not view.quorum and not self.holds(node),
+                "no quorum and nothing of the group",
+            )
+
     # --- processes -------------------------------------------------------------------------------
 
     def keepers(self, node: str) -> list[int]:
@@ -367,7 +451,7 @@ class Members:
 
     def serve(self) -> None:
         """Have a group online that answers on the virtual address."""
-        command = f"{sys.executable} -S -E {_LAB / 'echo.py'} {PORT} web"
+        command = f"{sys.executable} -S -E {_SERVER} {PORT} web"
         self.run("group", "add", "web", "--address", f"{VIP}/24", "--run", command)
 
     def copy_state(self, node: str, target: Path) -> None:
@@ -378,3 +462,52 @@ class Members:
         """Put a copy back."""
         shutil.rmtree(self.state(node))
         shutil.copytree(source, self.state(node))
+
+
+class Outside:
+    """What a machine outside sees of the virtual address; a context manager.
+
+    Attributes:
+        two_owners_ms: for how long two nodes answered for it, in all.
+    """
+
+    def __init__(self, members: Members) -> None:
+        self._observer = Observer(members.world, [VIP])
+        self._names = {members.world.mac(node): node for node in members.world.nodes}
+        self.two_owners_ms = 0.0
+
+    def __enter__(self) -> Self:
+        """Begin to watch."""
+        self._observer.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End it; what was seen in the meantime counts."""
+        if error[0] is None:
+            self._look()
+        self._observer.__exit__(*error)
+
+    def _look(self) -> list[str]:
+        """Return who answered since the last look, in the order of their last answers."""
+        owners: list[tuple[int, str]] = []
+        for seen in self._observer.report().values():
+            self.two_owners_ms += seen["two_owners_ms"]
+            owners += [(last, self._names[mac]) for _, last, mac in seen["owners"]]
+        return [name for _, name in sorted(owners)]
+
+    def owners(self, seconds: float = _WATCH_S) -> list[str]:
+        """Return who answers for the address from now on, for a while."""
+        self._look()
+        time.sleep(seconds)
+        return self._look()
+
+    def until_owner(self, *nodes: str) -> str:
+        """Wait until one of these nodes, and nobody else, answers; return which; none: nobody."""
+        deadline, owners = time.monotonic() + _WAIT_S, {""}
+        while time.monotonic() < deadline:
+            owners = set(self.owners())
+            if not owners and not nodes:
+                return ""
+            if len(owners) == 1 and owners <= set(nodes):
+                return owners.pop()
+        raise AssertionError(f"{owners} answer for {VIP}, not one of {nodes}")

@@ -18,11 +18,18 @@ _HEALED_S = 60.0
 _SILENT_S = 20.0
 
 
-@pytest.fixture
-def members() -> Iterator[Members]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Members]:
     # So that halves stop: with dynamic votes the one with the casting vote would go on.
-    with formed("strict") as cluster:
-        yield cluster
+    with formed("strict") as made:
+        yield made
+
+
+@pytest.fixture
+def members(cluster: Members) -> Members:
+    """Three nodes that are well; the test that needs a fourth one is the last."""
+    cluster.gather()
+    return cluster
 
 
 def asked(members: Members, node: str, *words: str) -> dict[str, Any]:
@@ -96,51 +103,6 @@ def test_the_last_node_goes_on_and_the_others_heal(members: Members) -> None:
     assert [group.owner for group in view.groups] == [last]
 
 
-def split(members: Members, one: tuple[str, ...], other: tuple[str, ...], *, mend: bool) -> None:
-    """Let nothing pass on the interconnect between two sides, or everything again."""
-    word = "del" if mend else "add"
-    for here, there in ((one, other), (other, one)):
-        for node in here:
-            for peer in there:
-                address = members.world.address(peer, "ic0")
-                done = members.world.run(node, ["ip", "route", word, "blackhole", f"{address}/32"])
-                assert done.returncode == 0, done.stderr
-
-
-def test_two_forced_halves_refuse_each_other(members: Members) -> None:
-    """Four nodes split 2:2 and both halves are forced; then one half is given up."""
-    members.welcome()
-    members.until_votes(len(NODES))
-    halves = ("n1", "n2"), ("n3", GUEST)
-    split(members, *halves, mend=False)
-    for half in halves:
-        members.until(half[0], lambda view: not view.quorum, "no quorum")
-    for half in halves:
-        until_silent(members, half[0])
-        done = asked(members, half[0], "force", "--confirm-others-down")
-        assert done["exit"] == 0, done
-    members.until("n1", online, "the group online in one half")
-    # The other half finds the address in use, although it believes that it must start the group.
-    members.until(
-        "n3",
-        lambda view: not online(view) and "address-conflict" in members.log_text("n3"),
-        "the duplicate address",
-    )
-    split(members, *halves, mend=True)
-    for node in NODES:
-        members.until(node, lambda view: "two-forced-halves" in codes(view), "a loud refusal")
-        found = members.lab.command(node, "check").stdout
-        assert "TWO FORCED HALVES" in found, found
-    assert members.status("n1").leader in halves[0]
-    assert members.status("n3").leader in halves[1]
-    for node in halves[1]:
-        done = asked(members, node, "give-up", "--yes")
-        assert done["exit"] == 0, done
-    view = healed(members, "n1", 4)
-    assert view.leader in halves[0]
-    assert "two-forced-halves" not in codes(members.until("n3", online, "the group online"))
-
-
 def test_a_prevented_node_joins_only(members: Members) -> None:
     """Two of three nodes would be a quorum; started to join only, they wait for the third."""
     for node in MEMBERS:
@@ -161,3 +123,37 @@ def test_a_prevented_node_joins_only(members: Members) -> None:
     members.settle()
     members.until("n2", lambda view: "join-only" not in codes(view), "has joined")
     assert not (members.state("n2") / "join-only").exists()
+
+
+def test_two_forced_halves_refuse_each_other(members: Members) -> None:
+    """Four nodes split 2:2 and both halves are forced; then one half is given up."""
+    members.welcome()
+    members.until_votes(len(NODES))
+    halves = ("n1", "n2"), ("n3", GUEST)
+    members.split(*halves)
+    for half in halves:
+        members.until(half[0], lambda view: not view.quorum, "no quorum")
+    for half in halves:
+        until_silent(members, half[0])
+        done = asked(members, half[0], "force", "--confirm-others-down")
+        assert done["exit"] == 0, done
+    members.until("n1", online, "the group online in one half")
+    # The other half finds the address in use, although it believes that it must start the group.
+    members.until(
+        "n3",
+        lambda view: not online(view) and "address-conflict" in members.log_text("n3"),
+        "the duplicate address",
+    )
+    members.mend()
+    for node in NODES:
+        members.until(node, lambda view: "two-forced-halves" in codes(view), "a loud refusal")
+        found = members.lab.command(node, "check").stdout
+        assert "TWO FORCED HALVES" in found, found
+    assert members.status("n1").leader in halves[0]
+    assert members.status("n3").leader in halves[1]
+    for node in halves[1]:
+        done = asked(members, node, "give-up", "--yes")
+        assert done["exit"] == 0, done
+    view = healed(members, "n1", 4)
+    assert view.leader in halves[0]
+    assert "two-forced-halves" not in codes(members.until("n3", online, "the group online"))

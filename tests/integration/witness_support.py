@@ -13,13 +13,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 from leitwolf.witness.vault import Vault
 
-__all__ = ["HANG_S", "Proxy", "Witness", "etcd", "free_port", "s3", "wait_for", "witness_command"]
+__all__ = [
+    "HANG_S",
+    "Proxy",
+    "Witness",
+    "etcd",
+    "free_port",
+    "moto",
+    "s3",
+    "wait_for",
+    "witness_command",
+]
 
 ROOT = Path(__file__).parents[2]
 READY_S = HANG_S = 60.0
@@ -28,7 +38,7 @@ import sys
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 application = DomainDispatcherApplication(create_backend_app)
-run_simple("127.0.0.1", int(sys.argv[1]), application, threaded=False)
+run_simple(sys.argv[1], int(sys.argv[2]), application, threaded=False)
 """
 """One request at a time: moto compares and writes in two steps, and in threads it loses writes."""
 
@@ -77,14 +87,21 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 def s3() -> Iterator[int]:
     """Run moto's S3 with an empty bucket ``quorum``; yield its port."""
     port = free_port()
+    with moto("127.0.0.1", port):
+        wait_for(lambda: answers(port, "PUT", "/quorum"), "moto")
+        yield port
+
+
+@contextlib.contextmanager
+def moto(host: str, port: int, enter: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """Run moto at an address, which ``enter`` leads to; there is no bucket yet."""
     server = subprocess.Popen(
-        [sys.executable, "-c", MOTO, str(port)],
+        [*enter, sys.executable, "-c", MOTO, host, str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     with ended(server):
-        wait_for(lambda: answers(port, "PUT", "/quorum"), "moto")
-        yield port
+        yield server
 
 
 @contextlib.contextmanager
@@ -121,25 +138,43 @@ def witness_command(*arguments: str) -> list[str]:
 
 
 class Witness:
-    """``leitwolf witness serve`` as a process."""
+    """``leitwolf witness serve`` as a process.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: its state.
+        host: address to listen at.
+        enter: command prefix by which it gets into the network that has this address.
+    """
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1", enter: Sequence[str] = ()) -> None:
         self.folder = folder
         self.port = free_port()
+        self._host, self._enter = host, list(enter)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = witness_command(
-            "serve", "--listen", f"127.0.0.1:{self.port}", "--state", str(self.folder)
+            "serve", "--listen", f"{self._host}:{self.port}", "--state", str(self.folder)
         )
         with (self.folder.parent / "witness.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                [*self._enter, *command],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
             )
-        wait_for(lambda: listens(self.port), "the witness")
+        if not self._enter:
+            wait_for(lambda: listens(self.port), "the witness")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def send(self, number: int) -> None:
+        """Send a signal to it: SIGSTOP is a witness that does not answer."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it by a signal; return its exit status."""
@@ -155,7 +190,7 @@ class Witness:
         return str(vault.add_token(name, replace=replace))
 
     def location(self, name: str) -> str:
-        return f"witness://127.0.0.1:{self.port}/{name}"
+        return f"witness://{self._host}:{self.port}/{name}"
 
 
 class Proxy:

@@ -1,0 +1,148 @@
+"""Two real nodes: alone, with a disk, and with witnesses that are processes of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from tests.integration.membership_support import PAIR, Members, Outside, formed
+from tests.integration.place_support import PLACES
+
+from leitwolf.model.views import QuorumView
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Members]:
+    with formed("strict", pair=True) as cluster:
+        yield cluster
+
+
+def other_than(node: str) -> str:
+    [other] = set(PAIR) - {node}
+    return other
+
+
+def until_weights(pair: Members, nodes: list[int], third: int, node: str = "") -> None:
+    """Wait until nodes, in any order, and the disk or witness have these votes."""
+
+    def good(view: QuorumView) -> bool:
+        own = sorted(member.weight for member in view.members if not member.storage)
+        other = [member.weight for member in view.members if member.storage]
+        return not view.joint and (own, other) == (nodes, [third])
+
+    pair.until_quorum(node, good, f"votes {nodes} and {third}")
+
+
+def use_nodes(pair: Members, votes: str = "--strict") -> None:
+    """Both nodes are there, and they alone vote."""
+    pair.run("quorum", "votes", votes, node=pair.use_nodes())
+
+
+def cut_link(pair: Members, outside: Outside) -> str:
+    """Cut the link between both: the leader stays and the other one stops; return the leader."""
+    leader = pair.leader()
+    other = other_than(leader)
+    pair.place(other)  # so that there is something to stop
+    pair.split((leader,), (other,))
+    pair.until_idle(other)
+    pair.until_online(leader, without=(other,))
+    assert outside.until_owner(leader, other) == leader
+    assert pair.status(leader).leader == leader
+    assert pair.gather().leader == leader
+    return leader
+
+
+def test_two_strict_nodes_need_each_other(pair: Members) -> None:
+    """Either death stops the other one, which serves again when both are back."""
+    use_nodes(pair)
+    with Outside(pair) as outside:
+        for dying in (pair.leader(), other_than(pair.leader())):
+            left = other_than(dying)
+            pair.place(left)
+            outside.until_owner(left)
+            pair.world.power_off(dying)
+            pair.until_idle(left)
+            outside.until_owner()
+            assert pair.status(left).stopped
+            pair.gather()
+            outside.until_owner(*PAIR)
+    assert outside.two_owners_ms == 0
+
+
+def test_two_nodes_and_a_disk_follow_who_is_there(pair: Members) -> None:
+    """Dynamic votes, a file as the disk: the link is cut, the leader dies, the disk may go, too."""
+    use_nodes(pair, "--dynamic")
+    file = pair.world.folder / "disk"
+    pair.run("quorum", "disk", "format", file, "--create", "--nodes", "4")
+    pair.run("quorum", "set", "disk", file, "--witness", "--local")
+    until_weights(pair, [1, 1], 1)
+    with Outside(pair) as outside:
+        leader = cut_link(pair, outside)
+        until_weights(pair, [1, 1], 1)
+        left = other_than(leader)
+        pair.world.power_off(leader)
+        pair.until_online(left, without=(leader,))
+        assert outside.until_owner(left) == left
+        until_weights(pair, [0, 1], 0, left)
+        pair.gather()
+        until_weights(pair, [1, 1], 1)
+    assert outside.two_owners_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("daemon", "full"), ("s3", "tag"), ("s3", "full"), ("share", "tag")]
+)
+def test_two_nodes_and_a_witness(pair: Members, kind: str, mode: str) -> None:
+    """It falls silent: votes follow. The link is cut; the leader dies; partition in time."""
+    use_nodes(pair, "--dynamic")
+    with PLACES[kind](pair) as place, Outside(pair) as outside:
+        options = ["--tag"] if mode == "tag" else []
+        pair.run("quorum", "set", "witness", place.location, *options)
+        until_weights(pair, [1, 1], 1)
+        [group] = pair.status().groups
+        leader = pair.leader()
+
+        place.lose()
+        until_weights(pair, [1, 2], 0)
+        place.find()
+        until_weights(pair, [1, 1], 1)
+        [after] = pair.status().groups
+        assert (pair.leader(), after.generation) == (leader, group.generation)
+
+        pair.run("quorum", "votes", "--strict")
+        leader = cut_link(pair, outside)
+        left = other_than(leader)
+        pair.world.power_off(leader)
+        assert pair.until_online(left, without=(leader,)).leader == left
+        assert outside.until_owner(left) == left
+        late(pair, outside, left, mode)
+        use_nodes(pair)
+    assert outside.two_owners_ms == 0
+
+
+def late(pair: Members, outside: Outside, ahead: str, mode: str) -> None:
+    """``ahead`` is alone, changes something and dies; the other one starts without it."""
+    stale = other_than(ahead)
+    pair.run("group", "set", "web", "--restarts", "7", node=ahead)
+    newest = pair.client(ahead).quorum().last
+    pair.world.power_off(ahead)
+    outside.until_owner()
+    pair.lab.boot(stale)
+    if mode == "full":
+        assert pair.until_online(stale).index >= newest
+        assert outside.until_owner(stale) == stale
+        assert "restart_threshold=7" in pair.log_text(stale)
+        return
+    view = pair.until_quorum(stale, lambda view: view.lacking, "what it lacks")
+    assert view.last < newest
+    text = rf"knows entries up to (\d+), which {ahead} wrote; this node up to {view.last}$"
+    told = re.search(text, view.lacking)
+    assert told, view.lacking
+    assert int(told[1]) >= newest
+    assert view.lacking in pair.run("quorum", "status", node=stale)
+    assert pair.lab.ask(stale, "force", "--show")["known_at"] == ahead
+    pair.until_idle(stale)
+    assert outside.owners() == []
