@@ -15,10 +15,17 @@ from leitwolf.model.views import StatusView
 pytestmark = pytest.mark.root
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Members]:
+    with formed() as made:
+        yield made
+
+
 @pytest.fixture
-def members() -> Iterator[Members]:
-    with formed() as cluster:
-        yield cluster
+def members(cluster: Members) -> Members:
+    """Three nodes that are well, and a fourth in no cluster."""
+    cluster.gather()
+    return cluster
 
 
 def web(view: StatusView) -> str:
@@ -30,6 +37,39 @@ def make_backup(members: Members, node: str) -> Path:
     assert "may be missing" not in members.run("backup", file, node=node)
     assert file.stat().st_mode & 0o777 == 0o600
     return file
+
+
+def test_the_log_is_dumped_beside_the_daemon_and_where_it_is_damaged(members: Members) -> None:
+    """Whole on a running node; damage is named on one that refuses to start; nothing changes."""
+    lines = json.loads(members.run("quorum", "log", "dump", "--json"))
+    kinds = {line.get("kind") for line in lines}
+    assert {"entry", "promised"} <= kinds
+    texts = [
+        event["kind"] for line in lines for event in (line.get("change") or {}).get("events", ())
+    ]
+    assert "GroupAdded" in texts
+    newest = members.status("n1").index
+    dumped = members.run("quorum", "log", "dump", "--after", str(newest - 1))
+    assert dumped.count("  entry ") in (1, 2)
+
+    members.world.power_off("n3")
+    segment = min((members.state("n3") / "quorum").glob("quolog.0*"))
+    data = bytearray(segment.read_bytes())
+    at = data.index(b"GroupAdded")
+    data[at] ^= 1
+    segment.write_bytes(data)
+    members.lab.boot("n3")
+    members.until("n3", lambda view: view.fault == "log-corrupt", "the damage")
+    done = members.lab.command("n3", "quorum", "log", "dump")
+    assert done.returncode == 1
+    assert "! unreadable" in done.stdout
+    assert "does not continue" in done.stdout
+    assert segment.read_bytes() == data
+    with pytest.raises(LeitwolfError):
+        members.client("n3").backup()
+    members.world.power_off("n3")
+    data[at] ^= 1
+    segment.write_bytes(data)
 
 
 def test_a_restored_cluster_never_meets_the_old_one(members: Members) -> None:
@@ -78,33 +118,3 @@ def test_a_restored_cluster_never_meets_the_old_one(members: Members) -> None:
     assert (members.state(GUEST) / "quarantine").is_dir()
     lines = members.client(GUEST).log(0)
     assert lines[0].code == "restored"
-
-
-def test_the_log_is_dumped_beside_the_daemon_and_where_it_is_damaged(members: Members) -> None:
-    """Whole on a running node; damage is named on one that refuses to start; nothing changes."""
-    lines = json.loads(members.run("quorum", "log", "dump", "--json"))
-    kinds = {line.get("kind") for line in lines}
-    assert {"entry", "promised"} <= kinds
-    texts = [
-        event["kind"] for line in lines for event in (line.get("change") or {}).get("events", ())
-    ]
-    assert "GroupAdded" in texts
-    newest = members.status("n1").index
-    dumped = members.run("quorum", "log", "dump", "--after", str(newest - 1))
-    assert dumped.count("  entry ") in (1, 2)
-
-    members.world.power_off("n3")
-    segment = min((members.state("n3") / "quorum").glob("quolog.0*"))
-    data = bytearray(segment.read_bytes())
-    at = data.index(b"GroupAdded")
-    data[at] ^= 1
-    segment.write_bytes(data)
-    members.lab.boot("n3")
-    members.until("n3", lambda view: view.fault == "log-corrupt", "the damage")
-    done = members.lab.command("n3", "quorum", "log", "dump")
-    assert done.returncode == 1
-    assert "! unreadable" in done.stdout
-    assert "does not continue" in done.stdout
-    assert segment.read_bytes() == data
-    with pytest.raises(LeitwolfError):
-        members.client("n3").backup()

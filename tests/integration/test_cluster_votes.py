@@ -13,12 +13,18 @@ from leitwolf.model.views import QuorumView
 pytestmark = pytest.mark.root
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Members]:
+    with formed(welcome=True) as made:
+        assert made.client("n1").quorum().dynamic, "as clusters are formed"
+        yield made
+
+
 @pytest.fixture
-def members() -> Iterator[Members]:
+def members(cluster: Members) -> Members:
     """Four nodes with dynamic votes and a group online."""
-    with formed(welcome=True) as cluster:
-        assert cluster.client("n1").quorum().dynamic, "as clusters are formed"
-        yield cluster
+    cluster.gather()
+    return cluster
 
 
 def until_votes(members: Members, asked: str, expected: set[str]) -> QuorumView:
