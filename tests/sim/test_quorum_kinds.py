@@ -755,7 +755,7 @@ def test_an_entry_does_not_disarm_what_the_guard_still_counts() -> None:
     """One is written in the moment in which the witness is to be disarmed: first the guard."""
     met = 0
     for offset in range(10):
-        world = started("tag-witness", 2)
+        world = started("full-witness", 2)
         first = leader(world)
         cut(world, {first.id})
         world.run_until(world.now + 600 * MS)
@@ -778,3 +778,29 @@ def test_an_entry_does_not_disarm_what_the_guard_still_counts() -> None:
         world.ask(first.id, -1, ChangeGroup(group=GroupId("g1"), restart_threshold=offset % 5))
         world.run_until(world.now + 500 * MS)
     assert met
+
+
+def leads_after_every_crash(rules: Rules) -> bool:
+    """Power fails in each part of a commit with a tag; return whether its writer always leads."""
+    world = started("tag-witness", 2, rules=rules)
+    first = leader(world)
+    [other] = [node for node in world.nodes.values() if node is not first]
+    other.power_off("test")
+    world.run_until(world.now + 3 * SECOND)
+    for number in range(24):
+        if not world.run_to(lambda: world.leaders() == [first], 5 * SECOND):
+            return False
+        world.run_until(world.now + 300 * MS)
+        command = ChangeGroup(group=GroupId("g1"), restart_threshold=number % 6)
+        world.ask(first.id, -100 - number, command)
+        world.run_until(world.now + number * MS // 4)
+        first.power_off("test")
+        world.run_until(world.now + 100 * MS)
+        first.power_on()
+    return True
+
+
+def test_a_tag_names_only_what_its_writer_has_on_its_disk() -> None:
+    """I9: a witness does not refuse for ever who lost what it wrote there."""
+    assert leads_after_every_crash(ALL_RULES)
+    assert not leads_after_every_crash(Rules.without("tag-durable"))

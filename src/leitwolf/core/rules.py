@@ -132,6 +132,9 @@ RULES: dict[str, str] = {
         "L2: a lease rests on a stamp that does not stand on the disk or witness yet"
     ),
     "tag-compare": "R2: a candidate becomes leader without entries that the witness knows of",
+    "tag-durable": (
+        "I9: a witness names an entry that its writer loses in a crash, and refuses it for ever"
+    ),
     "silence-bounded": (
         "L14: a slow disk has its owner waited for longer than the others' leases last: their "
         "groups stop"

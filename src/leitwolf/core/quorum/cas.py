@@ -4,8 +4,9 @@ Rules:
 
 - A candidate reads; a higher promise: refused. An armed stamp of another owner must stand still for
   ``silence``, stretched by the rates. Then it writes its promise over exactly what it read.
-- Mode tag: a candidate whose log is behind the key there is refused (R2). Mode full: it copies what
-  the object holds beyond its own log, durably, before the vote counts.
+- Mode tag: a candidate whose log is behind the key there is refused (R2); so a leader names only
+  what is durable in its own log. Mode full: a candidate copies what the object holds beyond its own
+  log, durably, before the vote counts.
 - A leader writes the new key (and entries) and its stamp over exactly what it read or wrote last.
   Who finds another value looks whose promise it holds: a higher one deposes, else it tries again.
 - A reply that was lost is found again by its nonce.
@@ -214,14 +215,23 @@ class CasAcceptor(Passive):
             released=False,
         )
         if entries:
-            value = replace(
-                value, accepted=self.ballot, key=standing.log.last, commit=standing.commit
-            )
+            key = standing.log.key_at(self._reach)
+            value = replace(value, accepted=self.ballot, key=key, commit=standing.commit)
             if value.mode is WitnessMode.FULL:
                 snapshot = standing.snapshot()
                 behind = standing.log.after(snapshot.last.index if snapshot else 0)
                 value = replace(value, snapshot=snapshot, entries=behind)
         self._put(value)
+
+    @property
+    def _reach(self) -> int:
+        """A tag names only what is durable here: it refuses for ever who lost what it names."""
+        standing, value = self._standing, self._value
+        holds = value is not None and value.mode is WitnessMode.FULL
+        if holds or not standing.rules.holds("tag-durable"):
+            return standing.log.last.index
+        durable = min(standing.log.last.index, standing.outbox.durable_index)
+        return durable if standing.log.ballot_at(durable) == self.ballot else 0
 
     def _wrote(self, value: CasObject, *, counted: bool = True) -> None:
         """A write stands there; ``counted``: it is known when it was begun."""

@@ -202,7 +202,7 @@ class Passive(ABC):
             at = self._standing.now
         elif self.ballot != NO_BALLOT and self._standing.log.last.ballot == self.ballot:
             at = min(at, self._renew_at if self._wanted else self._calm_at())
-            if self.match < self._standing.log.last.index:
+            if self.match < self._reach:
                 at = min(at, self._feed_at)
             if self._news():
                 at = min(at, self._standing.now)
@@ -350,7 +350,7 @@ class Passive(ABC):
         wanted = self._wanted
         renew = wanted and standing.now >= self._renew_at
         eager = self.sought or not standing.nodes_suffice(connected=True)
-        entries = self.match < standing.log.last.index and (eager or standing.now >= self._feed_at)
+        entries = self.match < self._reach and (eager or standing.now >= self._feed_at)
         if wanted:
             self._dropping = self._dropped = False
         elif self.armed and not self._dropping:
@@ -372,6 +372,11 @@ class Passive(ABC):
             self._write(entries=entries, renew=renew, armed=armed)
             if renew and not standing.rules.holds("armed-before-counted"):
                 standing.outbox.ask(Back(self.ballot, self.node, standing.now, self.silence))
+
+    @property
+    def _reach(self) -> int:
+        """Index up to which entries may be written here."""
+        return self._standing.log.last.index
 
     def _news(self) -> bool:
         """Return whether something else than entries and renewals is to be written."""
