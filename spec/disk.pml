@@ -5,7 +5,8 @@
  * holds the promise and the log that its node accepted. Ballot b belongs to node b % N.
  *
  * Mutants: -DNO_REREAD (P3, and after every append), -DNO_ADOPT (P4), -DONE_COPY (P2), -DNO_MEND (W2: a
- * new process leaves a damaged copy as it is), -DACK_FIRST (an entry counts before it is written).
+ * new process leaves a damaged copy as it is), -DACK_FIRST (an entry counts before it is written),
+ * -DEARLY_COPY (what was copied before the own promise stood there is not copied again, either).
  */
 #ifndef N
 #define N 2
@@ -77,6 +78,38 @@ inline look(out) {
     skip
 }
 
+/* Copy what the best block holds beyond the own log. A log of which all was copied, or written, once
+ * is not copied again: behind a promise above its ballot nothing more of it counts. */
+inline adopt() {
+    copy_log(best, accepted);
+    o = 0;
+    do
+    :: o == N -> o = 0; break
+    :: o < N && o == me -> o++
+    :: o < N && o != me ->
+        read_block(o);
+        d_step {
+            if
+            :: NEWER(block.log, best) && LAST(block.log) != copied -> copy_log(best, block.log)
+            :: else
+            fi;
+            o++; k = 0
+        }
+    od;
+    skip;
+    d_step {
+        if
+        :: NEWER(best, own[me]) -> copy_log(own[me], best)
+        :: else
+        fi;
+        if
+        :: LAST(best) > copied && LAST(best) < b -> copied = LAST(best)
+        :: else
+        fi;
+        k = 0
+    }
+}
+
 /* Write the own block with promise `b` and the own log, copy after copy. */
 inline write_block(dies) {
     sequence++;
@@ -122,7 +155,7 @@ inline complete() {
 }
 
 proctype Node(byte me) {
-    byte b, o, i, k, c, sequence;
+    byte b, o, i, k, c, sequence, copied;
     Block block;
     Log accepted;                              /* what the own block says is accepted */
     Log best;
@@ -163,34 +196,15 @@ idle:
     :: true -> goto over
     fi;
     look(idle);                                /* P1 */
+#ifdef EARLY_COPY
+    adopt();
+#endif
     write_block(start);                        /* P2 */
 #ifndef NO_REREAD
     look(idle);                                /* P3 */
 #endif
 #ifndef NO_ADOPT
-    copy_log(best, accepted);                  /* P4 */
-    o = 0;
-    do
-    :: o == N -> o = 0; break
-    :: o < N && o == me -> o++
-    :: o < N && o != me ->
-        read_block(o);
-        d_step {
-            if
-            :: NEWER(block.log, best) -> copy_log(best, block.log)
-            :: else
-            fi;
-            o++; k = 0
-        }
-    od;
-    skip;
-    d_step {
-        if
-        :: NEWER(best, own[me]) -> copy_log(own[me], best)
-        :: else
-        fi;
-        k = 0
-    };
+    adopt();                                   /* P4 */
 #endif
     complete();
     do

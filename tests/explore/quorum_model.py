@@ -44,7 +44,6 @@ from leitwolf.ports.witness import (
     DiskResult,
     RegionRead,
     RegionWrite,
-    WitnessFault,
     WitnessResult,
 )
 from leitwolf.wire.ballot import NO_BALLOT, Ballot
@@ -507,9 +506,10 @@ def _with_region(shared: Shared, node: int, write: RegionWrite) -> Shared:
 
 
 def _region(shared: Shared, block: DiskBlock) -> WitnessResult:
+    """Return what a region holds; a reading of all blocks tells then whether it counts."""
     content = shared.regions[block.node - 1][block.region]
     if content is None or content.generation != block.generation:
-        return WitnessFault(code="witness-damaged", text="another content stands there")
+        return DiskResult()
     return DiskResult(region=Region(accepted=content.accepted, entries=content.entries))
 
 

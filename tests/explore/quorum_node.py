@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
 from tests.quorum_world import HEARTBEAT, PROMISE, Disk, identity
 
 from leitwolf.core.effects import CallWitness, Write
@@ -92,6 +93,8 @@ class Pending:
     started: int
     steps: list[SharedStep]
     result: WitnessResult | None = None
+    region: DiskBlock | None = None
+    """Whose region is read, before all blocks."""
 
 
 @dataclass
@@ -156,8 +159,15 @@ class QuorumNode:
 
     def call_witness(self, call: CallWitness) -> None:
         assert self.pending is None, "two calls under way"
-        steps = _steps_of(call)
-        self.pending = Pending(call.acceptor.node, call.serial, self.now, steps)
+        steps, order = _steps_of(call), call.call
+        read = order.region if isinstance(order, DiskCall) else None
+        self.pending = Pending(
+            acceptor=call.acceptor.node,
+            serial=call.serial,
+            started=self.now,
+            steps=steps,
+            region=read.block if read is not None else None,
+        )
 
     # --- events ----------------------------------------------------------------------------------
 
@@ -218,6 +228,8 @@ class QuorumNode:
         pending = self.pending
         assert pending is not None
         del pending.steps[0]
+        if pending.region is not None and isinstance(found, DiskResult) and found.blocks:
+            found = _judged(pending.region, pending.result, found)
         if found is not None:
             pending.result = found
 
@@ -343,8 +355,19 @@ def _steps_of(call: CallWitness) -> list[SharedStep]:
         steps.append(order.write)
     if order.block is not None:
         steps += [BlockWrite(0, order.block), BlockWrite(1, order.block)]
-    if order.read:
-        steps.append(BlocksRead())
     if order.region is not None:
         steps.append(order.region)
+    if order.read or order.region is not None:
+        steps.append(BlocksRead())
     return steps
+
+
+def _judged(
+    wanted: DiskBlock, read: WitnessResult | None, blocks: DiskResult
+) -> DiskResult | WitnessFault:
+    """Return what of a region counts, by the blocks as they were read after it."""
+    if not any(one.node == wanted.node and one.names_as(wanted) for one in blocks.blocks):
+        return blocks
+    if not isinstance(read, DiskResult) or read.region is None:
+        return WitnessFault(code="witness-damaged", text="another content stands there")
+    return replace(blocks, region=read.region)

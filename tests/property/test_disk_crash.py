@@ -12,7 +12,15 @@ from random import Random
 
 import pytest
 from msgspec.structs import replace
-from tests.disk_world import MemoryDevice, PowerCut, entry, formatted, opened, snapshot
+from tests.disk_world import (
+    HEADER,
+    MemoryDevice,
+    PowerCut,
+    entry,
+    formatted,
+    opened,
+    snapshot,
+)
 
 from leitwolf.model.errors import WitnessError
 from leitwolf.model.ids import NodeId
@@ -20,6 +28,7 @@ from leitwolf.model.log import Entry
 from leitwolf.model.witness import DiskBlock, Region
 from leitwolf.ports.witness import DiskCall, RegionRead, RegionWrite
 from leitwolf.wire.ballot import Ballot, Key
+from leitwolf.witness.disk import load_region
 
 STEPS = 14
 NODE = NodeId(1)
@@ -222,5 +231,5 @@ def test_what_an_earlier_content_left_never_counts(seed: int) -> None:
             generation=1 + generation // 4,
             key=Key(ballot, len(entries) + len(more)),
         )
-        region = opened(device, node=2).call(DiskCall(region=RegionRead(block=block))).region
+        region, _ = load_region(device, HEADER, 0, block)
         assert region == Region(accepted=ballot, entries=entries + more)

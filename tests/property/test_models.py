@@ -13,7 +13,7 @@ tools = pytest.mark.needs("spin", "gcc")
 
 SPEC = Path(__file__).parents[2] / "spec"
 MUTANTS = {
-    "disk": ("NO_REREAD", "NO_ADOPT", "ONE_COPY", "NO_MEND", "ACK_FIRST"),
+    "disk": ("NO_REREAD", "NO_ADOPT", "ONE_COPY", "NO_MEND", "ACK_FIRST", "EARLY_COPY"),
     "lease": ("NO_REREAD", "NO_CHECK", "FROM_END", "SHORT", "NO_WAIT"),
     "witness": ("KEEP", "NO_WAIT", "NO_PROMISE", "SHORT", "BLIND"),
 }

@@ -295,8 +295,38 @@ def test_a_content_equal_to_an_earlier_one_does_not_inherit_its_end() -> None:
     disk.call(DiskCall(write=append(2)))
     disk.call(DiskCall(write=append(1, fresh=True)))
     said = block(1, accepted=BALLOT, region=1, generation=1, key=Key(BALLOT, 1))
+    disk.call(DiskCall(block=said))
     region = disk.call(DiskCall(region=RegionRead(block=said))).region
     assert region == Region(accepted=BALLOT, entries=(entry(1, BALLOT),))
+
+
+def test_what_is_begun_anew_while_it_is_read_does_not_count() -> None:
+    """The beginning is of the old content, the rest of the new one: the reader is told."""
+    device = formatted()
+    owner, reader = opened(device), opened(device, 2)
+    said = block(1, accepted=BALLOT, region=1, generation=1, key=Key(BALLOT, 1))
+    owner.call(DiskCall(write=append(1, fresh=True), block=said))
+    owner.call(DiskCall(write=append(2)))  # acknowledged, and no block names it
+    original, start = device.read, GEOMETRY.region_offset(0, 1)
+
+    def read_and_rewrite(offset: int, length: int) -> bytes:
+        data = original(offset, length)
+        if offset != start:
+            return data
+        device.read = original  # type: ignore[method-assign]
+        for generation, region in ((2, 0), (3, 1)):
+            fresh = append(3, fresh=True, region=region, generation=generation)
+            names = {"region": region, "generation": generation, "key": Key(BALLOT, 3)}
+            owner.call(DiskCall(write=fresh, block=block(generation, accepted=BALLOT, **names)))
+        return data[:UNIT_BYTES] + original(offset, length)[UNIT_BYTES:]
+
+    device.read = read_and_rewrite  # type: ignore[method-assign]
+    found = reader.call(DiskCall(region=RegionRead(block=said)))
+    assert found.region is None
+    [newer] = found.blocks
+    assert (newer.region, newer.generation) == (1, 3)
+    again = reader.call(DiskCall(region=RegionRead(block=newer)))
+    assert again.region == Region(accepted=BALLOT, entries=(entry(3, BALLOT),))
 
 
 def test_a_restarted_writer_appends_behind_what_is_there() -> None:

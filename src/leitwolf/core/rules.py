@@ -124,6 +124,15 @@ RULES: dict[str, str] = {
         "P3: who wrote does not look whether another wrote meanwhile: both think they won"
     ),
     "disk-adopt": "P4: a new owner lacks what only the disk holds, and overwrites it",
+    "region-bounded": (
+        "I10: who takes a disk over reads all that its owner ever wrote, until the leases of the "
+        "other nodes are over, and longer than a campaign lasts"
+    ),
+    "adopted-once": "I9: who read a region for too long a campaign reads it again in every other",
+    "adopted-in-ballot": (
+        "P2: what was read for a former campaign answers the present one, whose promise no disk "
+        "holds yet"
+    ),
     "conditions-kept": (
         "a store that ignores conditions, or a share whose locks are lost, is taken as a witness "
         "(the self-test refuses it): two nodes get the same office"

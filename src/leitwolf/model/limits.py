@@ -17,6 +17,8 @@ __all__ = [
     "NODES_MAX",
     "PARAMETER_BYTES_MAX",
     "PEER_FRAME_BYTES_MAX",
+    "REGION_APPENDED_BYTES_MAX",
+    "REGION_WRITES_MAX",
     "REQUESTS_PENDING_MAX",
     "REQUESTS_TOGETHER_MAX",
     "RESOURCES_MAX",
@@ -58,6 +60,12 @@ APPEND_BYTES_MAX = 256 << 10
 CAS_BYTES_MAX = 8 << 20
 """Value of an object witness: the snapshot of a full cluster and the entries behind it. (etcd takes
 1.5 MiB unless it is told otherwise.)"""
+REGION_WRITES_MAX = 64
+"""Writes to a region of a shared disk before its content begins anew, with a snapshot. Who takes
+the disk over reads and checks them all, 0.06 ms each, and the groups of healthy nodes bear an
+election of 30 ms by the default profile. As many units of 4 KiB are one read."""
+REGION_APPENDED_BYTES_MAX = 1 << 20
+"""As above, for payloads behind the first write: 10 ms at 100 MB/s."""
 APPENDS_IN_FLIGHT_MAX = 32
 """Unanswered appends per peer; beyond that the peer is paused until it answers."""
 PEER_FRAME_BYTES_MAX = 4 << 20

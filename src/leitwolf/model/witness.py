@@ -93,6 +93,14 @@ class DiskBlock(_Item, frozen=True, kw_only=True):
     distrusted: bool = False
     """The writer found that this disk forgot something: nobody counts it any more."""
 
+    def names_as(self, other: DiskBlock) -> bool:
+        """Return whether it names the same content of the same region as an earlier one did.
+
+        The generation alone is not enough: who died before its block was written gives it again.
+        """
+        mine = (self.accepted, self.region, self.generation)
+        return mine == (other.accepted, other.region, other.generation)
+
 
 NO_BLOCK = DiskBlock(node=NO_NODE, boot=0, sequence=0)
 """Of a node that never wrote: it promised nothing and holds nothing."""

@@ -48,7 +48,10 @@ class RegionWrite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RegionRead(msgspec.Struct, frozen=True, kw_only=True):
-    """Read the region that a block names; less than ``block.key`` is corruption."""
+    """Read the region that a block names, and then all blocks again, whatever ``read`` says.
+
+    Less than ``block.key`` is corruption, unless the block names another content by then.
+    """
 
     block: DiskBlock
 
@@ -66,17 +69,19 @@ class DiskCall(msgspec.Struct, frozen=True, kw_only=True):
     known: int = 0
     """Sequence of the own block that the caller knows to stand there. If a whole copy has less,
     the fault is ``witness-rolled-back`` and ``block`` is not written over the proof."""
+    region: RegionRead | None = None
     read: bool = False
     """Read the blocks of all nodes."""
-    region: RegionRead | None = None
 
 
 class DiskResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a :class:`DiskCall` found."""
 
     blocks: tuple[DiskBlock, ...] = ()
-    """Of every node that ever wrote one, if ``read``."""
+    """Of every node that ever wrote one, if ``read`` or ``region``."""
     region: Region | None = None
+    """None: not asked for, or its block names another content by now, so what was read may be of
+    both."""
     unfenced: str = ""
     """Why the disk cannot keep a node from writing, '': it can."""
     full: bool = False

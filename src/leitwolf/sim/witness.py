@@ -10,14 +10,16 @@ switched off.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from leitwolf.core.effects import CallWitness, FromWitness
 from leitwolf.core.lease.profile import awaited
+from leitwolf.model.limits import REGION_WRITES_MAX
 from leitwolf.model.log import Entry, Snapshot
 from leitwolf.model.quorum import Acceptor
 from leitwolf.model.witness import (
@@ -49,8 +51,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedDisk", "SharedObject", "SimWitness", "build_witness"]
 
-_REGION_ENTRIES = 60
-"""So few that regions overflow in a run."""
+_REGION_UNITS = (60, 4_096)
+"""By even and odd seeds: so few that a region overflows, and as many as one has by default."""
+_UNIT_ENTRIES = 8
+_READ_UNITS, _READ_UNITS_MAX = 64, 1_024
+"""First read of a region, and the longest; each is twice the one before, as by the real adapter."""
 _FAULT_NS = 30 * MILLISECOND
 
 
@@ -116,7 +121,8 @@ class SimWitness(ABC):
                 self._world.later(_FAULT_NS, lambda: self._end(node, call, started, fault))
                 return
             self._delivered.discard(node.id)
-            step, takes = rest.pop(0), self._takes()
+            step = rest.pop(0)
+            takes = self._takes() + (step.more if isinstance(step, _Part) else 0)
             self._world.later(takes * 2 // 3, step)
             self._world.later(takes, lambda: daemon.deliver(life, ended))
 
@@ -138,14 +144,76 @@ class _Content:
     generation: int
     accepted: Ballot
     snapshot: Snapshot | None
-    entries: list[Entry] = field(default_factory=list)
+    records: list[tuple[Entry, ...]] = field(default_factory=list)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries in it."""
+        return tuple(entry for record in self.records for entry in record)
+
+    @property
+    def units(self) -> int:
+        """How long it is; every record begins on a unit."""
+        return sum(map(_units, self.records))
 
     @property
     def last(self) -> Key:
         """The newest entry in it."""
-        if self.entries:
-            return Key(self.entries[-1].ballot, self.entries[-1].index)
+        for record in reversed(self.records):
+            if record:
+                return Key(record[-1].ballot, record[-1].index)
         return self.snapshot.last if self.snapshot is not None else NO_KEY
+
+
+def _units(entries: tuple[Entry, ...]) -> int:
+    return 1 + len(entries) // _UNIT_ENTRIES
+
+
+class _Reading:
+    """A region on its way to a reader, one part after the other."""
+
+    def __init__(self, found: Callable[[], _Content | None], generation: int) -> None:
+        self._found, self._generation = found, generation
+        self.content: _Content | None = None
+        """What was read so far."""
+
+    def parts(self, unit_ns: int) -> list[_Part]:
+        """Return the reads that it takes, by what stands there now."""
+        content = self._found()
+        end = max(1, content.units if content is not None else 1)
+        begin, length, parts = 0, _READ_UNITS, []
+        while begin < end:
+            parts.append(_Part(self, begin, begin + length, unit_ns * min(length, end - begin)))
+            begin, length = begin + length, min(2 * length, _READ_UNITS_MAX)
+        parts[-1].end = sys.maxsize  # what is written until then is read, too
+        return parts
+
+    def read(self, begin: int, end: int) -> None:
+        """Read the records that begin in these units; of another content none continues it."""
+        content, at = self._found(), 0
+        if content is None or content.generation != self._generation:
+            return
+        if begin == 0:
+            self.content = replace(content, records=[])
+        for record in content.records:
+            if self.content is not None and begin <= at < end:
+                self.content.records.append(record)
+            at += _units(record)
+
+
+@dataclass(slots=True)
+class _Part:
+    """One read of a region."""
+
+    reading: _Reading
+    begin: int
+    end: int
+    """In units of the region."""
+    more: int
+    """By how much longer than others it takes, ns."""
+
+    def __call__(self) -> None:
+        self.reading.read(self.begin, self.end)
 
 
 class SharedDisk(SimWitness):
@@ -165,6 +233,9 @@ class SharedDisk(SimWitness):
         """By node and generation of a region that another node adopted: opening of its node."""
         self.restored = False
         """From a copy: a block may be newer than what it names."""
+        self.region_units = _REGION_UNITS[world.seed % 2]
+        self.unit_ns = 60 * MICROSECOND
+        """To read and check one unit of a region: 4000 took 246 ms on two cores."""
 
     def call(self, node: SimNode, call: CallWitness) -> None:
         """Begin the steps of a :class:`DiskCall`."""
@@ -203,18 +274,22 @@ class SharedDisk(SimWitness):
         fence = order.fence
         if fence:
             steps.append(registered(lambda: self._fenced.update(fence)))
-        if order.read:
-            steps.append(lambda: self._read(node.id))
         region = order.region
         if region is not None:
-            steps.append(lambda: self._read_region(node.id, region))
+            place = (region.block.node, region.block.region)
+            reading = _Reading(lambda: self._regions.get(place), region.block.generation)
+            steps += reading.parts(self.unit_ns)
+            steps.append(lambda: self._read_region(node.id, region, reading))
+        elif order.read:
+            steps.append(lambda: self._read(node.id))
         self._steps(node, call, steps)
 
     def _refusal(self, node: SimNode) -> WitnessFault | None:
         """Open the disk anew for a node that was fenced; refuse one that was evicted (S5)."""
         if node.id in self._fenced or node.id not in self._openings:
-            blocks = [block for block in map(self._newest, self._copies) if block is not None]
-            if is_evicted(node.id, blocks) and self._world.rules.holds("evicted-writes-nothing"):
+            if is_evicted(node.id, self._blocks()) and self._world.rules.holds(
+                "evicted-writes-nothing"
+            ):
                 return WitnessFault(code="witness-fenced", text="evicted")
             self._fenced.discard(node.id)
             self._openings[node.id] = self._openings.get(node.id, 0) + 1
@@ -226,8 +301,7 @@ class SharedDisk(SimWitness):
             fault = WitnessFault(code="witness-fenced", text="the key was removed")
             self._results[node.id] = fault
             return
-        blocks = [block for block in map(self._newest, self._copies) if block is not None]
-        if is_evicted(node.id, blocks):
+        if is_evicted(node.id, self._blocks()):
             self._world.fail(f"n{node.id} was evicted, and writes to the disk")
         write()
 
@@ -300,14 +374,14 @@ class SharedDisk(SimWitness):
         """Return why nothing of a call is done, None: it is done."""
         block, full = self._newest(node), DiskResult(full=True)
         if write.fresh:
-            if len(write.entries) > _REGION_ENTRIES:
+            if _units(write.entries) > self.region_units:
                 return WitnessFault(code="witness-unfit", text="larger than a region")
             named = block is not None and block.accepted != NO_BALLOT
             return full if named and block and block.region == write.region else None  # W3
         content = self._regions.get((node, write.region))
         if content is None or content.generation != write.generation:
             return full
-        return full if len(content.entries) + len(write.entries) > _REGION_ENTRIES else None
+        return full if content.units + _units(write.entries) > self.region_units else None
 
     def _write_region(self, node: SimNode, write: RegionWrite) -> None:
         place = (node.id, write.region)
@@ -324,35 +398,39 @@ class SharedDisk(SimWitness):
         if content is None or content.generation != write.generation:
             self._world.fail(f"n{node.id} appends to a region that holds something else")
             return
-        content.entries.extend(write.entries)
+        content.records.append(write.entries)
+        if len(content.records) > REGION_WRITES_MAX and self._world.rules.holds("region-bounded"):
+            self._world.fail(f"n{node.id} writes to a region for ever")
 
     def _read(self, node: int) -> None:
         if isinstance(self._results.get(node), WitnessFault):
             return
-        blocks = [self._newest(number) for number in self._copies]
-        self._results[node] = DiskResult(blocks=tuple(block for block in blocks if block))
+        self._results[node] = DiskResult(blocks=self._blocks())
 
-    def _read_region(self, node: int, read: RegionRead) -> None:
+    def _blocks(self) -> tuple[DiskBlock, ...]:
+        blocks = [self._newest(number) for number in self._copies]
+        return tuple(block for block in blocks if block is not None)
+
+    def _read_region(self, node: int, read: RegionRead, reading: _Reading) -> None:
+        """Read all blocks after a region, and tell what of it counts."""
         if isinstance(self._results.get(node), WitnessFault):
             return
-        block = read.block
-        content = self._regions.get((block.node, block.region))
-        if content is None or content.generation != block.generation:
-            self._world.fail(f"n{node} reads a region of n{block.node} that is not there any more")
+        block, content, newest = read.block, reading.content, self._newest(read.block.node)
+        if newest is None or not newest.names_as(block):
+            self._read(node)
             return
-        if content.last < block.key:
+        if content is None or content.last < block.key:
             if not self.restored:
                 self._world.fail(f"the region of n{block.node} ends before {block.key}")
             fault = WitnessFault(code="witness-damaged", text="the region is too short")
             self._results[node] = fault
             return
-        newest = self._newest(block.node)
-        if block.node != node and newest is not None and not newest.released:
+        if block.node != node and not newest.released:
             self._final[block.node, block.generation] = self._openings[block.node]
         region = Region(
-            accepted=content.accepted, snapshot=content.snapshot, entries=tuple(content.entries)
+            accepted=content.accepted, snapshot=content.snapshot, entries=content.entries
         )
-        self._results[node] = DiskResult(region=region)
+        self._results[node] = DiskResult(blocks=self._blocks(), region=region)
 
 
 class SharedObject(SimWitness):

@@ -4,7 +4,8 @@ Rules
     W1 A block is written as copy A, durably, then as copy B, durably.
     W2 Before anything is written after a failure or a start, the newer whole copy of the own block
        is written over the other one: only then it is known which region counts.
-    W3 A region that the own block names is never begun anew.
+    W3 A region that the own block names is never begun anew. Who read a region reads the blocks
+       again: if its block names another content by then, nothing of it counts.
     W4 Whatever reads blocks reads the header with them: a disk that another cluster formatted
        meanwhile is noticed before anything that it says is believed.
     W5 A block is written over nothing older than its writer knows to stand there, and not where no
@@ -30,7 +31,7 @@ import msgspec
 from leitwolf.model.errors import WitnessError, check
 from leitwolf.model.witness import DiskBlock, Region, is_evicted
 from leitwolf.ports.witness import DiskCall, DiskResult, RegionRead, RegionWrite
-from leitwolf.wire.ballot import NO_BALLOT
+from leitwolf.wire.ballot import NO_BALLOT, NO_KEY
 from leitwolf.witness.device import Device, open_device
 from leitwolf.witness.layout import (
     HALF_BYTES,
@@ -161,9 +162,10 @@ class BlockingDisk:
         if call.fence and not unfenced:
             check(self._node not in call.fence, "a node does not fence itself")
             self._device.fence(call.fence)
-        blocks = self._read_blocks() if call.read else ()
-        region = self._read_region(call.region) if call.region is not None else None
-        return DiskResult(blocks=blocks, region=region, unfenced=unfenced)
+        if call.region is not None:
+            region, blocks = self._read_region(call.region)
+            return DiskResult(blocks=blocks, region=region, unfenced=unfenced)
+        return DiskResult(blocks=self._read_blocks() if call.read else (), unfenced=unfenced)
 
     # --- blocks
 
@@ -350,18 +352,24 @@ class BlockingDisk:
             return tail
         return tail if tail.number else None
 
-    def _read_region(self, wanted: RegionRead) -> Region:
+    def _read_region(self, wanted: RegionRead) -> tuple[Region | None, tuple[DiskBlock, ...]]:
+        """Return a region, None if it was begun anew meanwhile, and all blocks as read after it.
+
+        W3 protects only what a block names: what it still names then was not begun anew before.
+        """
         block = wanted.block
-        if block.accepted == NO_BALLOT:
-            return Region(accepted=NO_BALLOT)
         slot = block.node - 1
         check(0 <= slot < self._geometry.nodes_max, f"no slot for node {block.node}")
-        region, tail = load_region(self._device, self._header, slot, block)
-        if tail.last >= block.key:
-            return region
-        if block not in self._read_blocks():
-            raise WitnessError(f"node {block.node} wrote while its region was read")
-        raise _lost(block)
+        region, last = Region(accepted=NO_BALLOT), NO_KEY
+        if block.accepted != NO_BALLOT:
+            region, tail = load_region(self._device, self._header, slot, block)
+            last = tail.last
+        blocks = self._read_blocks()
+        if not any(one.node == block.node and one.names_as(block) for one in blocks):
+            return None, blocks
+        if last < block.key:
+            raise _lost(block)
+        return region, blocks
 
 
 def _foreign(header: Header) -> WitnessError:

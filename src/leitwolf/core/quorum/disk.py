@@ -7,7 +7,8 @@ Rules:
 - P2: it writes its own block {promised}, both copies. P3: it reads all blocks again; a higher
   promise, or a stamp that moved: not promised.
 - P4: the region with the highest accepted ballot; what it holds beyond the own log is copied there,
-  durably, before the vote counts.
+  durably, before the vote counts. Afterwards all blocks are read again: if that region is not the
+  one named any more, it is done again from P3. What was copied once is not read again.
 - Before that, where the disk has reservations, a former owner that did not release is *fenced*:
   what it had on its way when it was frozen comes too late, and what was adopted stays as it is.
   It opens the disk anew, reads, and finds itself outbid.
@@ -15,7 +16,8 @@ Rules:
   itself there writes nothing, and the adapter does not register it again.
 - A leader writes entries to its own region and then reads all blocks; a higher promise deposes it,
   and nothing is acknowledged. The first write of a term is a new content in the other region, with
-  everything since the snapshot; so ``accepted`` is also the ballot of the last entry there.
+  everything since the snapshot; so ``accepted`` is also the ballot of the last entry there. So is
+  every 64th write: a region is to be read within an election.
 
 Theory of operation: two proposers each write and then read; so at least one of them sees the other
 (Gafni and Lamport, Disk Paxos). The own block is kept here as it was written last; after a failure
@@ -24,12 +26,15 @@ it is read again, and the region that was being written counts as spoiled.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from msgspec.structs import replace
 
 from leitwolf.core.messages import Prepare
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.quorum.standing import NEVER, Standing
 from leitwolf.model.errors import check
+from leitwolf.model.limits import REGION_APPENDED_BYTES_MAX, REGION_WRITES_MAX
 from leitwolf.model.quorum import Acceptor
 from leitwolf.model.witness import NO_BLOCK, DiskBlock, Region, is_evicted
 from leitwolf.ports.witness import (
@@ -39,9 +44,27 @@ from leitwolf.ports.witness import (
     RegionWrite,
     WitnessResult,
 )
-from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot
+from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot, Key
 
 __all__ = ["DiskAcceptor"]
+
+
+class _Copy(NamedTuple):
+    """A region of which the own log holds all."""
+
+    ballot: Ballot
+    """Accepted there."""
+    last: Key
+    """Of the own log then."""
+
+
+class _Reading(NamedTuple):
+    """What a call that fences and reads was made for, and what the own log held then."""
+
+    ballot: Ballot
+    region: RegionRead | None
+    log: tuple[Key, int]
+    """Last entry and commit index."""
 
 
 class DiskAcceptor(Passive):
@@ -63,8 +86,13 @@ class DiskAcceptor(Passive):
         """What a call that failed did to the own block is not known: it is read first."""
         self._sequence = 0
         self._generation = 0
-        self._adopting = False
+        self._reading: _Reading | None = None
         """The call under way fences the former owner and reads what is to be adopted."""
+        self._copied = _Copy(NO_BALLOT, NO_KEY)
+        self._copied_at = 0
+        """Position at which the own log is durable with that."""
+        self._writes = self._appended = 0
+        """In the content of the own region: writes, and bytes of payload behind the first."""
         self._releasing = False
         """The call under way says that nobody need wait for this node."""
         self._fencing: tuple[int, ...] = ()
@@ -130,9 +158,9 @@ class DiskAcceptor(Passive):
         if not isinstance(result, DiskResult):
             return
         self.unfenced = result.unfenced
-        if self._adopting:
-            self._adopting = False
-            self._adopt(result.region)
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            self._fetched(reading, result)
             return
         self._releasing = False
         self._fenced, self._fencing = (*self._fenced, *self._fencing), ()
@@ -194,7 +222,7 @@ class DiskAcceptor(Passive):
         return False
 
     def _failed(self) -> None:
-        self._doubtful, self._adopting = True, False
+        self._doubtful, self._reading = True, None
         self._writing, self._fencing = None, ()
         self._freeing, self._releasing = self._freeing or self._releasing, False
         self._again()
@@ -265,24 +293,45 @@ class DiskAcceptor(Passive):
         if written.promised != prepare.ballot:
             self._look_at = self._standing.now
             return
-        if self._standing.rules.holds("disk-reread"):
-            higher = self._higher()
-            if higher > prepare.ballot:
-                self._refuse(higher, NO_KEY)
-                return
-            # The stamp stood still up to the START of the writing, or its owner may live.
-            if any(self._begun < self._still_at(block) for block in self._bound()):
-                self._look_again(self.silence // 8)
-                return
-        best = max([*self._others.values(), self._own], key=lambda block: block.accepted)
-        behind = NO_BALLOT < best.accepted >= self._standing.log.last.ballot
-        behind = behind and self._standing.rules.holds("disk-adopt")
-        fence = self._former(best) if self._standing.rules.holds("fence-former-owner") else ()
-        if not behind and not fence:
-            self._vouch(0)
+        if self._outbid(prepare):
             return
-        self._adopting = True
-        self._call(DiskCall(fence=fence, region=RegionRead(block=best) if behind else None))
+        # The stamp stood still up to the START of the writing, or its owner may live.
+        moved = any(self._begun < self._still_at(block) for block in self._bound())
+        if moved and self._standing.rules.holds("disk-reread"):
+            self._look_again(self.silence // 8)
+            return
+        self._fetch(prepare)
+
+    def _outbid(self, prepare: Prepare) -> bool:
+        """Refuse a candidate if a reading after its promise shows a higher one."""
+        higher = self._higher()
+        found = higher > prepare.ballot and self._standing.rules.holds("disk-reread")
+        if found:
+            self._refuse(higher, NO_KEY)
+        return found
+
+    def _fetch(self, prepare: Prepare) -> None:
+        """Fence the former owner, and read what the disk holds beyond the own log (P4)."""
+        standing, rules = self._standing, self._standing.rules
+        best = max([*self._others.values(), self._own], key=lambda block: block.accepted)
+        behind = NO_BALLOT < best.accepted >= standing.log.last.ballot and not self._has(best)
+        behind = behind and rules.holds("disk-adopt")
+        fence = self._former(best) if rules.holds("fence-former-owner") else ()
+        if not behind and not fence:
+            self._vouch(self._copied_at)
+            return
+        read = RegionRead(block=best) if behind else None
+        self._reading = _Reading(prepare.ballot, read, (standing.log.last, standing.commit))
+        self._call(DiskCall(fence=fence, region=read))
+
+    def _has(self, best: DiskBlock) -> bool:
+        """Return whether the own log holds all that was ever acknowledged in a region.
+
+        It was read when the own promise stood here, above its ballot, so that its owner could
+        acknowledge nothing any more; or it was written from the own log.
+        """
+        copied, holds = self._copied, self._standing.rules.holds("adopted-once")
+        return holds and best.accepted == copied.ballot and self._standing.log.last >= copied.last
 
     def _former(self, best: DiskBlock) -> tuple[int, ...]:
         """Return the nodes that wrote here last and did not release.
@@ -296,10 +345,41 @@ class DiskAcceptor(Passive):
             and not block.released
         )
 
-    def _adopt(self, region: Region | None) -> None:
-        """Copy what the disk holds beyond the own log (P4)."""
-        adopted = self._standing.adopt(region.snapshot, region.entries) if region else 0
-        self._vouch(adopted)
+    def _fetched(self, reading: _Reading, result: DiskResult) -> None:
+        """Copy what was read (P4), and promise; a campaign that came meanwhile begins with P1."""
+        standing = self._standing
+        if reading.region is not None:
+            if self._forgot(result.blocks):
+                return
+            self._take(result.blocks)
+            if self._outcast():
+                return
+        copied = reading.region is None or self._copy(reading, result.region)
+        prepare = self._prepare
+        if prepare is None or self.ballot != NO_BALLOT:
+            return
+        if prepare.ballot != reading.ballot and standing.rules.holds("adopted-in-ballot"):
+            self._look_at = standing.now
+        elif reading.region is not None and self._outbid(prepare):
+            pass
+        elif copied:
+            self._vouch(self._copied_at)
+        else:
+            self._fetch(prepare)
+
+    def _copy(self, reading: _Reading, region: Region | None) -> bool:
+        """Copy a region into the own log; False: it counts no more, or the log changed meanwhile.
+
+        What comes too late for its campaign is copied, too: the next one need not read it again.
+        """
+        standing = self._standing
+        wanted, same = reading.region, (standing.log.last, standing.commit) == reading.log
+        if wanted is None or region is None or not same or self.ballot != NO_BALLOT:
+            return False
+        self._copied_at = standing.adopt(region.snapshot, region.entries)
+        if wanted.block.accepted < reading.ballot:
+            self._copied = _Copy(wanted.block.accepted, standing.log.last)
+        return True
 
     def _vouch(self, after: int) -> None:
         """Promise, and say who renewed here last (L6)."""
@@ -322,6 +402,8 @@ class DiskAcceptor(Passive):
         fields: dict[str, object] = {}
         if entries:
             write = self._entries()
+            self._copied = _Copy(self.ballot, standing.log.last)
+            self._copied_at = standing.outbox.position
             if self._fresh:
                 fields = {
                     "accepted": self.ballot,
@@ -352,19 +434,31 @@ class DiskAcceptor(Passive):
         return evicted != self._own.evicted or not set(evicted) <= set(self._fenced)
 
     def _entries(self) -> RegionWrite:
-        """Return what the own region lacks; the whole log when its content begins anew."""
+        """Return what the own region lacks; the whole log when its content begins anew.
+
+        That is now and then, with a snapshot: who takes the disk over reads all of it, while leases
+        of other nodes run out.
+        """
         log = self._standing.log
         self._end = log.last.index
+        entries = () if self._fresh else log.after(self.match)
+        size = sum(len(entry.payload) for entry in entries)
+        full = self._writes >= REGION_WRITES_MAX
+        full = full or self._appended + size > REGION_APPENDED_BYTES_MAX
+        if full and self._standing.rules.holds("region-bounded"):
+            self._fresh = True
         if not self._fresh:
+            self._writes, self._appended = self._writes + 1, self._appended + size
             return RegionWrite(
                 region=self._own.region,
                 generation=self._own.generation,
                 accepted=self.ballot,
                 fresh=False,
-                entries=log.after(self.match),
+                entries=entries,
             )
         snapshot = self._standing.snapshot()
         self._generation += 1
+        self._writes, self._appended = 1, 0
         return RegionWrite(
             region=1 - self._own.region,  # what the block names stays whole until the next one
             generation=self._generation,

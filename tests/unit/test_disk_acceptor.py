@@ -1,0 +1,257 @@
+"""What a candidate makes of a shared disk: the calls of one core, answered by the test."""
+
+from __future__ import annotations
+
+from tests.quorum_world import MS, PROMISE, identity
+
+from leitwolf.core.effects import AskGuard, CallWitness, Write
+from leitwolf.core.messages import Append, PreProbeReply
+from leitwolf.core.quorum import MayLead, QuorumCore
+from leitwolf.core.quorum.candidate import Campaign, Phase
+from leitwolf.core.rules import ALL_RULES, Rules
+from leitwolf.model.ids import NodeId
+from leitwolf.model.log import Entry, Loaded
+from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
+from leitwolf.model.witness import DiskBlock, Region
+from leitwolf.ports.witness import DiskCall, DiskResult
+from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
+from leitwolf.wire.guard import Fence, Fenced, Follow, Office
+from leitwolf.wire.page import LeasePage
+
+DISK = AcceptorId(NodeId(60_000), "disk")
+OWNER = Ballot(0, 5, 2)
+"""Whose region stands there."""
+
+
+def owned(last: int, *, generation: int = 1, region: int = 0, sequence: int = 1) -> DiskBlock:
+    """The block of the owner, whose region ends with this entry."""
+    return DiskBlock(
+        node=NodeId(2),
+        boot=9,
+        sequence=sequence,
+        promised=OWNER,
+        accepted=OWNER,
+        region=region,
+        generation=generation,
+        key=Key(OWNER, last),
+    )
+
+
+def content(last: int) -> Region:
+    entries = tuple(Entry(index=i, ballot=OWNER, payload=b"x") for i in range(1, last + 1))
+    return Region(accepted=OWNER, entries=entries)
+
+
+class Bench:
+    """Node 1, which campaigns, and everything around it."""
+
+    def __init__(self, *, nodes: int = 1, weight: int = 0, rules: Rules = ALL_RULES) -> None:
+        """``weight``: of the nodes; 0: the disk decides alone."""
+        voters = [Acceptor(id=identity(node), weight=weight) for node in range(1, nodes + 1)]
+        config = QuorumConfig(acceptors=(*voters, Acceptor(id=DISK, kind="disk")))
+        self.now = 1_000 * MS
+        self.page = LeasePage()
+        self.core = QuorumCore(
+            me=identity(1),
+            loaded=Loaded(),
+            config=config,
+            page=lambda: self.page,
+            promise_ns=PROMISE,
+            now=self.now,
+            rules=rules,
+            boot=1,
+        )
+        self.calls: list[CallWitness] = []
+        self.blocks: dict[int, DiskBlock] = {2: owned(3)}
+        self.led: list[Ballot] = []
+        for node in range(2, nodes + 1):
+            self.core.peer_up(self.now, node)
+        self.settle()
+
+    def settle(self) -> None:
+        """Let guard and log answer at once; calls of the disk wait for the test."""
+        while effects := self.core.take_effects():
+            for effect in effects:
+                match effect:
+                    case Write():
+                        self.core.durable(self.now, effect.position)
+                    case AskGuard(command=Fence(ballot)):
+                        told = Fenced(ballot, NO_BALLOT, freed=False, no_memory=False)
+                        self.core.guard(self.now, told)
+                    case AskGuard(command=Follow(ballot)):
+                        self.page = self.page._replace(floor=ballot)
+                        self.core.tick(self.now)
+                    case CallWitness():
+                        self.calls.append(effect)
+                    case _:
+                        pass
+        signals = self.core.take_signals()
+        self.led += [signal.ballot for signal in signals if isinstance(signal, MayLead)]
+
+    def pass_time(self, duration: int) -> None:
+        """Let time pass in steps of a millisecond."""
+        until = self.now + duration
+        while self.now < until:
+            self.now += MS
+            self.core.tick(self.now)
+            self.settle()
+
+    def order(self) -> DiskCall:
+        """Return the one call that is under way."""
+        [call] = self.calls
+        assert isinstance(call.call, DiskCall)
+        return call.call
+
+    def answer(self, region: Region | None = None) -> None:
+        """End the call under way: what it writes stands there, all blocks are read."""
+        block = self.order().block
+        if block is not None:
+            self.blocks[block.node] = block
+        [call] = self.calls
+        self.calls.clear()
+        found = DiskResult(blocks=tuple(self.blocks.values()), region=region)
+        self.core.witness(self.now, DISK.node, call.serial, self.now, found)
+        self.settle()
+
+    def until_reading(self) -> DiskBlock:
+        """Answer all calls up to the one that reads a region; return the block that it names."""
+        for _ in range(1_000):
+            if self.calls and self.order().region is not None:
+                return self.order().region.block
+            if self.calls:
+                self.answer()
+            self.pass_time(MS)
+        raise AssertionError("no region is read")
+
+
+def test_a_region_begun_anew_while_it_was_read_is_read_by_its_new_name() -> None:
+    """What was read may be of both contents: nothing of it counts."""
+    bench = Bench()
+    assert bench.until_reading() == owned(3)
+    bench.blocks[2] = owned(4, generation=2, region=1, sequence=2)
+    bench.answer(region=None)
+    assert not bench.led
+    assert bench.order().region is not None
+    assert bench.order().region.block == bench.blocks[2]
+    bench.answer(region=content(4))
+    assert bench.led == [bench.blocks[1].promised]
+    assert bench.core.last_key == Key(OWNER, 4)
+
+
+def test_a_higher_promise_found_behind_a_region_refuses() -> None:
+    """Another candidate wrote while the region was read: no office is tried for nothing."""
+    bench = Bench()
+    bench.until_reading()
+    higher = Ballot(0, 99, 3)
+    bench.blocks[3] = DiskBlock(node=NodeId(3), boot=1, sequence=1, promised=higher)
+    bench.answer(region=content(3))
+    assert not bench.led
+    assert bench.core.last_key == Key(OWNER, 3), "what was read is kept"
+
+
+def test_what_was_read_for_a_campaign_that_is_over_is_not_read_again() -> None:
+    """It is in the own log when the next campaign comes, which claims and is promised."""
+    bench = Bench()
+    bench.until_reading()
+    bench.pass_time(2 * PROMISE)
+    bench.answer(region=content(3))
+    for _ in range(100):
+        if bench.led:
+            break
+        if bench.calls:
+            assert bench.order().region is None
+            bench.answer()
+        bench.pass_time(MS)
+    assert bench.led == [bench.blocks[1].promised]
+    assert bench.core.last_key == Key(OWNER, 3)
+
+
+def test_nothing_read_is_adopted_behind_what_came_meanwhile() -> None:
+    """A leader was heard while the region was read: its entries are not contradicted."""
+    bench = Bench(nodes=4, weight=1)
+    campaign(bench)
+    leader = Ballot(0, 50, 3)
+    entry = Entry(index=1, ballot=Ballot(0, 4, 3), payload=b"y")
+    message = Append(ballot=leader, previous=Key(NO_BALLOT, 0), entries=(entry,), commit=1)
+    bench.core.receive(bench.now, 3, message)
+    bench.settle()
+    assert bench.core.commit == 1
+    bench.answer(region=content(3))
+    assert bench.core.last_key == Key(entry.ballot, 1)
+
+
+def welcome(bench: Bench) -> Campaign | None:
+    """Have nodes 3 and 4 welcome the campaign under way, and return it."""
+    running = bench.core._candidate.campaign
+    if running is not None and running.phase is Phase.PROBE:
+        for node in (3, 4):
+            key = bench.core.last_key
+            told = PreProbeReply(round=running.serial, willing=True, promised=NO_BALLOT, key=key)
+            bench.core.receive(bench.now, node, told)
+            bench.settle()
+    return running
+
+
+def campaign(bench: Bench) -> Ballot:
+    """Go up to the reading of the region; return the ballot that is promised on the disk."""
+    for _ in range(2_000):
+        if bench.calls and bench.order().region is not None:
+            return bench.blocks[1].promised
+        welcome(bench)
+        if bench.calls:
+            bench.answer()
+        bench.pass_time(MS)
+    raise AssertionError("no region is read")
+
+
+def second_campaign_is_promised(rules: Rules) -> bool:
+    """A reading outlasts its campaign; return whether it answers the next one."""
+    bench = Bench(nodes=4, weight=1, rules=rules)
+    first = campaign(bench)
+    for _ in range(2_000):
+        running = welcome(bench)
+        if running is not None and running.ballot > first:
+            break
+        bench.pass_time(MS)
+    bench.answer(region=content(3))
+    assert bench.blocks[1].promised == first, "the test itself wrote another promise"
+    return running is not None and DISK.node in running.promises
+
+
+def test_a_promise_stands_on_the_disk_before_it_counts() -> None:
+    """P2: what was read for a former campaign is no promise to the present one."""
+    assert not second_campaign_is_promised(ALL_RULES)
+    assert second_campaign_is_promised(Rules.without("adopted-in-ballot"))
+
+
+def contents(payload: bytes, rules: Rules = ALL_RULES) -> list[int]:
+    """Lead, write 200 entries one by one, and return how many writes each content got."""
+    bench = Bench(rules=rules)
+    bench.blocks.clear()
+    for _ in range(1_000):
+        if bench.led:
+            break
+        if bench.calls:
+            bench.answer()
+        bench.pass_time(MS)
+    bench.core.guard(bench.now, Office(bench.led[0], ()))
+    bench.settle()
+    bench.core.begin(bench.now, b"first")
+    counts: list[int] = []
+    for _ in range(200):
+        bench.settle()
+        while bench.calls:
+            write = bench.order().write
+            if write is not None:
+                counts += [0] * write.fresh
+                counts[-1] += 1
+            bench.answer()
+        bench.core.propose(bench.now, payload)
+    return counts
+
+
+def test_a_region_is_begun_anew_before_it_is_long() -> None:
+    """After so many writes, or so many bytes, of which the first write does not count."""
+    assert contents(b"x") == [64, 64, 64, 8]
+    assert contents(bytes(300 << 10)) == [4] * 50
+    assert contents(b"x", Rules.without("region-bounded")) == [200]
