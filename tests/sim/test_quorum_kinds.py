@@ -787,13 +787,13 @@ def leads_after_every_crash(rules: Rules) -> bool:
     [other] = [node for node in world.nodes.values() if node is not first]
     other.power_off("test")
     world.run_until(world.now + 3 * SECOND)
-    for number in range(24):
+    for number in range(10):
         if not world.run_to(lambda: world.leaders() == [first], 5 * SECOND):
             return False
         world.run_until(world.now + 300 * MS)
         command = ChangeGroup(group=GroupId("g1"), restart_threshold=number % 6)
         world.ask(first.id, -100 - number, command)
-        world.run_until(world.now + number * MS // 4)
+        world.run_until(world.now + number * MS // 2)
         first.power_off("test")
         world.run_until(world.now + 100 * MS)
         first.power_on()
