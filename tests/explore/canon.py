@@ -23,10 +23,14 @@ SKIPPED = {
     "QuorumCore": {"_passives_of"},
     "Candidate": {"_ranked"},
     "DiskAcceptor": {
-        *("_serial", "acceptor", "_timing", "_health_at", "reached_since"),
+        *("_serial", "acceptor", "_timing", "_health_at", "reached_since", "_sign_at"),
         *("_writes", "_appended"),  # far below their limits
+        "moved_from",
     },
-    "CasAcceptor": {"_serial", "acceptor", "_timing", "_health_at", "reached_since"},
+    "CasAcceptor": {
+        *("_serial", "acceptor", "_timing", "_health_at", "reached_since", "_sign_at"),
+        "moved_from",
+    },
     "Outbox": {"_write_at"},
     "Executor": {"_serial", "_outlets"},
     "Pending": {"serial"},

@@ -7,12 +7,15 @@ from collections.abc import Callable
 import pytest
 from tests.effort import part
 from tests.sim_forced import SURVIVED
+from tests.sim_forced_again import AGAIN_SURVIVED
 
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.sim.scenario import Outcome, Setting, simulate
 
+SCENES = (*SURVIVED, *AGAIN_SURVIVED)
 
-@pytest.mark.parametrize("scene", SURVIVED, ids=lambda scene: scene.__name__)
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_what_operators_meet(scene: Callable[[int, Rules], None]) -> None:
     """Every situation in which a quorum is forced ends well, or is refused."""
     for seed in range(2):
@@ -21,7 +24,7 @@ def test_what_operators_meet(scene: Callable[[int, Rules], None]) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1_800)
-@pytest.mark.parametrize("scene", SURVIVED, ids=lambda scene: scene.__name__)
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_what_operators_meet_at_other_times(scene: Callable[[int, Rules], None]) -> None:
     """The same at many other moments."""
     for seed in range(2, 2 + part(38)):

@@ -16,6 +16,7 @@ from tests.sim.test_quorum_kinds import MUTANTS as PASSIVE
 from tests.sim.test_rolled_back import SCENES as ROLLED_BACK
 from tests.sim_elections import ELECTIONS
 from tests.sim_forced import FORCED
+from tests.sim_forced_again import AGAIN
 from tests.sim_scenes import SCENES
 from tests.sim_votes import VOTES
 
@@ -24,7 +25,7 @@ from leitwolf.model.errors import LeitwolfError
 from leitwolf.sim.scenario import Setting, simulate
 
 SEEDS_MAX = 200
-DIRECTED = SCENES | ELECTIONS | VOTES | FORCED
+DIRECTED = SCENES | ELECTIONS | VOTES | FORCED | AGAIN
 
 
 # --- random runs ---------------------------------------------------------------------------------

@@ -56,6 +56,16 @@ def test_both_sides_come_to_verdicts_that_fit(one: HistoryStanding, other: Histo
         (HistoryStanding(lineage=(5,)), HistoryStanding(lineage=(6,)), Verdict.APART),
         (HistoryStanding(lineage=(5,)), HistoryStanding(lineage=(6, 7)), Verdict.APART),
         (
+            HistoryStanding(lineage=(5,)),
+            HistoryStanding(lineage=(6,), established=False),
+            Verdict.APART,
+        ),
+        (
+            HistoryStanding(lineage=(5,), established=False),
+            HistoryStanding(lineage=(6,), established=False),
+            Verdict.UNFINISHED,
+        ),
+        (
             HistoryStanding(),
             HistoryStanding(lineage=(5,), established=False, named=(1, 2)),
             Verdict.ORDERED,

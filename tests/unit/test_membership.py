@@ -9,6 +9,7 @@ from leitwolf.core.governor import barred_owner
 from leitwolf.core.membership import Step, View, guard_configuration, next_step
 from leitwolf.core.messages import Promised
 from leitwolf.core.quorum import MayLead
+from leitwolf.model.history import HistoryStanding
 from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
 from leitwolf.model.state import Node, State
@@ -192,6 +193,18 @@ def test_the_guard_is_told_both_configurations_during_a_change() -> None:
     assert told.configurations == (Votes((1, 2), (1, 1)), Votes((1, 2, 3), (1, 1, 1)))
     assert told.addresses == ("10.0.0.1", "10.1.0.1")
     assert [peer.node for peer in told.peers] == [2, 3]
+
+
+def test_nodes_that_a_history_does_not_name_get_heartbeats_when_it_is_established() -> None:
+    """Until then it may come to nothing, and would have them close what they run."""
+    state = formed()
+    named = QuorumConfig(acceptors=config_of(state).acceptors[:2])
+    for established, unled in ((False, (3,)), (True, ())):
+        history = HistoryStanding(lineage=(5,), established=established)
+        told = guard_configuration(state, named, NodeId(1), history=history)
+        assert told is not None
+        assert (told.lineage, told.unled) == ((5,), unled)
+        assert [peer.node for peer in told.peers] == [2, 3]
 
 
 def test_a_stranger_has_no_guard_configuration() -> None:

@@ -15,7 +15,7 @@ from leitwolf.model.log import PromisedRecord, WitnessRecord
 from leitwolf.model.witness import ROLLED_BACK, DiskBlock
 from leitwolf.ports.witness import DiskCall
 from leitwolf.store import QuorumLog
-from leitwolf.wire.ballot import Ballot, Key
+from leitwolf.wire.ballot import NO_KEY, Ballot, Key
 
 
 def record(storage: str, sequence: int, nodes: int = 2) -> WitnessRecord:
@@ -106,3 +106,21 @@ def test_a_block_is_written_over_nothing_older_than_is_known() -> None:
     with pytest.raises(WitnessError) as raised:
         disk.call(DiskCall(block=block, known=3))
     assert raised.value.code == ROLLED_BACK
+
+
+def test_others_show_that_they_live_by_whatever_they_write() -> None:
+    """Block, stamp, promise or key; what this node wrote itself is no sign."""
+    disk = Memory("d", None)
+    disk.note({1: 4, 2: 7})
+    before = disk.signs(1)
+    disk.note({1: 5})
+    assert disk.signs(1) == before
+    disk.note({2: 8})
+    assert disk.signs(1) != before
+    cas = Memory("o", None)
+    cas.note({0: 4}, Ballot(0, 3, 2), NO_KEY)
+    before = cas.signs(1)
+    cas.note({0: 5}, Ballot(0, 3, 2), NO_KEY)
+    assert cas.signs(1) not in (None, before)
+    cas.note({0: 5}, Ballot(0, 4, 1), NO_KEY)
+    assert cas.signs(1) is None

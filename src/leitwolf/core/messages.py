@@ -154,6 +154,8 @@ class ForceProbe(_Message, frozen=True, kw_only=True):
 
     serial: int
     nodes: tuple[int, ...]
+    last: bool = False
+    """The silence is over: if nothing speaks against it now, the first entry is written."""
 
 
 class ForceReport(_Message, frozen=True, kw_only=True):
@@ -161,6 +163,7 @@ class ForceReport(_Message, frozen=True, kw_only=True):
 
     serial: int
     key: Key
+    """Of its last entry; of the last one that both may hold, where its own force got stuck."""
     storage: str
     code: str = ""
     text: str = ""
@@ -169,7 +172,8 @@ class ForceReport(_Message, frozen=True, kw_only=True):
 class ForceOrder(_Message, frozen=True, kw_only=True):
     """The operator forced a quorum of ``nodes``: be in this history from now on.
 
-    Its first entry follows ``key``; who holds more refuses. Sent by the node on which he did it.
+    ``key``: of the last entry that both may hold; who holds more refuses. Sent by the node on which
+    he did it.
     """
 
     lineage: Lineage

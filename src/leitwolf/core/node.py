@@ -137,9 +137,7 @@ class Node:
             join_only: neither lead nor help to until a leader is heard (prevented quorum).
         """
         self.me = me.node
-        self._snapshot_entries = snapshot_entries
-        self._page = page
-        self._rules = rules
+        self._page, self._rules, self._snapshot_entries = page, rules, snapshot_entries
         self.state, self._foreseen = fold_loaded(loaded)
         self.quorum = QuorumCore(
             me=me,
@@ -162,7 +160,9 @@ class Node:
         self.behind: dict[NodeId, int] = {}
         """Nodes that have entries which this one lacks, with the index that they know (R2)."""
         self._effects: list[Effect] = []
-        self.force = Force(self.quorum, page=page, behind=self.behind, ahead=self._ahead)
+        self.force = Force(
+            self.quorum, page=page, behind=self.behind, ahead=self._ahead, own=lambda: self.history
+        )
         self._router = RequestRouter(self, self.force)
         self._configured: Configure | None = None
         self._configured_by: tuple[object, ...] = ()
@@ -275,7 +275,7 @@ class Node:
     # --- events ----------------------------------------------------------------------------------
 
     def _peer_up(self, now: int, event: PeerUp) -> None:
-        """A stream is up: talk to who is in the same history (others only get orders)."""
+        """A stream is up: talk to who is in the same history (others only force, or are forced)."""
         node = NodeId(event.node)
         self.force.peer_up(now, node, event.history)
         verdict = judge(self.me, self.history, node, event.history, self._rules)
@@ -284,8 +284,8 @@ class Node:
             self.quorum.peer_up(now, node)
             self._told_to = NodeId(0)
             self._send(node, PathReport(paths=self.paths.own))
-        elif verdict is Verdict.ORDERED:
-            self.force.begun(self.quorum.entries_after(self.state.index), self.quorum.key_at)
+        elif not self.history.established:
+            self.force.begun(self.quorum.entries_after(self.state.index))
             self.force.reached(now)
 
     def _peer_lost(self, now: int, node: NodeId) -> None:
@@ -474,6 +474,7 @@ class Node:
         self._profile_lags = self.quorum.durable_index < newest.profile_set
         basis = (
             self._profile_lags,
+            self.history.established,
             self.quorum.lineage,
             newest.nodes,
             newest.networks,
@@ -490,7 +491,7 @@ class Node:
         if self.governor is None:  # a removal counts when it is committed
             newest = msgspec.structs.replace(newest, nodes=self.acquainted)
         configuration = guard_configuration(
-            newest, self.quorum.config, self.me, self._rules, lineage=self.quorum.lineage
+            newest, self.quorum.config, self.me, self._rules, history=self.history
         )
         if configuration is not None and self._profile_lags:
             # A guard that lost its page waits by what is on the disk then.

@@ -178,6 +178,26 @@ RULES: dict[str, str] = {
     "force-freshest": (
         "L11: a forced node lacks entries that another one knows as committed, and overwrites them"
     ),
+    "force-compares-shared": (
+        "L11: who forces again takes the entry of a force that got stuck for newer than what "
+        "others know as committed, and overwrites it"
+    ),
+    "force-asks-again": (
+        "L11: quorum is forced by what the named nodes said before the silence: they have found a "
+        "quorum without this node since"
+    ),
+    "force-in-turn": "L11: two nodes force a quorum of the same nodes at once: neither is reached",
+    "order-after-durable": (
+        "L11: a node obeys an order before its history is durable anywhere, and is in one that "
+        "nobody began"
+    ),
+    "force-looks": "L11: quorum is forced while a leader lives at the witness: two owners",
+    "leader-shows": (
+        "L11: a leader that needs no witness is not seen there by who is cut off and forced"
+    ),
+    "heartbeat-when-established": (
+        "L11: a leader of a forced history that comes to nothing has a living majority close all"
+    ),
     "forced-entry-first": (
         "L11: a node that obeyed an order leads before it knows who votes in its new history"
     ),

@@ -426,7 +426,7 @@ class Cluster:
         self._keys_seen = state.keys
         if self.keys.follow(state):
             configuration = guard_configuration(
-                state, self.node.quorum.config, self.node.me, lineage=self.node.quorum.lineage
+                state, self.node.quorum.config, self.node.me, history=self.node.history
             )
             if configuration is not None:
                 self.ask_guard(configuration)

@@ -5,6 +5,8 @@ Rules:
 - Every hello is judged by :func:`leitwolf.core.histories.judge`, by what is durable here.
 - This node gives way only to a history that continues its own and is established.
 - What parted stays apart until an operator gives one of the two up; it is said again and again.
+- While a force is not finished, other nodes are let in all the same: it can be forced again with
+  them. Nothing else passes.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ _DECIDE = (
     "decide which half goes on; on every node of the other one: leitwolf give-up "
     "(its log is kept in quarantine)"
 )
-_STUCK = "finish it: leitwolf force on its nodes, or give it up there: leitwolf give-up"
+_STUCK = (
+    "finish it: leitwolf force again, naming all nodes that are to go on; where others have a "
+    "quorum without it: leitwolf give-up on its nodes"
+)
 
 
 class Histories:
@@ -77,6 +82,7 @@ class Histories:
         self._joined = joined
         self._prevented = node.quorum.join_only
         self._informed = False
+        self._established = True
         self._foreign: dict[int, tuple[float, Verdict, HistoryStanding]] = {}
         self._asked: dict[str, float] = {}
         self._tasks: set[asyncio.Task[object]] = set()
@@ -90,6 +96,10 @@ class Histories:
             self._informed = not self._informed
             if self._informed:  # whom it let in before, it could not judge
                 self._examine_again()
+        if self._shown().established != self._established:
+            self._established = not self._established
+            if self._established:  # to whom it was let in while it was not, it says so anew
+                self._examine_again()
 
     # --- hellos ----------------------------------------------------------------------------------
 
@@ -102,6 +112,8 @@ class Histories:
             self._foreign.pop(hello.node, None)
             return self._storage(hello)
         self._note(hello.node, verdict, hello.history)
+        if verdict is Verdict.UNFINISHED:
+            return self._storage(hello)
         name, there = name_of(self._node, hello.node), describe(hello.history.lineage)
         if verdict is Verdict.BEHIND:
             self._give_way(hello.history, f"quorum was forced by others: {name} is in {there}")
@@ -109,12 +121,11 @@ class Histories:
             Verdict.BEHIND: "this node is in a history that others forced; it gives way",
             Verdict.SUPERSEDED: f"{name} is in {there}, out of which {describe(own.lineage)} was "
             "forced: it sets its log aside and comes back by itself",
-            Verdict.UNFINISHED: "a forced quorum is not finished, and does not name both nodes",
             Verdict.APART: f"{name} is in {there}, this node in {describe(own.lineage)}: "
             "quorum was forced in two parts of the cluster",
         }
-        hints = {Verdict.APART: _DECIDE, Verdict.UNFINISHED: _STUCK}
-        return Rejection(code=verdict.value, text=texts[verdict], hint=hints.get(verdict, ""))
+        hint = _DECIDE if verdict is Verdict.APART else ""
+        return Rejection(code=verdict.value, text=texts[verdict], hint=hint)
 
     def _note(self, node: int, verdict: Verdict, history: HistoryStanding) -> None:
         known = self._foreign.get(node)
@@ -165,11 +176,11 @@ class Histories:
     # --- for people ------------------------------------------------------------------------------
 
     def _present(self) -> dict[int, tuple[Verdict, HistoryStanding]]:
-        now = time.monotonic()
+        now, let_in = time.monotonic(), self._node.force.peers
         return {
             node: (verdict, history)
             for node, (at, verdict, history) in sorted(self._foreign.items())
-            if now - at <= _HEARD_S
+            if now - at <= _HEARD_S or node in let_in
         }
 
     def alternative(self) -> HistoryStanding | None:

@@ -215,7 +215,8 @@ class DaemonService:
             raise Conflict(
                 "no other history is heard here for which this one could be given up",
                 code="nothing-to-give-up",
-                hint="leitwolf status says what is heard",
+                hint="leitwolf status says what is heard; a forced quorum that is not reached: "
+                "leitwolf force again, naming all nodes that are to go on",
             )
         self.life.give_way(other, f"given up by {by}@{cluster.bootstrap.name}")
 

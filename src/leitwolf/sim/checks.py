@@ -176,7 +176,10 @@ class Checker:
                 self._fail(
                     f"I1: n{node} applied {entry.ballot} at {entry.index}, first was {first[0]}"
                 )
-            if entry.index > book.committed and node:
+            former = entry.ballot.epoch < len(
+                lineage
+            )  # it may have been committed before the force
+            if entry.index > book.committed and node and not former:
                 self._demand_durable(self._nodes[node], entry)
                 book.under[entry.index] = ballot
             book.committed = max(book.committed, entry.index)

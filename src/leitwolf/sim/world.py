@@ -252,7 +252,7 @@ class World:
         verdict = judge(node.id, mine, caller.id, theirs, self.rules)
         if verdict is Verdict.BEHIND:
             self.later(self.entropy.between(5, 400) * MILLISECOND, node.give_way, theirs.lineage)
-        if verdict not in (Verdict.SAME, Verdict.ORDERED):
+        if verdict not in (Verdict.SAME, Verdict.ORDERED, Verdict.UNFINISHED):
             node.daemon.take_later(MILLISECOND, PeerSeen(node=caller.id))
             return False
         if core is None:

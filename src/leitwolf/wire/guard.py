@@ -157,6 +157,9 @@ class Configure:
     """The active configurations: one, or two during a change (joint)."""
     lineage: Lineage = ()
     """Of the history that this node is in; its guard has no part in any other."""
+    unled: tuple[int, ...] = ()
+    """Peers that get no heartbeats: they are not named in that history, which may come to nothing,
+    and would close what they run."""
 
 
 @GUARD.message(3)

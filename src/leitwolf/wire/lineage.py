@@ -6,7 +6,7 @@ The epoch of its ballots is their number. Standard library only: the guard impor
 
 from __future__ import annotations
 
-__all__ = ["Lineage", "continues", "describe"]
+__all__ = ["Lineage", "continues", "describe", "shared"]
 
 Lineage = tuple[int, ...]
 """Random numbers of 62 bits; () where nobody ever forced anything."""
@@ -15,6 +15,13 @@ Lineage = tuple[int, ...]
 def continues(later: Lineage, earlier: Lineage) -> bool:
     """Return whether ``later`` was forced out of ``earlier``: whoever has ``earlier`` gives way."""
     return len(later) > len(earlier) and later[: len(earlier)] == earlier
+
+
+def shared(one: Lineage, other: Lineage) -> int:
+    """Return up to which epoch two histories are the same one."""
+    pairs = zip(one, other, strict=False)
+    parted = (epoch for epoch, (mine, theirs) in enumerate(pairs) if mine != theirs)
+    return next(parted, min(len(one), len(other)))
 
 
 def describe(lineage: Lineage) -> str:

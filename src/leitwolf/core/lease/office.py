@@ -281,7 +281,8 @@ class Incumbent:
         own.promise_end = max(own.promise_end, sent + ledger.held(page.promise))
         self._evaluate()
         for member in self._roster.members.values():
-            if member is not own and only in (None, member.node):
+            led = member is not own and member.node not in self._configuration().unled
+            if led and only in (None, member.node):
                 grant = self._roster.grant(member) if self._may_grant() else NO_GRANT
                 self._send(member.node, ballot, grant, promise=page.promise)
         if sent >= self._report_at:
@@ -297,7 +298,8 @@ class Incumbent:
             return
         self._next = ledger.raw + page.heartbeat
         for peer in configuration.peers:
-            self._send(peer.node, self._released, NO_GRANT, released=True)
+            if peer.node not in configuration.unled:
+                self._send(peer.node, self._released, NO_GRANT, released=True)
 
     def _send(
         self,

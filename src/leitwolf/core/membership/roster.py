@@ -6,14 +6,17 @@ from dataclasses import replace
 
 from leitwolf.core.membership.profiles import acting, longest
 from leitwolf.core.rules import ALL_RULES, Rules
+from leitwolf.model.history import HistoryStanding
 from leitwolf.model.ids import NetworkRole, NodeId
 from leitwolf.model.log import Loaded
 from leitwolf.model.quorum import Acceptor, QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.wire.guard import Configure, PeerNode, Votes
-from leitwolf.wire.lineage import Lineage
 
 __all__ = ["guard_configuration", "interconnects", "newest_config", "with_timing_of"]
+
+_FIRST = HistoryStanding()
+"""The history of a cluster in which nobody ever forced anything."""
 
 
 def interconnects(state: State) -> list[str]:
@@ -36,7 +39,7 @@ def guard_configuration(
     me: NodeId,
     rules: Rules = ALL_RULES,
     *,
-    lineage: Lineage = (),
+    history: HistoryStanding = _FIRST,
 ) -> Configure | None:
     """Return what to tell the guard, or None while this node is not part of the cluster.
 
@@ -45,7 +48,7 @@ def guard_configuration(
         config: quorum configuration in force (from the moment that it is appended).
         me: this node.
         rules: switched off in tests.
-        lineage: of the history that this node is in.
+        history: that this node is in; nodes that it does not name hear of it when established.
     """
     own = state.nodes.get(me)
     if own is None:
@@ -55,6 +58,8 @@ def guard_configuration(
     configurations = [_votes(config.acceptors)]
     if config.former is not None:
         configurations.append(_votes(config.former))
+    voting = {acceptor.id.node for acceptor in config.acceptors}
+    led = history.established or not rules.holds("heartbeat-when-established")
     return Configure(
         node=me,
         port=state.port,
@@ -71,7 +76,8 @@ def guard_configuration(
             if node.id != me
         ),
         configurations=tuple(configurations),
-        lineage=lineage,
+        lineage=history.lineage,
+        unled=() if led else tuple(sorted(state.nodes.keys() - voting - {me})),
     )
 
 

@@ -128,7 +128,8 @@ REFUSALS: dict[str, str] = {
     "unknown-profile": "There is no such timing profile.",
     "unknown-resource": "There is no such resource.",
     "unknown-type": "There is no such resource type.",
-    "witness-moves": "Somebody renews the stamp on the disk or witness: a leader lives there.",
+    "witness-moves": "Somebody writes on the disk or witness: a leader lives there.",
+    "witness-unread": "The disk or witness neither answers nor fails: a leader may live there.",
     "witness-used": "The disk was used before, perhaps by others: format it anew.",
 }
 """Of refused commands."""

@@ -496,11 +496,6 @@ class QuorumCore(QuorumView):
         self._transfer = _Transfer(target, standing.log.last.index, deadline)
         self._release_when_caught_up(leadership)
 
-    def office_lasts(self, now: int) -> bool:
-        """Return whether this node leads under a valid lease: what it knows is the newest."""
-        leadership, page = self._leadership, self._standing.page()
-        return leadership is not None and page.office == leadership.ballot and page.leader_end > now
-
     def force(self, now: int, lineage: Lineage, payload: bytes, config: QuorumConfig) -> int:
         """Begin a new history with this entry, by order of the operator; return its index."""
         check(self._leadership is None, "a leader forces nothing")
@@ -514,6 +509,12 @@ class QuorumCore(QuorumView):
         self._standing.now = now
         self._candidate.leave_history()
         self._standing.obey(lineage)
+
+    def look(self, now: int) -> None:
+        """Look at all disks and witnesses, if it is time to, whether this node may lead or not."""
+        self._standing.now = now
+        for passive in self._standing.passives.values():
+            passive.watch()
 
     def joined(self) -> None:
         """A leader was heard: who was to join only has joined."""

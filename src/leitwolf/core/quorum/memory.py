@@ -66,6 +66,16 @@ class Memory:
         self._promised = max(promised, self._promised)
         self._key = max(key, self._key)
 
+    def signs(self, me: int) -> object:
+        """Return what others than ``me`` wrote there last: it changes when they write again.
+
+        None: whatever stands there this node wrote itself.
+        """
+        if self._promised.node == me:
+            return None
+        others = {node: shown for node, shown in self._sequences.items() if node != me}
+        return others, self._promised, self._key
+
     def sequence(self, node: int) -> int:
         """Return the sequence of a node's block that is known to stand there, 0: of none."""
         return self._sequences.get(node, 0)

@@ -21,7 +21,8 @@ Only replication differs: there is no stream; :meth:`Passive.work` writes whatev
 beyond ``match``. Calls go out at the end of a step, so that a step's entries are written as one.
 
 Lazy arming: while nodes alone can renew the lease, the stamp stays disarmed and challengers need
-not wait; the guard reports when acks run thin (``BackingThin``).
+not wait; the guard reports when acks run thin (``BackingThin``). While a node is out of reach, the
+leader writes once a second all the same: so who forces that node sees that somebody leads (L11).
 
 What this does not guarantee: that a lease is held; the guard counts what it is told.
 """
@@ -74,6 +75,8 @@ class Passive(ABC):
         """It is still to be written there that nobody counts it."""
         self.looked_at = -1
         """When the last successful reading ended, -1: never."""
+        self.moved_from = -1
+        """The same of the newest one after which another node was seen to write; -1: none did."""
         self.armed = False
         self.reached_since = -1
         """Since when calls succeed, or fail (``fault``), RAW ns; -1: none ended yet."""
@@ -93,6 +96,8 @@ class Passive(ABC):
         self._renew_at = 0
         self._feed_at = 0
         self._retry_at = 0
+        self._sign_at = 0
+        """When to write at the latest that this node leads, while others are out of reach."""
         self._calm_since = -1
         self._renewals = 0
         """Confirmed in this office."""
@@ -171,6 +176,7 @@ class Passive(ABC):
         """This node is in office: write what the log holds, and renew."""
         self.ballot, self.match = ballot, 0
         self._renew_at = self._feed_at = self._standing.now
+        self._sign_at = self._standing.now + _LAZY_NS
         self._calm_since = -1
         self._renewals = 0
         self._dropping = self._dropped = self._freeing = False
@@ -201,7 +207,7 @@ class Passive(ABC):
         if self.ballot != NO_BALLOT and self.looked_at < 0:
             at = self._standing.now
         elif self.ballot != NO_BALLOT and self._standing.log.last.ballot == self.ballot:
-            at = min(at, self._renew_at if self._wanted else self._calm_at())
+            at = min(at, self._renew_at if self._wanted else self._calm_at(), self._show_at())
             if self.match < self._reach:
                 at = min(at, self._feed_at)
             if self._news():
@@ -267,7 +273,10 @@ class Passive(ABC):
         self.fault = ""
         self._timing.add(standing.now, standing.now - started)
         standing.connected.add(self.node)
+        looked_at, former = self.looked_at, self._memory.signs(standing.me.node)
         self._done(result)
+        if self._memory.signs(standing.me.node) not in (None, former):
+            self.moved_from = looked_at
 
     def _call(self, call: WitnessCall, after: int = 0) -> None:
         self._serial = self._standing.call_serial()
@@ -345,6 +354,11 @@ class Passive(ABC):
     def _calm_at(self) -> int:
         return self._calm_since + _CALM_NS if self.armed and not self._dropping else NEVER
 
+    def _show_at(self) -> int:
+        """Return when to write that this node leads, armed or not: others might be forced."""
+        shows = self._standing.lonely and self._standing.rules.holds("leader-shows")
+        return self._sign_at if shows else NEVER
+
     def _maintain(self) -> None:
         standing = self._standing
         wanted = self._wanted
@@ -362,14 +376,16 @@ class Passive(ABC):
             and self.armed
             and (self._dropped or not standing.rules.holds("drop-before-disarm"))
         )
-        if entries or renew or disarm or self._news():
+        shows = standing.now >= self._show_at()
+        if entries or renew or disarm or shows or self._news():
+            self._sign_at = standing.now + _LAZY_NS
             if entries:
                 self._feed_at = standing.now + _LAZY_NS
             if renew:
                 self._renew_at = standing.now + self._pace()
             # Entries and news do not disarm what the guard still counts.
             armed = wanted or (self.armed and not disarm)
-            self._write(entries=entries, renew=renew, armed=armed)
+            self._write(entries=entries, renew=renew or shows, armed=armed)
             if renew and not standing.rules.holds("armed-before-counted"):
                 standing.outbox.ask(Back(self.ballot, self.node, standing.now, self.silence))
 

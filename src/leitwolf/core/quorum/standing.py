@@ -16,7 +16,7 @@ from leitwolf.core.messages import Prepare, PreProbe, QuorumMessage
 from leitwolf.core.quorum.log import Log
 from leitwolf.core.quorum.memory import Memory
 from leitwolf.core.quorum.outbox import Outbox
-from leitwolf.core.quorum.predicate import agreed, contenders
+from leitwolf.core.quorum.predicate import agreed, contenders, member_nodes
 from leitwolf.core.quorum.signals import Committed, Restored, Signal
 from leitwolf.core.rules import Rules
 from leitwolf.model.errors import check
@@ -108,8 +108,10 @@ class Standing:
         self._judged: QuorumConfig | None = None
         self._may_campaign = False
         """What :attr:`may_campaign` found in the configuration judged last."""
-        self._forced_at = 0
+        self.forced_at = 0
         """Position at which the entry that forced a history here is durable."""
+        self.unforced = NO_BALLOT
+        """What was promised before that entry."""
         self.named_commit = -1
         """Highest commit index that a live leader named since the start, -1: none did."""
 
@@ -134,7 +136,7 @@ class Standing:
         """
         if self.join_only and self.rules.holds("join-only"):
             return False
-        if self.outbox.durable_position < self._forced_at:
+        if not self.begun:
             return False
         begun = self.log.last.ballot.epoch == len(self.lineage)
         if not begun and self.rules.holds("forced-entry-first"):
@@ -143,6 +145,17 @@ class Standing:
         if config is not self._judged:
             self._judged, self._may_campaign = config, self.me in contenders(config)
         return self._may_campaign
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first entry of a history that was forced here is durable."""
+        return self.outbox.durable_position >= self.forced_at
+
+    @property
+    def lonely(self) -> bool:
+        """Whether a node of the configuration is not within reach: it may be forced somewhere."""
+        nodes = member_nodes(self.config)
+        return not self.connected.issuperset(node for node in nodes if node != self.me.node)
 
     def nodes_suffice(self, *, connected: bool) -> bool:
         """Return whether nodes alone are a quorum; ``connected``: only those within reach."""
@@ -173,7 +186,8 @@ class Standing:
         ballot = Ballot(len(lineage), 1, self.me.node)
         check(ballot > self.promised, f"forced in {ballot}, promised {self.promised}")
         index = self.log.last.index + 1
-        self._forced_at = self.append(
+        self.unforced = self.promised
+        self.forced_at = self.append(
             Entry(index=index, ballot=ballot, payload=payload, config=config)
         )
         self.lineage, self.promised, self.leader = lineage, ballot, NO_BALLOT

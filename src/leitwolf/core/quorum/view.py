@@ -13,7 +13,7 @@ from leitwolf.core.rules import Rules
 from leitwolf.model.ids import NodeId
 from leitwolf.model.log import Entry
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
-from leitwolf.wire.ballot import Ballot, Key
+from leitwolf.wire.ballot import NO_KEY, Ballot, Key
 from leitwolf.wire.lineage import Lineage
 
 __all__ = ["PeerProgress", "QuorumView", "Role"]
@@ -54,6 +54,11 @@ class QuorumView:
             return Role.CANDIDATE
         return Role.FOLLOWER
 
+    def office_lasts(self, now: int) -> bool:
+        """Return whether this node leads under a valid lease: what it knows is the newest."""
+        leadership, page = self._leadership, self._standing.page()
+        return leadership is not None and page.office == leadership.ballot and page.leader_end > now
+
     @property
     def ballot(self) -> Ballot:
         """Ballot of the own office or campaign, else of the leader that is followed."""
@@ -76,8 +81,13 @@ class QuorumView:
 
     @property
     def written(self) -> Ballot:
-        """Highest ballot written or begun to write: promises are written when they are made."""
-        return self._standing.promised
+        """Highest ballot written or begun to write: promises are written when they are made.
+
+        But for that of a forced history whose first entry is not durable: nobody acts by it yet,
+        and a guard that knew it would help nobody in the former history, to which a crash returns.
+        """
+        standing = self._standing
+        return standing.promised if standing.begun else standing.unforced
 
     @property
     def commit(self) -> int:
@@ -143,11 +153,25 @@ class QuorumView:
         """Disks and witnesses of the configuration in force."""
         return tuple(passive.acceptor for passive in self._standing.passives.values())
 
-    def moving_stamps(self, now: int) -> list[str]:
-        """Return where disks and witnesses are that answer, with a stamp that binds candidates."""
+    def moving_stamps(self, now: int, since: int) -> list[str]:
+        """Return where disks and witnesses are at which another node shows that it lives.
+
+        Args:
+            now: RAW ns.
+            since: two readings after it that differ are such a sign, whatever stands there; so is
+                an armed stamp that binds candidates.
+        """
         passives = self._standing.passives.values()
         read = [one for one in passives if one.looked_at >= 0 and not one.fault]
-        return sorted(one.acceptor.location for one in read if one.free_at() > now)
+        moving = [one for one in read if one.free_at() > now or one.moved_from >= since]
+        return sorted(one.acceptor.location for one in moving)
+
+    def unread(self, since: int) -> list[str]:
+        """Return where disks and witnesses are that neither answered since an instant nor fail."""
+        passives = self._standing.passives.values()
+        return sorted(
+            one.acceptor.location for one in passives if one.looked_at < since and not one.fault
+        )
 
     @property
     def witness_faults(self) -> dict[int, str]:
@@ -213,6 +237,25 @@ class QuorumView:
     def key_at(self, index: int) -> Key:
         """Return the key of the entry at ``index``, which must be in the log."""
         return self._standing.log.key_at(index)
+
+    def key_within(self, epoch: int) -> Key:
+        """Return the key of the newest entry of this epoch or an earlier one.
+
+        NO_KEY where that is compacted: then nobody knows.
+        """
+        log = self._standing.log
+        if log.last.ballot.epoch <= epoch:
+            return log.last
+        held = (one for one in reversed(log.after(log.base.index)) if one.ballot.epoch <= epoch)
+        newest = next(held, None)
+        if newest is not None:
+            return Key(newest.ballot, newest.index)
+        return log.base if log.base.ballot.epoch <= epoch else NO_KEY
+
+    @property
+    def forced_position(self) -> int:
+        """Position at which the entry that forced a history here is durable, 0: it is."""
+        return self._standing.forced_at
 
     def entries_after(self, index: int) -> tuple[Entry, ...]:
         """Return all entries behind ``index``, committed or not."""
