@@ -118,7 +118,8 @@ def test_a_quorum_disk_is_replaced_whatever_became_of_it(members: Members) -> No
             time.sleep(1)
             assert members.client("n1").quorum().witness.location == str(second)
             refused(members, "witness-in-use", "quorum", "replace")
-            members.run("quorum", "replace", first)
+            refused(members, "witness-used", "quorum", "replace", first)
+            members.run("quorum", "replace", first, "--force")
             until_witness(members, former=storage)
             lost = [outage.milliseconds for outage in prober.outages()]
         assert not [one for one in lost if one >= 1_000], lost

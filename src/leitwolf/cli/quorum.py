@@ -13,10 +13,14 @@ from leitwolf.model.commands import SetQuorum, SetVotes
 from leitwolf.model.errors import Conflict, InvalidConfig, NoQuorum, WitnessError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.witness import ROLLED_BACK, CasObject, WitnessMode
+from leitwolf.wire.ballot import NO_BALLOT
 
-__all__ = ["move", "replace", "set_", "votes", "weight"]
+__all__ = ["bring_in_disk", "move", "replace", "set_", "votes", "weight"]
 
 _TIMEOUT_S = 10.0
+_force_option = click.option(
+    "--force", is_flag=True, help="Overwrite what was used before; nothing may use it any more."
+)
 
 
 @click.group("set")
@@ -47,9 +51,17 @@ def set_disk(context: Context, location: str, witness: bool, silence_ms: int, lo
     """Let a shared disk be the quorum: who has it leads, however many nodes are left.
 
     Format it first: leitwolf quorum disk format LOCATION; anew, if it was used before and is not in
-    use now. With --witness it has one vote, like a node. A file is tested first: a share that
-    caches or keeps locks to itself is refused.
+    use now. It gets another UUID. With --witness it has one vote, like a node. A file is tested
+    first: a share that caches or keeps locks to itself is refused.
     """
+    bring_in_disk(context, location, witness=witness, silence_ms=silence_ms, local=local)
+
+
+def bring_in_disk(
+    context: Context, location: str, *, witness: bool, silence_ms: int, local: bool
+) -> None:
+    """Bring a disk in, with another UUID than anybody else may know it by, unless it is in use."""
+    from leitwolf.witness.format import stamp_anew  # noqa: PLC0415 — slow, needed here only
     from leitwolf.witness.inspect import demand_unused, read_disk_header  # noqa: PLC0415 — slow
 
     context.progress(f"reading {location}")
@@ -57,9 +69,12 @@ def set_disk(context: Context, location: str, witness: bool, silence_ms: int, lo
     status = context.client.status()
     if header.cluster != status.uuid:
         raise _foreign_disk(location, header.cluster, status.uuid)
-    if header.disk not in _in_configuration(context):
+    known = header.disk in _in_configuration(context)
+    if not known:
         demand_unused(location)
     _try_file(context, location, local=local)
+    if not known:
+        header = stamp_anew(location)
     command = SetQuorum(
         witness="disk",
         storage=header.disk,
@@ -78,14 +93,17 @@ def set_disk(context: Context, location: str, witness: bool, silence_ms: int, lo
 @click.option(
     "--silence", "silence_ms", default=0, help="Wait at least so many ms for a silent leader."
 )
+@_force_option
 @with_json
-def set_witness(context: Context, location: str, tag: bool, alone: bool, silence_ms: int) -> None:
+def set_witness(
+    context: Context, location: str, tag: bool, alone: bool, silence_ms: int, force: bool
+) -> None:
     """Let a share, an object store, etcd or a witness daemon vote beside the nodes.
 
     It is tested first: a store that ignores conditions is refused.
     """
     mode = WitnessMode.TAG if tag else WitnessMode.FULL
-    storage = _prepare(context, location, mode, keep=True)
+    storage = _prepare(context, location, mode, keep=True, force=force)
     command = SetQuorum(
         witness="object",
         storage=storage,
@@ -104,15 +122,17 @@ def set_witness(context: Context, location: str, tag: bool, alone: bool, silence
 )
 @click.option("--create", is_flag=True, help="Make the file of a disk if it is not there.")
 @click.option("--local", is_flag=True, help="Allow a file of this machine alone, for laboratories.")
+@_force_option
 @with_json
 def replace(
-    context: Context, location: str | None, nodes_max: int, create: bool, local: bool
+    context: Context, location: str | None, nodes_max: int, create: bool, local: bool, force: bool
 ) -> None:
     """Put a new disk or witness in the place of the one that is lost, without stopping a group.
 
     LOCATION (default: where it was) is formatted or made anew, and voted in as the former one was;
-    that one, should it come back, is a stranger. What is whole and in use is refused, as is a
-    device that holds anything else.
+    that one, should it come back, is a stranger. What is whole and in use is refused, what was
+    used before, perhaps by a part of the cluster that was forced, and a device that holds anything
+    else.
     """
     present = context.client.quorum().witness
     if present is None:
@@ -131,9 +151,9 @@ def replace(
     full = present.full or disk or present.alone
     mode = WitnessMode.FULL if full else WitnessMode.TAG
     storage, slots = (
-        _format(context, location, nodes_max, create=create)
+        _format(context, location, nodes_max, create=create, force=force)
         if disk
-        else (_prepare(context, location, mode), 0)
+        else (_prepare(context, location, mode, force=force), 0)
     )
     if disk:
         _try_file(context, location, local=local)
@@ -174,6 +194,15 @@ def _in_use(location: str) -> Conflict:
     )
 
 
+def _used(location: str) -> Conflict:
+    return Conflict(
+        f"{location} was used by this cluster, and is not in use here: a part of it that was "
+        "forced may live with it",
+        code="witness-used",
+        hint="another place; or --force, if nothing uses it any more",
+    )
+
+
 def _in_configuration(context: Context) -> set[str]:
     """Return the UUIDs of the disk or witness in use, and of one that is being brought in."""
     view = context.client.quorum()
@@ -189,8 +218,13 @@ def _whole(context: Context) -> str:
     return view.witness.storage
 
 
-def _format(context: Context, location: str, nodes_max: int, *, create: bool) -> tuple[str, int]:
-    """Format a disk unless it is whole and in use; return its UUID and its places."""
+def _format(
+    context: Context, location: str, nodes_max: int, *, create: bool, force: bool
+) -> tuple[str, int]:
+    """Format a disk unless it is whole and in use; return its UUID and its places.
+
+    One that was used otherwise is overwritten only by ``force``.
+    """
     from leitwolf.witness.format import format_disk  # noqa: PLC0415 — slow, needed here only
     from leitwolf.witness.inspect import dump_disk  # noqa: PLC0415 — as above
 
@@ -210,6 +244,9 @@ def _format(context: Context, location: str, nodes_max: int, *, create: bool) ->
         )
         if found.header.disk == _whole(context) and not lost:
             raise _in_use(location)
+        written = any(slot.block is not None or not all(slot.copies) for slot in found.slots)
+        if written and not force and found.header.disk not in _in_configuration(context):
+            raise _used(location)
         ours = True
     done = format_disk(
         location,
@@ -222,10 +259,13 @@ def _format(context: Context, location: str, nodes_max: int, *, create: bool) ->
     return done.disk, done.nodes_max
 
 
-def _prepare(context: Context, location: str, mode: WitnessMode, *, keep: bool = False) -> str:
+def _prepare(
+    context: Context, location: str, mode: WitnessMode, *, force: bool, keep: bool = False
+) -> str:
     """Test the store, and make the object that the cluster is going to use; return its UUID.
 
-    What is whole and in use is never overwritten; ``keep``: go on with it.
+    What is whole and in use is never overwritten; ``keep``: go on with it. What was used otherwise
+    is only by ``force``.
     """
     from leitwolf.system.settings import Settings  # noqa: PLC0415 — slow, needed here only
     from leitwolf.witness.objects import encode_object  # noqa: PLC0415
@@ -246,6 +286,9 @@ def _prepare(context: Context, location: str, mode: WitnessMode, *, keep: bool =
                     return former.storage
                 if not former.distrusted:
                     raise _in_use(location)
+            used = former is not None and former.promised != NO_BALLOT and not force
+            if former is not None and used and former.storage not in _in_configuration(context):
+                raise _used(location)
         version = None if found is None else found.version
         if cas.put(encode_object(value), version) is None:
             raise Conflict(f"somebody else wrote to {location} meanwhile", code="witness-busy")

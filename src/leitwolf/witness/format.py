@@ -12,6 +12,8 @@ import msgspec
 from leitwolf.model.errors import Conflict, WitnessError
 from leitwolf.system.durable import sync_folder
 from leitwolf.witness.device import Device, open_device
+from leitwolf.witness.disk import read_header
+from leitwolf.witness.inspect import demand_unwritten
 from leitwolf.witness.layout import (
     HALF_BYTES,
     REGION_BYTES_DEFAULT,
@@ -25,7 +27,7 @@ from leitwolf.witness.layout import (
 )
 from leitwolf.witness.signatures import INSPECTED_BYTES, what_stands
 
-__all__ = ["Formatted", "format_disk", "write_structure"]
+__all__ = ["Formatted", "format_disk", "stamp_anew", "write_structure"]
 
 _CHUNK_BYTES = 4 << 20
 _TIMEOUT_S = 30.0
@@ -180,3 +182,24 @@ def format_disk(
         used_bytes=geometry.needed_bytes,
         found=found,
     )
+
+
+def stamp_anew(location: str) -> Header:
+    """Give a disk on which nobody wrote since it was formatted another UUID; return its header.
+
+    Who brings a disk in does so, so that no two parts of a cluster ever wish for the same one: the
+    part that comes first may not have written yet.
+
+    Raises:
+        WitnessError: the device is gone, is no quorum disk, or does not do what it must.
+        Conflict: ``witness-used``.
+    """
+    device = open_device(location, timeout_s=_TIMEOUT_S, exclusive=True)
+    try:
+        header = read_header(device)
+        demand_unwritten(device, header, location)
+        fresh = msgspec.structs.replace(header, disk=str(uuid4()))
+        write_structure(device, fresh, None)
+    finally:
+        device.close()
+    return fresh

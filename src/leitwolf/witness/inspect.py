@@ -27,6 +27,7 @@ __all__ = [
     "SlotView",
     "check_disk",
     "demand_unused",
+    "demand_unwritten",
     "dump_disk",
     "quantiles",
     "read_disk_header",
@@ -175,13 +176,17 @@ def demand_unused(location: str) -> None:
     """
     device = open_device(location, timeout_s=_TIMEOUT_S, write=False)
     try:
-        header = read_header(device)
-        for slot in range(header.nodes_max):
-            copies = read_copies(device, header, slot)
-            if any(copy is None or copy.sequence for copy in copies):
-                raise _used(location, slot + 1)
+        demand_unwritten(device, read_header(device), location)
     finally:
         device.close()
+
+
+def demand_unwritten(device: Device, header: Header, location: str) -> None:
+    """Refuse an opened disk on which any node wrote, see :func:`demand_unused`."""
+    for slot in range(header.nodes_max):
+        copies = read_copies(device, header, slot)
+        if any(copy is None or copy.sequence for copy in copies):
+            raise _used(location, slot + 1)
 
 
 def _used(location: str, node: int) -> Conflict:
