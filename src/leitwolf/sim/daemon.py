@@ -47,6 +47,8 @@ _TICK_LATE_NS = 800 * MICROSECOND
 class SimDaemon(Process):
     """The daemon process of one machine."""
 
+    back_ns = _BACK_NS
+
     def __init__(self, node: SimNode) -> None:
         super().__init__("daemon", lambda: node.world.now)
         self._node = node
@@ -114,7 +116,7 @@ class SimDaemon(Process):
         node.storage.crash(self._entropy)
         node.guard.daemon_gone()
         self._world.daemon_died(node.id)
-        self._world.later(_BACK_NS, self.begin)
+        node.keeper.ended(self)
 
     def progress(self) -> int:
         """Return what the progress page shows of it: RAW ns, 0: it is dead."""

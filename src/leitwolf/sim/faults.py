@@ -30,9 +30,11 @@ _ALL = {
     "kill-guard-and-page": 3,
     "kill-daemon": 8,
     "kill-host": 6,
+    "kill-keeper": 5,
     "stall-guard": 6,
     "stall-daemon": 6,
     "stall-host": 4,
+    "stall-keeper": 4,
     "slow-disk": 5,
     "failing-disk": 3,
     "kill-resource": 6,
@@ -50,7 +52,9 @@ MIXES: dict[str, dict[str, int]] = {
     "guards": {
         "kill-guard": 8,
         "kill-guard-and-page": 8,
+        "kill-keeper": 3,
         "stall-guard": 8,
+        "stall-keeper": 3,
         "noise": 4,
         "partition": 4,
         "one-way": 4,
@@ -58,7 +62,9 @@ MIXES: dict[str, dict[str, int]] = {
     },
     "daemons": {
         "kill-daemon": 8,
+        "kill-keeper": 3,
         "stall-daemon": 6,
+        "stall-keeper": 3,
         "slow-disk": 6,
         "failing-disk": 4,
         "crashes": 4,
@@ -68,7 +74,9 @@ MIXES: dict[str, dict[str, int]] = {
     },
     "hosts": {
         "kill-host": 6,
+        "kill-keeper": 4,
         "stall-host": 6,
+        "stall-keeper": 3,
         "kill-resource": 4,
         "freeze": 4,
         "slow-arming": 4,
@@ -167,9 +175,11 @@ class Faults:
             "kill-guard-and-page": lambda node: node.guard.perish(page=True),
             "kill-daemon": lambda node: node.daemon.perish(),
             "kill-host": lambda node: node.host.perish(),
+            "kill-keeper": lambda node: node.keeper.perish(),
             "stall-guard": lambda node: self._stall(node, "guard", 1_500),
             "stall-daemon": lambda node: self._stall(node, "daemon", 3_000),
             "stall-host": lambda node: self._stall(node, "host", 3_000),
+            "stall-keeper": lambda node: self._stall(node, "keeper", 3_000),
             "slow-disk": self._slow_disk,
             "failing-disk": self._failing_disk,
             "kill-resource": self._kill_resource,
@@ -210,6 +220,7 @@ class Faults:
             node.thaw()
             node.disk_slow_until, node.disk_fails = 0, False
             node.power_on()
+            node.keeper.begin()
         world.refresh_streams()
 
     def _next(self) -> None:

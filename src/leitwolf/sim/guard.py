@@ -46,6 +46,8 @@ _TICK_LATE_NS = 400 * MICROSECOND
 class SimGuard(Process):
     """The guard process of one machine."""
 
+    back_ns = _BACK_NS
+
     def __init__(self, node: SimNode) -> None:
         super().__init__("guard", lambda: node.world.now)
         self._node = node
@@ -99,7 +101,7 @@ class SimGuard(Process):
             self._world.checker.lease_closed(node.id, node.boots, node.kernel.page.lease)
             node.kernel.page = None
         node.daemon.take_later(100 * MICROSECOND, GuardLost())
-        self._world.later(_BACK_NS, self.begin)
+        node.keeper.ended(self)
 
     def greet(self) -> None:
         """Connect guard and daemon, when both live."""

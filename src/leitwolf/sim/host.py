@@ -236,6 +236,8 @@ class SimHost:
 class HostProcess(Process):
     """The host process of one machine: its lives, and its connection to the daemon."""
 
+    back_ns = _BACK_NS
+
     def __init__(self, node: SimNode) -> None:
         super().__init__("host", lambda: node.world.now)
         self._node = node
@@ -284,11 +286,13 @@ class HostProcess(Process):
         self.kill()
         self.forget()
         self._node.daemon.take_later(100 * MICROSECOND, HostLost())
-        self._world.later(_BACK_NS, self.begin)
+        self._node.keeper.ended(self)
 
     def _watch(self, life: int) -> None:
         if self.work is None or self.life != life:
             return
+        if not self._node.keeper.alive:
+            self._node.keeper.missed(self.runs_since)
         over = self._node.true_time(self.work.watch()) + MICROSECOND
         soon = self._world.now + _WATCH_NS
         at = over if self._world.now < over < soon else soon

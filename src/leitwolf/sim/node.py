@@ -1,4 +1,4 @@
-"""One simulated machine: clocks, kernel and disk, with guard, daemon and host that fail apart.
+"""One simulated machine: clocks, kernel and disk; keeper, guard, daemon and host fail apart.
 
 The guard runs the real :class:`LeaseMachine`, the daemon the real :class:`Node` behind the real
 :class:`Executor`; the host keeps the rules of the real one. What is modelled is only what the
@@ -15,6 +15,7 @@ from leitwolf.model.quorum import Acceptor, QuorumConfig
 from leitwolf.sim.daemon import SimDaemon
 from leitwolf.sim.guard import SimGuard
 from leitwolf.sim.host import HostProcess
+from leitwolf.sim.keeper import SimKeeper
 from leitwolf.sim.kernel import Cell, Kernel
 from leitwolf.sim.network import MILLISECOND
 from leitwolf.sim.process import Process
@@ -63,6 +64,7 @@ class SimNode:
         self.guard = SimGuard(self)
         self.daemon = SimDaemon(self)
         self.host = HostProcess(self)
+        self.keeper = SimKeeper(self)
         self.home: Lineage = ()
         """History for which it set its log aside, with nothing of it in the new one yet."""
         self.replaces: tuple[str, ...] = ()
@@ -83,13 +85,18 @@ class SimNode:
         self._asleep_at = -1
         self._held: list[tuple[Process, int]] = []
         self._to_begin: list[Callable[[], None]] = []
-        """Starts for which the keeper, which stands still with all others, is needed."""
+        """Starts under way when everything stood still: they go on with all others."""
         self._channels: dict[str, int] = {}
 
     @property
-    def processes(self) -> tuple[Process, Process, Process]:
-        """Guard, daemon and host."""
-        return (self.guard, self.daemon, self.host)
+    def kept(self) -> tuple[Process, Process, Process]:
+        """Guard, host and daemon, as the keeper starts them."""
+        return (self.guard, self.host, self.daemon)
+
+    @property
+    def processes(self) -> tuple[Process, Process, Process, Process]:
+        """Guard, daemon, host and keeper."""
+        return (self.guard, self.daemon, self.host, self.keeper)
 
     # --- clocks ----------------------------------------------------------------------------------
 
@@ -210,9 +217,7 @@ class SimNode:
         self.kernel = Kernel(boot_id=boot_id)
         self._raw_base = self.entropy.between(10**9, 10**12) - self.world.now
         self.run_end = 0
-        self.guard.begin()
-        self.host.begin()
-        self.daemon.begin()
+        self.keeper.boot()
 
     def power_off(self, why: str) -> None:
         """All processes die at once; the disk keeps what was durable, and perhaps more."""
@@ -241,9 +246,10 @@ class SimNode:
     def give_way(self, lineage: Lineage) -> None:
         """Stop everything, set the log aside, and begin anew in a history that was forced.
 
-        As the real daemon: guard and host forget what was, and nothing runs when they begin.
+        As the real daemon: guard and host forget what was, and nothing runs when they begin. All of
+        them are ended for that; without a keeper that starts others it is put off.
         """
-        if not self.powered or self.frozen or lineage in (self.lineage, self.home):
+        if not self.powered or not self.keeper.running or lineage in (self.lineage, self.home):
             return
         self.world.note(self.id, "heal", f"gives way to {describe(lineage)}")
         self.kernel.cells.clear()
@@ -259,8 +265,8 @@ class SimNode:
         self.replaces = (*self.replaces, self.storage.name)
         self.storage = Storage(f"{self.storage.name}+")
         self.home = lineage
-        self.world.later(_ANEW_NS, self.host.begin)
-        self.world.later(_ANEW_NS, self.daemon.begin)
+        self.keeper.ended(self.host, _ANEW_NS)
+        self.keeper.ended(self.daemon, _ANEW_NS)
 
     # --- standing still --------------------------------------------------------------------------
 
@@ -274,7 +280,7 @@ class SimNode:
         self._held = [(process, process.hold()) for process in self.processes]
 
     def can_start(self, begin: Callable[[], None]) -> bool:
-        """Return whether the keeper can start a process now; one that stands still does it later.
+        """Return whether a process can start now; on a machine that stands still it does later.
 
         Args:
             begin: starts it, called when the machine goes on.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 
 __all__ = ["Process"]
 
 
-class Process:
+class Process(ABC):
     """Liveness of one process; work for it waits while it stands still and dies with it."""
+
+    back_ns = 0
+    """Usual time from its end until another one works, when the keeper starts that at once."""
 
     def __init__(self, name: str, clock: Callable[[], int]) -> None:
         """Begin dead; ``clock`` is true time."""
@@ -32,6 +36,10 @@ class Process:
     def runs_for(self, now: int, duration: int) -> bool:
         """Return whether it runs, and has for more than ``duration`` ns without a pause."""
         return self.alive and not self.holds and now - self.runs_since > duration
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Start, if none is alive and the machine runs."""
 
     def start(self) -> None:
         """Begin a new life."""
