@@ -457,7 +457,7 @@ def prevented_nodes_stay_alone(seed: int, rules: Rules) -> None:
         world.nodes[number].join_only = True
         world.nodes[number].power_on()
     world.run_until(world.now + 5 * SECOND)
-    demand(world, not world.leaders(), "a node that was to join only leads")
+    demand(world, not world.leaders(), "L11: a node that was to join only leads")
 
 
 def demand(world: World, condition: object, text: str) -> None:

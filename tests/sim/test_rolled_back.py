@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 from tests.sim.test_quorum_kinds import passive
 from tests.sim_calm import MS, SECOND, leader, reach, slow_disk, started
+from tests.sim_needed import broken, missed
 
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.commands import ChangeGroup
 from leitwolf.model.ids import GroupId
 from leitwolf.model.witness import ROLLED_BACK
-from leitwolf.sim.checks import Violation
 from leitwolf.sim.node import SimNode
 from leitwolf.sim.scenario import demand_service
 from leitwolf.sim.world import World
@@ -82,22 +82,18 @@ SCENES: dict[str, Callable[[int, Rules], World]] = {
 """Rule -> the run in which something breaks without it."""
 
 
-def lost(scene: Callable[[int, Rules], World], seed: int, rules: Rules) -> bool:
-    """Return whether a later leader lacks what was committed, or what was acknowledged is gone."""
-    try:
-        scene(seed, rules)
-    except Violation as violation:
-        return str(violation).startswith(("I1: ", "I2: "))
-    return False
-
-
 @pytest.mark.parametrize("rule", SCENES)
 def test_a_copy_of_the_past_needs_the_rule(rule: str) -> None:
     """With all rules nobody leads by such a witness; without this one a change is lost."""
     for seed in range(1, 4):
         world = SCENES[rule](seed, ALL_RULES)
         assert not world.leaders()
-    assert any(lost(SCENES[rule], seed, Rules.without(rule)) for seed in range(1, 41))
+
+    def lost(seed: int, rules: Rules) -> str:
+        told = broken(SCENES[rule], seed, rules)
+        return told if told.startswith(("I1: ", "I2: ")) or not rules.off else ""
+
+    assert not (why := missed(rule, lost, range(1, 41))), why
 
 
 @pytest.mark.parametrize("quorum", ["disk-witness", "full-witness", "tag-witness"])

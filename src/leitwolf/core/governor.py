@@ -48,6 +48,7 @@ from leitwolf.core.quorum import MayLead, QuorumCore, TransferFailed
 from leitwolf.core.quorum.predicate import contenders
 from leitwolf.core.rules import Rules
 from leitwolf.model.commands import Answer, Refusal, TransferLeader
+from leitwolf.model.errors import check
 from leitwolf.model.events import (
     SETTINGS,
     Cause,
@@ -205,6 +206,7 @@ class Governor:
         leader = self._leader
         for node in leader.barred:
             leader.node_away(NodeAway(leader.ballot, node, 0, attested=False))
+        check(leader.me in leader.ahead.nodes, f"node {leader.me} leads, but is no member")
         name = leader.ahead.nodes[leader.me].name
         because = Cause(code="elected", text=f"{name} leads by ballot {leader.ballot}")
         events: list[Event] = [LeaderElected(node=leader.me)]

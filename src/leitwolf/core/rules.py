@@ -120,6 +120,10 @@ RULES: dict[str, str] = {
     ),
     # --- passive acceptors ------------------------------------------------------------------------
     "stamp-wait": "R5: a challenger takes a disk while its owner's lease rests on it",
+    "disk-claim": (
+        "P2: who reads the disk again without having written what it promises is seen by nobody: "
+        "two candidates both think they won"
+    ),
     "disk-reread": (
         "P3: who wrote does not look whether another wrote meanwhile: both think they won"
     ),
@@ -132,6 +136,14 @@ RULES: dict[str, str] = {
     "adopted-in-ballot": (
         "P2: what was read for a former campaign answers the present one, whose promise no disk "
         "holds yet"
+    ),
+    "second-copy": (
+        "W1: a bad sector or a write that loses its power takes the only copy of a block, and what "
+        "was promised there: the disk counts no more"
+    ),
+    "fresh-reads": (
+        "a share that answers from a cache is taken as a disk (the self-test refuses it): a "
+        "candidate does not see what another one promised meanwhile"
     ),
     "conditions-kept": (
         "a store that ignores conditions, or a share whose locks are lost, is taken as a witness "

@@ -116,6 +116,7 @@ MIXES: dict[str, dict[str, int]] = {
     },
     "shared": {**_ALL, **_SHARED},
     "rotten": {**_ALL, **_SHARED, "rot": 10},
+    "damaged": {**_ALL, **_SHARED, "rot": 6, "rot-region": 6, "ruin": 2},
     "stale": {**_ALL, **_SHARED, "stale-reads": 10},
     "quorums": {**_ALL, **_SHARED, "quorum": 20, "members": 6},
     "votes": {
@@ -190,6 +191,8 @@ class Faults:
             "slow-shared": self._slow_shared,
             "lose-replies": self._lose_replies,
             "rot": self._rot,
+            "rot-region": self._rot_region,
+            "ruin": self._ruin,
             "stale-reads": self._stale_reads,
             "operator": self._operators.ask,
             "members": self._operators.change_members,
@@ -324,6 +327,19 @@ class Faults:
         for witness in self._world.witnesses.values():
             if isinstance(witness, SharedDisk):
                 witness.rot(self._entropy.between(0, 1))
+
+    def _rot_region(self, node: SimNode) -> None:
+        for witness in self._world.witnesses.values():
+            if isinstance(witness, SharedDisk):
+                self._world.note(0, "shared", f"the region of n{node.id} rots")
+                witness.rot_region(node.id)
+
+    def _ruin(self, node: SimNode) -> None:
+        """Both copies of a block are lost: the disk counts for nobody any more."""
+        for witness in self._world.witnesses.values():
+            if isinstance(witness, SharedDisk):
+                self._world.note(0, "shared", f"both copies of the block of n{node.id} rot")
+                witness.ruin(node.id)
 
     def _stale_reads(self, _: SimNode) -> None:
         self._for_a_while("stale_per_thousand", 1)

@@ -2,10 +2,15 @@
 
 A call is a row of steps. Each step takes effect at one instant while it is under way, whatever
 becomes of the process that began it (a late write); the next step begins only when that process
-runs. A machine that loses its power in a write leaves the written copy old, new or torn, and one
-copy of a block may rot. A path that is lost answers with an error, after the write or without it.
-Reads of a share may be stale; lost locks, or a store that ignores conditions, are a rule that is
-switched off.
+runs. A machine that loses its power in a write leaves the written copy old, new or torn. Of a disk
+one copy of a block may rot, both, or a region: who reads that is told that the disk is damaged. A
+path that is lost answers with an error, after the write or without it. Reads of an object may be
+stale.
+
+What no store may do (A2), and self-tests refuse as far as they can see it, is a rule that is
+switched off: conditions that are ignored, as when a lock is lost, and stale reads of a disk.
+Confirmed writes that are gone later are seen in directed runs only: who saw more leaves such a
+store, but all who did may be off.
 """
 
 from __future__ import annotations
@@ -57,6 +62,7 @@ _UNIT_ENTRIES = 8
 _READ_UNITS, _READ_UNITS_MAX = 64, 1_024
 """First read of a region, and the longest; each is twice the one before, as by the real adapter."""
 _FAULT_NS = 30 * MILLISECOND
+_NEVER = 1 << 62
 
 
 class SimWitness(ABC):
@@ -145,6 +151,9 @@ class _Content:
     accepted: Ballot
     snapshot: Snapshot | None
     records: list[tuple[Entry, ...]] = field(default_factory=list)
+    writer: tuple[int, int] = (0, 0)
+    """Node, and life of its daemon: while that lives it knows without reading where to append."""
+    rotten: bool = False
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -233,6 +242,10 @@ class SharedDisk(SimWitness):
         """By node and generation of a region that another node adopted: opening of its node."""
         self.restored = False
         """From a copy: a block may be newer than what it names."""
+        self._ruined: set[int] = set()
+        """Nodes of whose block no copy can be read any more: nothing is written over it (W5)."""
+        self._former: dict[int, DiskBlock] = {}
+        self._both = world.rules.holds("second-copy")
         self.region_units = _REGION_UNITS[world.seed % 2]
         self.unit_ns = 60 * MICROSECOND
         """To read and check one unit of a region: 4000 took 246 ms on two cores."""
@@ -252,7 +265,7 @@ class SharedDisk(SimWitness):
             self._end(node, call, node.raw(), refusal)
             return
         write = order.write
-        unfit = self._unfit(node.id, write) if write is not None else None
+        unfit = self._unfit(node, write) if write is not None else None
         if unfit is not None:
             self._end(node, call, node.raw(), unfit)
             return
@@ -263,14 +276,15 @@ class SharedDisk(SimWitness):
 
         steps: list[Callable[[], None]] = []
         copies = self._copies.get(node.id)
-        if copies is not None and copies[0] != copies[1]:
+        if copies is not None and copies[0] != copies[1] and self._both:
             steps.append(registered(lambda: self._mend(node.id)))
         if write is not None:
             steps.append(registered(lambda: self._write_region(node, write)))
         block = order.block
         if block is not None:
             steps.append(registered(lambda: self._write_block(node, 0, block)))
-            steps.append(registered(lambda: self._write_block(node, 1, block)))
+            if self._both:
+                steps.append(registered(lambda: self._write_block(node, 1, block)))
         fence = order.fence
         if fence:
             steps.append(registered(lambda: self._fenced.update(fence)))
@@ -285,7 +299,12 @@ class SharedDisk(SimWitness):
         self._steps(node, call, steps)
 
     def _refusal(self, node: SimNode) -> WitnessFault | None:
-        """Open the disk anew for a node that was fenced; refuse one that was evicted (S5)."""
+        """Open the disk anew for a node that was fenced; refuse one that was evicted (S5).
+
+        Nor does a node write whose own block is lost.
+        """
+        if node.id in self._ruined:
+            return _damaged(f"the block of n{node.id}")
         if node.id in self._fenced or node.id not in self._openings:
             if is_evicted(node.id, self._blocks()) and self._world.rules.holds(
                 "evicted-writes-nothing"
@@ -302,7 +321,7 @@ class SharedDisk(SimWitness):
             self._results[node.id] = fault
             return
         if is_evicted(node.id, self._blocks()):
-            self._world.fail(f"n{node.id} was evicted, and writes to the disk")
+            self._world.fail(f"S5: n{node.id} was evicted, and writes to the disk")
         write()
 
     def _result(self, node: SimNode) -> WitnessResult:
@@ -322,6 +341,8 @@ class SharedDisk(SimWitness):
     def bound_until(self, leader: int) -> int:
         """Return when the armed stamp of ``leader`` has stood still for long enough."""
         block = self._newest(leader)
+        if self._ruined:
+            return _NEVER  # who cannot read all blocks is promised nothing
         if block is None or not block.armed or block.released:
             return 0
         return self._changed[leader] + self._wait(block.silence)
@@ -347,7 +368,7 @@ class SharedDisk(SimWitness):
     def _write_block(self, node: SimNode, copy: int, block: DiskBlock) -> None:
         copies = self._copies.setdefault(block.node, [None, None])
         newest = self._newest(block.node)
-        if copy == 0 and newest is not None:
+        if copy == 0 and newest is not None and self._both:
             copies[1] = newest  # both hold the newest before either is written (W2)
         if not node.powered:
             fate = self._entropy.between(0, 2)
@@ -356,13 +377,27 @@ class SharedDisk(SimWitness):
                 return
         if copy == 0:
             self._changed[block.node] = self._world.now
+            if newest is not None:
+                self._former[block.node] = newest
         copies[copy] = block
 
     def rot(self, copy: int) -> None:
         """Make one copy of each block unreadable; a block that is just being written is left."""
         for copies in self._copies.values():
-            if copies[0] == copies[1]:
+            if copies[0] == copies[1] or not self._both:
                 copies[copy] = None
+
+    def ruin(self, node: int) -> None:
+        """Make both copies of a node's block unreadable."""
+        if self._newest(node) is not None:
+            self._ruined.add(node)
+
+    def rot_region(self, node: int) -> None:
+        """Make the region that a node's block names unreadable, until it is begun anew."""
+        block = self._newest(node)
+        content = self._regions.get((node, block.region)) if block is not None else None
+        if block is not None and content is not None and content.generation == block.generation:
+            content.rotten = True
 
     def _mend(self, node: int) -> None:
         """Make both copies of a block hold the newer whole one, before anything is written (W2)."""
@@ -370,17 +405,19 @@ class SharedDisk(SimWitness):
         if newest is not None:
             self._copies[node] = [newest, newest]
 
-    def _unfit(self, node: int, write: RegionWrite) -> WitnessResult | None:
+    def _unfit(self, node: SimNode, write: RegionWrite) -> WitnessResult | None:
         """Return why nothing of a call is done, None: it is done."""
-        block, full = self._newest(node), DiskResult(full=True)
+        block, full = self._newest(node.id), DiskResult(full=True)
         if write.fresh:
             if _units(write.entries) > self.region_units:
                 return WitnessFault(code="witness-unfit", text="larger than a region")
             named = block is not None and block.accepted != NO_BALLOT
             return full if named and block and block.region == write.region else None  # W3
-        content = self._regions.get((node, write.region))
+        content = self._regions.get((node.id, write.region))
         if content is None or content.generation != write.generation:
             return full
+        if content.rotten and content.writer != (node.id, node.daemon.life):
+            return _damaged(f"the region of n{node.id}")
         return full if content.units + _units(write.entries) > self.region_units else None
 
     def _write_region(self, node: SimNode, write: RegionWrite) -> None:
@@ -394,43 +431,61 @@ class SharedDisk(SimWitness):
             content = _Content(write.generation, write.accepted, write.snapshot)
             self._regions[place] = content
         if self._final.get((node.id, write.generation)) == self._openings[node.id]:
-            self._world.fail(f"n{node.id} changes the region that another node adopted")
+            self._world.fail(f"P4: n{node.id} changes the region that another node adopted")
         if content is None or content.generation != write.generation:
-            self._world.fail(f"n{node.id} appends to a region that holds something else")
+            self._world.fail(f"W3: n{node.id} appends to a region that holds something else")
             return
         content.records.append(write.entries)
+        content.writer = (node.id, node.daemon.life)
         if len(content.records) > REGION_WRITES_MAX and self._world.rules.holds("region-bounded"):
-            self._world.fail(f"n{node.id} writes to a region for ever")
+            self._world.fail(f"I10: n{node.id} writes to a region for ever")
 
     def _read(self, node: int) -> None:
         if isinstance(self._results.get(node), WitnessFault):
             return
-        self._results[node] = DiskResult(blocks=self._blocks())
+        if self._ruined:
+            self._results[node] = _damaged(f"the blocks of {sorted(self._ruined)}")
+            return
+        self._results[node] = DiskResult(blocks=self._blocks(node))
 
-    def _blocks(self) -> tuple[DiskBlock, ...]:
-        blocks = [self._newest(number) for number in self._copies]
-        return tuple(block for block in blocks if block is not None)
+    def _blocks(self, reader: int = 0) -> tuple[DiskBlock, ...]:
+        """Return all blocks as they stand there, or (not 0) as a node reads them."""
+        found = [self._shown(number, reader or number) for number in self._copies]
+        return tuple(block for block in found if block is not None)
+
+    def _shown(self, owner: int, reader: int) -> DiskBlock | None:
+        """Return the block of a node as another one reads it; a cache shows the one before."""
+        block = self._newest(owner)
+        if self._world.rules.holds("fresh-reads") or owner == reader:
+            return block
+        return self._former.get(owner)
 
     def _read_region(self, node: int, read: RegionRead, reading: _Reading) -> None:
         """Read all blocks after a region, and tell what of it counts."""
         if isinstance(self._results.get(node), WitnessFault):
             return
-        block, content, newest = read.block, reading.content, self._newest(read.block.node)
-        if newest is None or not newest.names_as(block):
+        block, content = read.block, reading.content
+        newest = self._shown(block.node, node)
+        if self._ruined or newest is None or not newest.names_as(block):
             self._read(node)
             return
-        if content is None or content.last < block.key:
-            if not self.restored:
-                self._world.fail(f"the region of n{block.node} ends before {block.key}")
-            fault = WitnessFault(code="witness-damaged", text="the region is too short")
-            self._results[node] = fault
+        if content is None or content.rotten or content.last < block.key:
+            blameless = self.restored or (content is not None and content.rotten)
+            if not blameless and self._world.rules.holds("fresh-reads"):
+                why = "is gone" if content is None else f"ends before {block.key}"
+                self._world.fail(f"P4: the region of n{block.node} that n{node} reads {why}")
+            self._results[node] = _damaged(f"the region of n{block.node}")
             return
         if block.node != node and not newest.released:
             self._final[block.node, block.generation] = self._openings[block.node]
         region = Region(
             accepted=content.accepted, snapshot=content.snapshot, entries=content.entries
         )
-        self._results[node] = DiskResult(blocks=self._blocks(), region=region)
+        self._results[node] = DiskResult(blocks=self._blocks(node), region=region)
+
+
+def _damaged(what: str) -> WitnessFault:
+    return WitnessFault(code="witness-damaged", text=f"{what} cannot be read")
 
 
 class SharedObject(SimWitness):

@@ -247,7 +247,9 @@ class DiskAcceptor(Passive):
             return
         self._welcome(higher, NO_KEY)
         if prepare is not None:
-            self._change(None, self._claim(prepare.ballot), self._prepare_after)
+            claim = self._claim(prepare.ballot)
+            claims = standing.rules.holds("disk-claim")
+            self._change(None, claim if claims else None, self._prepare_after)
 
     def _block(self, **fields: object) -> DiskBlock:
         """Return the own block as it is to be written next."""
