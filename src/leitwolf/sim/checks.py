@@ -1,4 +1,4 @@
-"""The invariants, checked at every step of a simulated run.
+"""The invariants, checked in every simulated run: at every step, I8 and I9 at its end.
 
 ========  =========================================================================================
 I1        every applied entry equals what was first applied at its index; an elected leader's log
@@ -9,6 +9,7 @@ I2        a request answered with an index stays; what is committed is on the di
 I3        at any instant at most one leader lease is valid
 I4        at any instant a group is active on at most one node
 I5        past the end of a run-lease nothing of it is active on a node that is not frozen
+I6        nothing starts on a node but what a committed entry placed there, in that generation
 I8        what was answered to an operator holds at the end, unless changed by a later entry
 I9        once the faults stop a leader is elected and every group is online in time
 I11       a closed lease id never opens again; an attested generation never starts again
@@ -16,7 +17,9 @@ I12       a valid leader lease is covered by promises of a quorum of every confi
 I13       what a node promises only rises; its guard acknowledges nothing below what is durable
 ========  =========================================================================================
 
-I6, I7 and I10 are seen in directed runs (``tests/sim/test_scenarios.py``).
+I10 is seen in directed runs (``tests/sim/test_scenarios.py``, ``test_situations.py``), and that a
+cluster which cannot know its newest configuration says who knows more (the rest of I6). I7 is about
+shared data in groups, which there is none of yet.
 
 When a quorum was forced all of this holds within each history. Between two, I4 holds only if the
 operator was right (:attr:`Checker.truthful`); and always a guard has closed the leases of a former
@@ -34,7 +37,7 @@ from typing import Protocol
 
 from leitwolf.core.quorum.view import QuorumView
 from leitwolf.model.errors import InvariantError
-from leitwolf.model.events import GroupWished, NodePaused, ResourceWished
+from leitwolf.model.events import GroupPlaced, GroupWished, NodePaused, ResourceWished
 from leitwolf.model.log import Entry, PromisedRecord, Record
 from leitwolf.model.quorum import Acceptor, AcceptorId
 from leitwolf.model.state import State
@@ -60,7 +63,15 @@ class _Book:
     under: dict[int, Ballot] = field(default_factory=dict)
     """The ballot of the leader that committed an entry."""
     digests: dict[int, str] = field(default_factory=dict)
+    placed: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    """By group and generation: the node on which it was placed, and the entry that did it."""
     committed: int = 0
+
+    def note(self, entry: Entry) -> None:
+        """Note what a committed entry places."""
+        for event in decode_change(entry.payload).events:
+            if isinstance(event, GroupPlaced):
+                self.placed[event.group, event.generation] = (event.node, entry.index)
 
 
 class Violation(InvariantError):
@@ -159,6 +170,7 @@ class Checker:
             book = self._books[lineage] = _Book(
                 entries, dict(former.under), committed=min(former.committed, fork)
             )
+            book.placed = {key: one for key, one in former.placed.items() if one[1] <= fork}
         return book
 
     # --- log -------------------------------------------------------------------------------------
@@ -171,8 +183,11 @@ class Checker:
         book = self._book(lineage, entries[0].index - 1)
         for entry in entries:
             mine = (entry.ballot, entry.payload)
-            first = book.entries.setdefault(entry.index, mine)
-            if first != mine:
+            first = book.entries.get(entry.index)
+            if first is None:
+                book.entries[entry.index] = mine
+                book.note(entry)
+            elif first != mine:
                 self._fail(
                     f"I1: n{node} applied {entry.ballot} at {entry.index}, first was {first[0]}"
                 )
@@ -334,10 +349,26 @@ class Checker:
             if cell.order.group == group and cell.order.generation <= generation:
                 self._fail(f"I11: n{node} attested {group} {generation} while it runs")
 
+    def _placed_on(self, lineage: Lineage, group: str, generation: int) -> int:
+        """Return the node on which a generation was placed, 0: none.
+
+        Until something of its own is committed a history is the one before it.
+        """
+        while lineage and lineage not in self._books:
+            lineage = lineage[:-1]
+        node, _ = self._books[lineage].placed.get((group, generation), (0, 0))
+        return node
+
     def started(self, node: int, cell: Cell) -> None:
-        """A host started something (I4, I11)."""
+        """A host started something (I4, I6, I11)."""
         self.starts += 1
-        mark = (self._nodes[node].lineage, node, str(cell.order.group))
+        lineage = self._nodes[node].lineage
+        if self._placed_on(lineage, cell.order.group, cell.order.generation) != node:
+            self._fail(
+                f"I6: n{node} starts {cell.order.resource} of generation {cell.order.generation}, "
+                "which no committed entry placed there"
+            )
+        mark = (lineage, node, str(cell.order.group))
         if cell.order.generation <= self._attested.get(mark, 0):
             self._fail(
                 f"I11: n{node} starts {cell.order.resource} of attested generation "
