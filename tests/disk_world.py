@@ -1,4 +1,4 @@
-"""A shared disk in memory that loses power or fails in any write, torn at any sector."""
+"""A shared disk in memory that loses power or fails in any write, torn at any sector, or in it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class MemoryDevice:
         self.cut_at = 0
         self.fail_at = 0
         self.fenced: set[int] = set()
-        self.keep: Callable[[int], bool] = lambda _: False
-        """Which sectors of the torn write reach the disk."""
+        self.keep: Callable[[int], bool | None] = lambda _: False
+        """Which sectors of the torn write reach the disk; None: it is neither old nor new."""
 
     @property
     def size(self) -> int:
@@ -70,9 +70,10 @@ class MemoryDevice:
         self.writes += 1
         torn = self.writes in {self.cut_at, self.fail_at}
         for number, start in enumerate(range(0, len(data), SECTOR_BYTES)):
-            if not torn or self.keep(number):
-                part = data[start : start + SECTOR_BYTES]
-                self.content[offset + start : offset + start + len(part)] = part
+            kept = not torn or self.keep(number)
+            if kept is not False:
+                part = data[start : start + SECTOR_BYTES] if kept else b"\xa5" * SECTOR_BYTES
+                self.content[offset + start : offset + start + SECTOR_BYTES] = part
         if self.writes == self.cut_at:
             raise PowerCut
         if self.writes == self.fail_at:

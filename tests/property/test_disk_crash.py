@@ -28,7 +28,7 @@ from leitwolf.model.log import Entry
 from leitwolf.model.witness import DiskBlock, Region
 from leitwolf.ports.witness import DiskCall, RegionRead, RegionWrite
 from leitwolf.wire.ballot import Ballot, Key
-from leitwolf.witness.disk import load_region
+from leitwolf.witness.disk import BlockingDisk, load_region
 
 STEPS = 14
 NODE = NodeId(1)
@@ -114,7 +114,7 @@ def judge(device: MemoryDevice, writer: Writer) -> DiskBlock | None:
     reader = opened(device, node=2)
     found = reader.call(DiskCall(read=True)).blocks
     if not found:
-        assert writer.settled == 0
+        assert writer.settled == 0, "an acknowledged block is gone"
         return None
     (block,) = found
     assert bare(block) in writer.blocks, "garbage"
@@ -137,9 +137,11 @@ def indices(region: Region) -> int:
 
 
 def tears(random: Random):
-    """Nothing, all, every prefix of a unit, and any sectors."""
+    """Nothing, all, every prefix of a unit, and any sectors; a sector may be torn in itself."""
     for end in (0, 1, 3, 7, 8, 10, 1000):
         yield lambda sector, end=end: sector < end
+    for end in (0, 3):
+        yield lambda sector, end=end: None if sector == end else sector < end
     chosen = {sector for sector in range(40) if random.random() < 0.5}
     yield lambda sector: sector in chosen
 
@@ -171,6 +173,19 @@ def test_a_power_cut_in_any_write_loses_nothing_acknowledged(seed: int) -> None:
                 writer.blocks.append(later(seen))
                 writer.settled = seen.stamp
                 judge(device, writer)
+
+
+def test_one_copy_of_a_block_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """W1: a disk that writes copy A alone loses what it acknowledged, and it is seen."""
+
+    def write_block(disk: BlockingDisk, block: DiskBlock) -> None:
+        newer = replace(block, sequence=disk._own.sequence + 1)
+        disk._write_copy(0, newer)
+        disk._own = newer
+
+    monkeypatch.setattr(BlockingDisk, "_write_block", write_block)
+    with pytest.raises(AssertionError, match="an acknowledged block is gone"):
+        test_a_power_cut_in_any_write_loses_nothing_acknowledged(0)
 
 
 def later(block: DiskBlock) -> DiskBlock:
