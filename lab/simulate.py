@@ -11,9 +11,10 @@ import sys
 
 from leitwolf.core.lease import PROFILES
 from leitwolf.core.rules import RULES, Rules
+from leitwolf.sim.forming import QUORUMS
 from leitwolf.sim.scenario import MIXES, Outcome, Setting, simulate
 
-__all__ = ["describe", "main", "replay_command"]
+__all__ = ["describe", "main", "parsed", "replay_command"]
 
 _TRACE_LINES = 40
 
@@ -29,6 +30,10 @@ def replay_command(outcome: Outcome) -> str:
         words.append(f"--profile {setting.profile}")
     if setting.chaos_s != usual.chaos_s:
         words.append(f"--seconds {setting.chaos_s:g}")
+    if setting.quorum != usual.quorum:
+        words.append(f"--quorum {setting.quorum}")
+    if setting.dynamic:
+        words.append("--dynamic")
     if setting.mix != usual.mix:
         words.append(f"--mix {setting.mix}")
     words.extend(f"--mutant {rule}" for rule in setting.without)
@@ -46,8 +51,8 @@ def say(text: str) -> None:
     print(text)  # noqa: T201
 
 
-def main(arguments: list[str]) -> int:
-    """Run one world and say what became of it; 1: an invariant broke."""
+def parsed(arguments: list[str]) -> tuple[int, Setting, bool]:
+    """Return the seed and the setting of a run, and whether its whole trace is wanted."""
     parser = argparse.ArgumentParser(prog="python -m lab.simulate", description=__doc__)
     usual = Setting()
     parser.add_argument("--seed", type=int, required=True)
@@ -55,6 +60,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--spares", type=int, default=usual.spares, help="machines that may join")
     parser.add_argument("--profile", choices=sorted(PROFILES), default=usual.profile)
     parser.add_argument("--seconds", type=float, default=usual.chaos_s, help="of faults, simulated")
+    parser.add_argument("--quorum", choices=sorted(QUORUMS), default=usual.quorum)
+    parser.add_argument("--dynamic", action="store_true", help="votes follow who is there")
     parser.add_argument("--mix", choices=sorted(MIXES), default=usual.mix, help="which faults")
     parser.add_argument("--mutant", choices=sorted(RULES), action="append", default=[])
     parser.add_argument("--trace", action="store_true", help="print the whole trace")
@@ -64,14 +71,22 @@ def main(arguments: list[str]) -> int:
         spares=options.spares,
         profile=options.profile,
         chaos_s=options.seconds,
+        quorum=options.quorum,
+        dynamic=options.dynamic,
         mix=options.mix,
         without=Rules.without(*options.mutant).off,
     )
-    outcome = simulate(options.seed, setting)
-    if options.trace:
+    return options.seed, setting, options.trace
+
+
+def main(arguments: list[str]) -> int:
+    """Run one world and say what became of it; 1: an invariant broke."""
+    seed, setting, trace = parsed(arguments)
+    outcome = simulate(seed, setting)
+    if trace:
         say("\n".join(outcome.trace))
     if not outcome.ok:
-        say(describe(outcome, 0 if options.trace else _TRACE_LINES))
+        say(describe(outcome, 0 if trace else _TRACE_LINES))
         return 1
     say(
         f"seed {outcome.seed}: ok, {outcome.simulated_s:.1f} s simulated, {outcome.steps} steps, "

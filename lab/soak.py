@@ -1,7 +1,8 @@
 """``./run soak [--minutes N]``: simulated runs on all cores, new seeds, until one fails.
 
-Every run is a world of its own: the seed also picks the number of nodes, the profile and the mix of
-faults, so that one number names a run.
+Every run is a world of its own: the seed also picks the number of nodes, the profile, the kind of
+quorum, whether votes are dynamic, and the mix of faults, so that one number names a run. Every
+other one has five nodes and the default profile; half of all have a quorum of nodes alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from lab.simulate import describe
+from leitwolf.sim.entropy import Entropy
 from leitwolf.sim.scenario import Outcome, Setting, simulate
 
 __all__ = ["Job", "main", "sweep", "varied"]
@@ -25,15 +27,38 @@ Job = tuple[int, Setting]
 
 _TRACE_LINES = 60
 _REPORT_S = 10.0
-_NODES = (5, 3, 5, 4, 3, 2, 5, 7, 3, 1)
-_PROFILES = ("default", "default", "default", "fast", "virtual")
+_NODES = (3, 4, 3, 2, 5, 7, 3, 1)
+_PROFILES = ("default", "default", "fast", "virtual")
+_QUORUMS = (
+    *("majority",) * 6,
+    *("disk", "disk", "disk-witness", "full-witness", "tag-witness", "engine"),
+)
+_DYNAMIC_PER_THOUSAND = 250
+_MIXES = {
+    "majority": (*("all",) * 5, "quorums", "votes", "members"),
+    "disk": (*("shared",) * 3, "rotten", "quorums"),
+    "disk-witness": (*("shared",) * 3, "rotten", "damaged", "quorums", "votes"),
+    "full-witness": (*("shared",) * 3, "stale", "quorums", "votes"),
+    "tag-witness": (*("shared",) * 3, "stale", "quorums", "votes"),
+    "engine": (*("shared",) * 3, "quorums"),
+}
+"""By kind of quorum: what it is to bear, and to be well after."""
 
 
 def varied(seed: int, chaos_s: float = Setting().chaos_s) -> Setting:
     """Return the setting that belongs to a seed in long sweeps."""
-    nodes = _NODES[seed % len(_NODES)]
-    profile = _PROFILES[seed // len(_NODES) % len(_PROFILES)]
-    return Setting(nodes=nodes, spares=seed // 3 % 2, profile=profile, chaos_s=chaos_s)
+    draw = Entropy(seed)
+    usual = seed % 2 == 0
+    quorum = draw.choice(_QUORUMS)
+    return Setting(
+        nodes=5 if usual else draw.choice(_NODES),
+        spares=draw.between(0, 1),
+        profile="default" if usual else draw.choice(_PROFILES),
+        chaos_s=chaos_s,
+        quorum=quorum,
+        dynamic=draw.chance(_DYNAMIC_PER_THOUSAND),
+        mix=draw.choice(_MIXES[quorum]),
+    )
 
 
 def _run(job: Job) -> Outcome:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
-from lab.simulate import describe, main
+from lab.simulate import describe, main, parsed, replay_command
 from lab.soak import Job, sweep, varied
 from tests.effort import RUNS
 
+from leitwolf.sim.forming import QUORUMS
 from leitwolf.sim.scenario import Setting, simulate
 
 LONG_CHAOS_S = 26.0
@@ -42,8 +44,24 @@ def test_no_invariant_breaks() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(2_400)
 def test_no_invariant_breaks_in_many_worlds() -> None:
-    """Many worlds of one to seven nodes, of several profiles, stay safe and recover."""
+    """Worlds of one to seven nodes, all profiles and kinds of quorum, stay safe and recover."""
     demand_all_well((seed, varied(seed, LONG_CHAOS_S)) for seed in range(10_000, 10_000 + RUNS))
+
+
+def test_long_sweeps_draw_every_kind_of_world() -> None:
+    """Half are five nodes by the default profile; all quorums, mixes and votes are among them."""
+    drawn = [varied(seed, LONG_CHAOS_S) for seed in range(10_000, 12_000)]
+    usual = [one for one in drawn if (one.nodes, one.profile) == (5, "default")]
+    assert len(usual) >= len(drawn) / 2
+    for some in (usual, drawn):
+        assert {one.quorum for one in some} == QUORUMS.keys()
+        assert {one.dynamic for one in some} == {False, True}
+        assert {one.mix for one in some} >= {"all", "shared", "rotten", "damaged", "stale", "votes"}
+    assert drawn == [varied(seed, LONG_CHAOS_S) for seed in range(10_000, 12_000)]
+    outcome = simulate(1, Setting(nodes=1, chaos_s=0, mix="none", liveness=False))
+    for seed, setting in enumerate(drawn[:200], start=10_000):
+        command = replay_command(replace(outcome, seed=seed, setting=setting))
+        assert parsed(command.split()[3:]) == (seed, setting, False)
 
 
 def test_a_seed_decides_everything() -> None:
