@@ -67,10 +67,9 @@ meet anyway. What is seen is an entry that counts as committed and lacks a quoru
 
 def test_every_rule_is_accounted_for() -> None:
     """The simulator shows that each rule is needed, in one kind of run."""
-    alone = {"disk-claim", "fresh-reads"} | {
-        "drop-before-disarm",
-        "silence-bounded",
-        "silence-outlasts",
+    alone = {
+        *("disk-claim", "fresh-reads", "drop-before-disarm", "silence-bounded"),
+        *("silence-outlasts", "region-bounded", "adopted-once", "adopted-in-ballot", "tag-durable"),
     }
     shared = PASSIVE.keys() | FENCED.keys() | ROLLED_BACK.keys() | alone
     assert RANDOM.keys() | DIRECTED.keys() | shared == RULES.keys()
