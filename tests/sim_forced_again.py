@@ -58,8 +58,8 @@ def one_leads(world: World, among: tuple[SimNode, ...], within: int = 6 * SECOND
     """One of these nodes comes to lead, and all of them are in one history."""
     reach(world, lambda: bool(world.leaders()), within)
     world.run_until(world.now + 2 * SECOND)
-    demand(world, leader(world) in among, "another one leads")
-    demand(world, len({node.lineage for node in among}) == 1, "they are in two histories")
+    demand(world, leader(world) in among, "L11: another one leads")
+    demand(world, len({node.lineage for node in among}) == 1, "L11: they are in two histories")
 
 
 # --- meanwhile -----------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def two_force_at_once(seed: int, rules: Rules) -> None:
     begin(world, 72, second, first)
     world.run_until(world.now + 12 * SECOND)
     codes = sorted(code(world.answers.get(number)) for number in (71, 72))
-    demand(world, codes in (["", "force-running"], ["", "quorum-exists"]), f"answered {codes}")
+    demand(world, codes in (["", "force-running"], ["", "quorum-exists"]), f"L11: answered {codes}")
     one_leads(world, (first, second))
 
 
@@ -87,9 +87,9 @@ def others_find_a_quorum_meanwhile(seed: int, rules: Rules) -> None:
         node.power_on()
     world.run_until(world.now + 6 * SECOND)
     refused = code(world.answers.get(71))
-    demand(world, refused in ("others-heard", "quorum-exists"), f"answered {refused}")
-    demand(world, not first.lineage, "a node left the cluster that lives")
-    demand(world, leader(world) is not first, "no quorum was found")
+    demand(world, refused in ("others-heard", "quorum-exists"), f"L11: answered {refused}")
+    demand(world, not first.lineage, "L11: a node left the cluster that lives")
+    demand(world, leader(world) is not first, "I9: no quorum was found")
 
 
 def ordered_before_it_is_durable(seed: int, rules: Rules) -> None:
@@ -107,7 +107,7 @@ def ordered_before_it_is_durable(seed: int, rules: Rules) -> None:
     first.disk_slow_until = 0
     world.run_until(world.now + 2 * SECOND)
     begun = first.lineage == second.lineage or not second.lineage
-    demand(world, begun, "a node is in a history that nobody began")
+    demand(world, begun, "L11: a node is in a history that nobody began")
 
 
 # --- a leader that only its witness shows --------------------------------------------------------
@@ -126,7 +126,7 @@ def cut_off_without_a_vote(seed: int, rules: Rules) -> None:
     world.run_until(world.now + SILENCE_S * SECOND)
     demand(world, leader(world) not in (cut_off, gone), "nobody lives on with the witness")
     refused = code(force(world, cut_off))
-    demand(world, refused == "witness-moves", f"answered {refused}")
+    demand(world, refused == "witness-moves", f"L11: answered {refused}")
 
 
 def cut_off_from_a_leader_that_needs_no_witness(seed: int, rules: Rules) -> None:
@@ -140,8 +140,8 @@ def cut_off_from_a_leader_that_needs_no_witness(seed: int, rules: Rules) -> None
     isolate(world, cut_off)
     world.run_until(world.now + 12 * SECOND)  # the last entries of its new votes are written
     refused = code(force(world, cut_off))
-    demand(world, refused == "witness-moves", f"answered {refused}")
-    demand(world, leader(world) is not cut_off, "the node that was cut off leads")
+    demand(world, refused == "witness-moves", f"L11: answered {refused}")
+    demand(world, leader(world) is not cut_off, "L11: the node that was cut off leads")
 
 
 # --- a force that gets stuck ---------------------------------------------------------------------
@@ -190,11 +190,11 @@ def stuck_and_behind(seed: int, rules: Rules) -> None:
     mend(world)
     world.run_until(world.now + SILENCE_S * SECOND)
     refused = code(force(world, stale, fresh))
-    demand(world, refused == "fresher-node", f"answered {refused}")
+    demand(world, refused == "fresher-node", f"L11: answered {refused}")
     forced(world, fresh, stale)
     one_leads(world, (stale, fresh))
     state = world.state()
-    demand(world, state and state.nodes[NodeId(fourth.id)].paused, "the pause is lost")
+    demand(world, state and state.nodes[NodeId(fourth.id)].paused, "I2: the pause is lost")
 
 
 def living_majority_hears_a_stuck_force(seed: int, rules: Rules) -> None:
@@ -218,7 +218,7 @@ def living_majority_hears_a_stuck_force(seed: int, rules: Rules) -> None:
     until = world.now + 3 * SECOND
     while world.now < until:
         watch(world, 100 * MS)
-        demand(world, owners(world, majority) == active, "the majority stopped something")
+        demand(world, owners(world, majority) == active, "I10: the majority stopped something")
 
 
 AGAIN: dict[str, Callable[[int, Rules], None]] = {
