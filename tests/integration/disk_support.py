@@ -40,6 +40,10 @@ class Disk(Protocol):
         """It is back, with all that stood there."""
         ...
 
+    def clear(self) -> None:
+        """No cluster uses it any more: forget who has registered (``sg_persist --clear``)."""
+        ...
+
 
 class Loop:
     """A loop device; it is lost by making it too short for what is wanted of it."""
@@ -56,6 +60,9 @@ class Loop:
 
     def find(self) -> None:
         self._limit(0)
+
+    def clear(self) -> None:
+        pass  # a loop device has no reservations
 
     def _limit(self, size: int) -> None:
         descriptor = os.open(self._device, os.O_RDONLY)
@@ -88,6 +95,10 @@ class San:
         else:
             self.target.signal(signal.SIGCONT)  # a test that failed may have left it frozen
         self._lost = False
+
+    def clear(self) -> None:
+        self.target.stop()  # its registrations are in memory
+        self.target.start()
 
 
 @contextmanager

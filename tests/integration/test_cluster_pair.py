@@ -138,8 +138,8 @@ def late(pair: Members, outside: Outside, ahead: str, mode: str) -> None:
         return
     view = pair.until_quorum(stale, lambda view: view.lacking, "what it lacks")
     assert view.last < newest
-    text = rf"knows entries up to (\d+), which {ahead} wrote; this node up to {view.last}$"
-    told = re.search(text, view.lacking)
+    text = rf"{ahead} knows entries up to (\d+), this node up to {view.last}"
+    told = re.fullmatch(text, view.lacking)
     assert told, view.lacking
     assert int(told[1]) >= newest
     assert view.lacking in pair.run("quorum", "status", node=stale)

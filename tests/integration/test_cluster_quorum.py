@@ -85,6 +85,7 @@ def use_disk(members: Members, disk: Disk) -> str:
     leader = members.gather().leader
     used = members.client(leader).quorum().witness
     if used is None or (used.location, used.alone) != (disk.location, True):
+        disk.clear()
         members.run("quorum", "disk", "format", disk.location, "--force", node=leader)
         members.run("quorum", "set", "disk", disk.location, node=leader)
     members.until_votes(1, 5)
