@@ -290,22 +290,11 @@ def serves(world: World, side: frozenset[int]) -> bool:
     return any(core is not None and running == set(core.state.resources) for core in cores)
 
 
-def refused_by_tag(world: World, split: Split, votes: QuorumConfig, side: frozenset[int]) -> bool:
-    """Whether a side needs a tag, and all who reach that lack the entry that it names."""
-    [tag] = [one.id.node for one in votes.acceptors if not one.full] or [0]
-    cores = [world.nodes[node].daemon.core for node in side & split.reach]
-    lack = all(core and core.behind.get(tag, 0) > core.quorum.last_key.index for core in cores)
-    return bool(tag) and lack and not split.able(votes, side, frozenset())
-
-
 def play(world: World, split: Split, lasting: int) -> None:
     """Part the cluster: one side at most serves, and one does if the votes of it agree.
 
     If the votes that the leader reaches agree it keeps its office. Once the leases of before are
     over, those that the leader granted in its last moment too, the others serve nothing any more.
-
-    One exception: a leader without a quorum may still write an entry, of its own stop, to a tag.
-    Then the tag refuses all who lack it, and they say so.
     """
     votes, first, begun = config(world), leader(world).id, world.now
     able = {side for side in split.sides if split.able(votes, side, side)}
@@ -319,11 +308,6 @@ def play(world: World, split: Split, lasting: int) -> None:
         assert len(serving(world, split)) <= 1
         world.run_until(world.now + SECOND // 20)
     found = serving(world, split)
-    if able and not found:
-        assert not kept
-        assert all(refused_by_tag(world, split, votes, side) for side in able)
-        make_whole(world)
-        return
     assert len(found) == min(1, len(able))
     assert found <= (kept or able)
     assert all(serves(world, side) for side in found)

@@ -828,3 +828,22 @@ def test_a_tag_names_only_what_its_writer_has_on_its_disk() -> None:
     """I9: a witness does not refuse for ever who lost what it wrote there."""
     assert leads_after_every_crash(ALL_RULES)
     assert not leads_after_every_crash(Rules.without("tag-durable"))
+
+
+def leads_when_parted(seed: int, rules: Rules) -> bool:
+    """One of four nodes is off, and the leader is cut off: the tag decides for the other two."""
+    world = started("tag-witness", 4, seed=seed, rules=rules)
+    followers = [node for node in world.nodes.values() if node is not leader(world)]
+    followers[seed % 3].power_off("test")
+    world.run_until(world.now + 3 * SECOND)
+    first = leader(world)
+    cut(world, {first.id})
+    world.run_until(world.now + 5 * SECOND)
+    return bool(world.leaders()) and leader(world) is not first
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_a_tag_names_only_what_it_makes_a_quorum_for(seed: int) -> None:
+    """I9: the last entry of a leader that nobody hears does not lock the others out."""
+    assert leads_when_parted(seed, ALL_RULES)
+    assert not leads_when_parted(seed, Rules.without("tag-backed"))

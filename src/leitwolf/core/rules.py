@@ -156,6 +156,10 @@ RULES: dict[str, str] = {
     "tag-durable": (
         "I9: a witness names an entry that its writer loses in a crash, and refuses it for ever"
     ),
+    "tag-backed": (
+        "I9: a leader without a quorum has a witness name its last entry, which then refuses those "
+        "who are one with it"
+    ),
     "silence-bounded": (
         "L14: a slow disk has its owner waited for longer than the others' leases last: their "
         "groups stop"

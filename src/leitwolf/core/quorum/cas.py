@@ -5,8 +5,8 @@ Rules:
 - A candidate reads; a higher promise: refused. An armed stamp of another owner must stand still for
   ``silence``, stretched by the rates. Then it writes its promise over exactly what it read.
 - Mode tag: a candidate whose log is behind the key there is refused (R2); so a leader names only
-  what is durable in its own log. Mode full: a candidate copies what the object holds beyond its own
-  log, durably, before the vote counts.
+  what is durable in its own log, and lacks nothing but the tag to be committed. Mode full: a
+  candidate copies what the object holds beyond its own log, durably, before the vote counts.
 - A leader writes the new key (and entries) and its stamp over exactly what it read or wrote last.
   Who finds another value looks whose promise it holds: a higher one deposes, else it tries again.
 - A reply that was lost is found again by its nonce.
@@ -225,13 +225,18 @@ class CasAcceptor(Passive):
 
     @property
     def _reach(self) -> int:
-        """A tag names only what is durable here: it refuses for ever who lost what it names."""
+        """A tag names only what it makes a quorum for, with those who have that on their disks.
+
+        It refuses for ever who lost what it names, or never had it. That could be everybody.
+        """
         standing, value = self._standing, self._value
         holds = value is not None and value.mode is WitnessMode.FULL
         if holds or not standing.rules.holds("tag-durable"):
             return standing.log.last.index
-        durable = min(standing.log.last.index, standing.outbox.durable_index)
-        return durable if standing.log.ballot_at(durable) == self.ballot else 0
+        reach = min(standing.log.last.index, standing.outbox.durable_index)
+        if standing.rules.holds("tag-backed"):
+            reach = min(reach, standing.backed)
+        return reach if standing.log.ballot_at(reach) == self.ballot else 0
 
     def _wrote(self, value: CasObject, *, counted: bool = True) -> None:
         """A write stands there; ``counted``: it is known when it was begun."""

@@ -61,6 +61,7 @@ class Leadership:
         """What :meth:`_follow_config` saw last; all of it is replaced when it changes."""
         self._votes_of: QuorumConfig | None = None
         self._without: frozenset[int] = frozenset()
+        standing.backed = 0
         self._follow_config()
 
     # --- proposals -------------------------------------------------------------------------------
@@ -179,6 +180,7 @@ class Leadership:
         """Commit what a quorum of every active configuration holds."""
         standing, log = self._standing, self._standing.log
         matches = self._matches()
+        standing.backed = self._backed(matches)
         for index in sorted(set(matches.values()), reverse=True):
             if index <= standing.commit:
                 return
@@ -189,6 +191,18 @@ class Leadership:
             if agreed(standing.config, have, standing.rules):
                 standing.advance(index)
                 return
+
+    def _backed(self, matches: dict[AcceptorId, int]) -> int:
+        """Return up to which entry those who hold it are a quorum with all witnesses."""
+        standing = self._standing
+        witnesses = {passive.acceptor.id for passive in standing.passives.values()}
+        if not witnesses:
+            return 0
+        for index in sorted(set(matches.values()), reverse=True):
+            have = {identity for identity, match in matches.items() if match >= index}
+            if agreed(standing.config, have | witnesses, standing.rules):
+                return index
+        return 0
 
     def _matches(self) -> dict[AcceptorId, int]:
         standing = self._standing

@@ -84,6 +84,8 @@ class Standing:
         """Answers of passive acceptors: position that they wait for, acceptor, message."""
         self.sought = 0
         """Voting acceptor that is to be armed, for a change of the quorum waits for it; 0: none."""
+        self.backed = 0
+        """In office: up to which entry those who hold it are a quorum with all witnesses."""
         self.thin = False
         """The guard in office says that acks alone hardly renew its lease."""
         self.page = page
