@@ -8,6 +8,7 @@ from tests.linearizable import Kind, Operation
 
 from leitwolf.core.rules import Rules
 from leitwolf.model.commands import Answer, ChangeGroup
+from leitwolf.model.errors import InvariantError
 from leitwolf.model.ids import GroupId
 from leitwolf.sim.checks import Checker
 from leitwolf.sim.entropy import Entropy
@@ -145,7 +146,17 @@ def recorded(
     lease_checked: bool = True,
     blind: bool = False,
 ) -> tuple[list[Operation], int]:
-    """Run clients under faults; return what they saw, and the value before."""
+    """Run clients under faults; return what they saw, and the value before.
+
+    Args:
+        seed: decides everything.
+        quorum: kind of quorum.
+        nodes: how many.
+        mix: of faults.
+        rules: switched off in tests.
+        lease_checked: reads ask for a leader under its lease.
+        blind: no invariant is looked at; where a node breaks on one, the run ends there.
+    """
     rules = rules or Rules()
     world = World(seed=seed, nodes=nodes, groups=1, quorum=quorum, snapshot_entries=40, rules=rules)
     if blind:
@@ -158,7 +169,12 @@ def recorded(
     clients = Clients(world, 4, lease_checked=lease_checked)
     faults = Faults(world, mix, 0)
     faults.start()
-    world.run_until(world.now + 20 * SECOND)
+    try:
+        world.run_until(world.now + 20 * SECOND)
+    except InvariantError:
+        if not blind:
+            raise
+        return clients.history, state.groups[GROUP].retry_period_s
     faults.stop()
     world.run_until(world.now + 5 * SECOND)
     clients.stop()

@@ -281,6 +281,7 @@ def test_nothing_is_started_on_a_machine_that_sleeps() -> None:
         world.run_until(world.now + 2 * SECOND)
         assert not node.guard.alive
         node.thaw()
+        world.run_until(world.now + node.guard.back_ns)
         assert node.guard.alive
         world.run_until(world.now + 3 * SECOND)
         demand_service(world, "after the sleep")
