@@ -200,7 +200,11 @@ class Calm:
         for _ in range(_LEAD_TRIES):
             if self.leader() == leader:
                 return
-            self.cluster.ask(leader, "node", "lead", leader)
+            try:
+                self.cluster.ask(leader, "node", "lead", leader)
+            except ClusterError as error:
+                if "another-leads" not in str(error):
+                    raise
             time.sleep(0.5)
         raise ClusterError(f"{leader} does not lead")
 
