@@ -26,12 +26,14 @@ from lab.prober import Outage, Prober
 from lab.processes import kill, state_of
 from lab.shell import open_shell
 from lab.world import World
+from leitwolf.model.errors import LeitwolfError
 
 VIP, VIP6, PORT = "10.77.2.200", "fd77:2::c8", 8080
 GROUP = "web"
 _SERVER = Path(__file__).with_name("webserver.py")
 _DAEMON, _WEB = "daemon", "web server"
 _CALM_S = 20.0
+_LOOK_S = 0.1
 _is_daemon = partial(runs_module, "leitwolf.daemon.main")
 
 Injected = tuple[Callable[[], object], Callable[[str], Finding]]
@@ -123,12 +125,23 @@ class Demo:
             try:
                 for asked in self.world.nodes:
                     self.cluster.wait(asked, good, "everything to be well", 1.0)
+                self._demand_votes()
                 break
             except ClusterError as error:
                 if time.monotonic() > deadline:
                     say(f"  {error}")
                     return False
+                time.sleep(_LOOK_S)
         return self.prober.wait_for_answers(count=50, timeout_s=_CALM_S)
+
+    def _demand_votes(self) -> None:
+        """With two votes of three one of the nodes is needed: it is not to be the next victim."""
+        try:
+            view = self.cluster.client(self.world.nodes[0]).quorum()
+        except LeitwolfError as error:
+            raise ClusterError(f"the votes are not told: {error}") from error
+        if view.joint or sum(one.voting for one in view.members) < len(self.world.nodes):
+            raise ClusterError("some node did not get its vote back")
 
     def _newest(self) -> int:
         """Return the index of the newest entry that any node knows."""
