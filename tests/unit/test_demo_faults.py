@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +40,10 @@ class Indifferent:
         return []
 
     def ask(self, node: str, *arguments: str) -> None: ...
+
+    def client(self, node: str) -> Any:
+        members = [SimpleNamespace(voting=True)] * len(self.nodes)
+        return SimpleNamespace(quorum=lambda: SimpleNamespace(joint=False, members=members))
 
     def owner(self, group: str, nodes: Iterable[str] = ()) -> str:
         return "n1"
