@@ -36,7 +36,11 @@ def play(checkout: Path, name: str, text: str) -> None:
 def run(checkout: Path, *arguments: str, lab: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [checkout / "run", *arguments],
-        env={"PATH": f"{checkout.parent}/tools:{os.environ['PATH']}", "LEITWOLF_VMLAB": lab},
+        env={
+            "PATH": f"{checkout.parent}/tools:{os.environ['PATH']}",
+            "LEITWOLF_VMLAB": lab,
+            "LEITWOLF_PYTHON": "python3.11",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -72,6 +76,13 @@ def test_a_venv_without_ensurepip_names_its_package(checkout: Path) -> None:
     done = run(checkout, "demo")
     assert done.returncode == 3
     assert "apt-get install -y python3-venv" in done.stderr
+
+
+def test_the_interpreter_may_be_named(checkout: Path) -> None:
+    """Who names one gets that one, not the distribution's, as long as it is new enough."""
+    play(checkout, "python3.11", f'echo "$@" >>{checkout}/asked; exit 0')
+    run(checkout, "demo")
+    assert "-m venv .venv" in (checkout / "asked").read_text()
 
 
 def environment(checkout: Path, place: Path, more: str = "") -> Path:
