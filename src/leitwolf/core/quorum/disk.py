@@ -362,9 +362,10 @@ class DiskAcceptor(Passive):
             return
         if prepare.ballot != reading.ballot and standing.rules.holds("adopted-in-ballot"):
             self._look_at = standing.now
-        elif reading.region is not None and self._outbid(prepare):
-            pass
-        elif copied:
+            return
+        if reading.region is not None and self._outbid(prepare):
+            return
+        if copied:
             self._vouch(self._copied_at)
         else:
             self._fetch(prepare)
