@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from tests.quorum_world import MS, PROMISE, identity
+import pytest
+from msgspec.structs import replace
+from tests.quorum_world import MS, PROMISE, configuration, identity, snapshot_at
 
 from leitwolf.core.effects import AskGuard, CallWitness, Write
 from leitwolf.core.messages import Append, PreProbeReply
-from leitwolf.core.quorum import MayLead, QuorumCore
+from leitwolf.core.quorum import Behind, MayLead, QuorumCore
 from leitwolf.core.quorum.candidate import Campaign, Phase
 from leitwolf.core.rules import ALL_RULES, Rules
+from leitwolf.model.errors import InvariantError
 from leitwolf.model.ids import NodeId
 from leitwolf.model.log import Entry, Loaded
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
-from leitwolf.model.witness import DiskBlock, Region
-from leitwolf.ports.witness import DiskCall, DiskResult
+from leitwolf.model.witness import CasObject, DiskBlock, Region, WitnessMode
+from leitwolf.ports.witness import CasFound, CasPut, CasWritten, DiskCall, DiskResult
 from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
-from leitwolf.wire.guard import Fence, Fenced, Follow, Office
+from leitwolf.wire.guard import Fence, Fenced, FenceRefused, Follow, Office
 from leitwolf.wire.page import LeasePage
 
 DISK = AcceptorId(NodeId(60_000), "disk")
@@ -45,15 +48,23 @@ def content(last: int) -> Region:
 class Bench:
     """Node 1, which campaigns, and everything around it."""
 
-    def __init__(self, *, nodes: int = 1, weight: int = 0, rules: Rules = ALL_RULES) -> None:
-        """``weight``: of the nodes; 0: the disk decides alone."""
+    def __init__(
+        self,
+        *,
+        nodes: int = 1,
+        weight: int = 0,
+        rules: Rules = ALL_RULES,
+        loaded: Loaded | None = None,
+        kind: str = "disk",
+    ) -> None:
+        """``weight``: of the nodes; 0: the disk decides alone. ``loaded``: what node 1 holds."""
         voters = [Acceptor(id=identity(node), weight=weight) for node in range(1, nodes + 1)]
-        config = QuorumConfig(acceptors=(*voters, Acceptor(id=DISK, kind="disk")))
+        config = QuorumConfig(acceptors=(*voters, Acceptor(id=DISK, kind=kind)))
         self.now = 1_000 * MS
         self.page = LeasePage()
         self.core = QuorumCore(
             me=identity(1),
-            loaded=Loaded(),
+            loaded=loaded or Loaded(),
             config=config,
             page=lambda: self.page,
             promise_ns=PROMISE,
@@ -64,6 +75,9 @@ class Bench:
         self.calls: list[CallWitness] = []
         self.blocks: dict[int, DiskBlock] = {2: owned(3)}
         self.led: list[Ballot] = []
+        self.behind: list[Behind] = []
+        self.bound = False
+        """The own guard is bound to another leader for a moment."""
         for node in range(2, nodes + 1):
             self.core.peer_up(self.now, node)
         self.settle()
@@ -75,6 +89,9 @@ class Bench:
                 match effect:
                     case Write():
                         self.core.durable(self.now, effect.position)
+                    case AskGuard(command=Fence(ballot)) if self.bound:
+                        floor = self.page.floor
+                        self.core.guard(self.now, FenceRefused(ballot, floor, floor, 5 * MS))
                     case AskGuard(command=Fence(ballot)):
                         told = Fenced(ballot, NO_BALLOT, freed=False, no_memory=False)
                         self.core.guard(self.now, told)
@@ -87,6 +104,7 @@ class Bench:
                         pass
         signals = self.core.take_signals()
         self.led += [signal.ballot for signal in signals if isinstance(signal, MayLead)]
+        self.behind += [signal for signal in signals if isinstance(signal, Behind)]
 
     def pass_time(self, duration: int) -> None:
         """Let time pass in steps of a millisecond."""
@@ -222,6 +240,113 @@ def test_a_promise_stands_on_the_disk_before_it_counts() -> None:
     """P2: what was read for a former campaign is no promise to the present one."""
     assert not second_campaign_is_promised(ALL_RULES)
     assert second_campaign_is_promised(Rules.without("adopted-in-ballot"))
+
+
+COMMITTED = Entry(index=1, ballot=Ballot(0, 4, 3), payload=b"y")
+"""By a leader of a later ballot than the owner's, and in the own log before the region is read."""
+
+
+def candidate_knows_better(rules: Rules, region: Region) -> Bench:
+    """A leader commits an entry below this candidate's ballot, and releases; then it reads this."""
+    bench = Bench(nodes=4, weight=1, rules=rules)
+    leader = Ballot(0, 50, 3)
+    told = PreProbeReply(round=0, willing=False, promised=leader, key=Key(NO_BALLOT, 0))
+    bench.core.receive(bench.now, 3, told)
+    bench.bound = True
+    for _ in range(2_000):
+        running = welcome(bench)
+        if running is not None and running.phase is Phase.FENCE:
+            break
+        if bench.calls:
+            bench.answer()
+        bench.pass_time(MS)
+    start = Key(NO_BALLOT, 0)
+    message = Append(ballot=leader, previous=start, entries=(COMMITTED,), commit=2)
+    bench.core.receive(bench.now, 3, message)
+    bench.settle()
+    assert bench.core.commit == 1
+    bench.bound = False
+    assert campaign(bench) > leader
+    bench.answer(region=region)
+    return bench
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_what_was_committed_elsewhere_stays(last: int) -> None:
+    """P4: a disk that was away holds entries of its last owner that never were committed."""
+    bench = candidate_knows_better(ALL_RULES, content(last))
+    running = bench.core._candidate.campaign
+    assert (bench.core.last_key, bench.core.commit) == (Key(COMMITTED.ballot, 1), 1)
+    assert DISK.node not in (running.promises if running is not None else {})
+    assert bench.behind == [Behind(node=OWNER.node, key=Key(OWNER, last))]
+    with pytest.raises(InvariantError, match="truncate"):
+        candidate_knows_better(Rules.without("committed-stays"), content(last))
+
+
+def test_two_committed_entries_that_differ_end_the_node() -> None:
+    """That must never be: it is not taken for something old."""
+    folded, behind = snapshot_at(Key(OWNER, 1), configuration(1)), content(3).entries[1:]
+    with pytest.raises(InvariantError, match="is committed on a disk"):
+        candidate_knows_better(ALL_RULES, replace(content(3), snapshot=folded, entries=behind))
+
+
+@pytest.mark.parametrize("last", [3, 6])
+def test_entries_do_not_follow_a_snapshot_that_they_contradict(last: int) -> None:
+    """What a snapshot covers is committed, and counts as known though it is not held any more."""
+    folded = snapshot_at(Key(COMMITTED.ballot, 5), configuration(1))
+    for rules, refuted in ((ALL_RULES, True), (Rules.without("committed-stays"), False)):
+        bench = Bench(rules=rules, loaded=Loaded(snapshot=folded))
+        assert bench.core._standing.refutes(None, content(last).entries) is refuted
+        assert not bench.core._standing.refutes(None, ())
+
+
+class ObjectBench(Bench):
+    """The same with an object that holds snapshot and entries."""
+
+    def answer(self, region: Region | None = None) -> None:
+        """End the call under way."""
+        [call] = self.calls
+        self.calls.clear()
+        found: CasFound | CasWritten = CasFound(value=self.value, version=str(self.version))
+        if isinstance(call.call, CasPut):
+            self.value, self.version = call.call.value, self.version + 1
+            found = CasWritten(version=str(self.version))
+        self.core.witness(self.now, DISK.node, call.serial, self.now, found)
+        self.settle()
+
+    def __init__(self, rules: Rules) -> None:
+        self.version = 1
+        self.value = CasObject(
+            cluster="c",
+            storage=DISK.storage,
+            mode=WitnessMode.FULL,
+            promised=OWNER,
+            accepted=OWNER,
+            key=Key(OWNER, 3),
+            holder=OWNER,
+            entries=content(3).entries,
+        )
+        loaded = Loaded(entries=(COMMITTED,), commit=1)
+        super().__init__(rules=rules, loaded=loaded, kind="object")
+
+
+def object_after_campaigns(rules: Rules) -> ObjectBench:
+    bench = ObjectBench(rules)
+    for _ in range(1_000):
+        if bench.calls:
+            bench.answer()
+        bench.pass_time(MS)
+    return bench
+
+
+def test_an_object_that_contradicts_what_is_committed_is_not_claimed() -> None:
+    """The candidate is refused as behind before it writes there."""
+    bench = object_after_campaigns(ALL_RULES)
+    assert bench.value.promised == OWNER
+    assert bench.behind
+    assert {one.node for one in bench.behind} == {OWNER.node}
+    with pytest.raises(InvariantError, match="truncate"):
+        object_after_campaigns(Rules.without("committed-stays"))
 
 
 def contents(payload: bytes, rules: Rules = ALL_RULES) -> list[int]:

@@ -128,6 +128,10 @@ RULES: dict[str, str] = {
         "P3: who wrote does not look whether another wrote meanwhile: both think they won"
     ),
     "disk-adopt": "P4: a new owner lacks what only the disk holds, and overwrites it",
+    "committed-stays": (
+        "P4: a candidate adopts from a disk that was away what contradicts an entry that others "
+        "committed meanwhile, and ends"
+    ),
     "region-bounded": (
         "I10: who takes a disk over reads all that its owner ever wrote, until the leases of the "
         "other nodes are over, and longer than a campaign lasts"

@@ -6,7 +6,8 @@ Rules:
   ``silence``, stretched by the rates. Then it writes its promise over exactly what it read.
 - Mode tag: a candidate whose log is behind the key there is refused (R2); so a leader names only
   what is durable in its own log, and lacks nothing but the tag to be committed. Mode full: a
-  candidate copies what the object holds beyond its own log, durably, before the vote counts.
+  candidate copies what the object holds beyond its own log, durably, before the vote counts; if
+  that contradicts what is committed in its own log, it is refused, too.
 - A leader writes the new key (and entries) and its stamp over exactly what it read or wrote last.
   Who finds another value looks whose promise it holds: a higher one deposes, else it tries again.
 - A reply that was lost is found again by its nonce.
@@ -167,8 +168,11 @@ class CasAcceptor(Passive):
         if remaining > 0 and (prepare is not None or self._probe is not None):
             self._look_again(remaining)
             return
-        behind = value.key > standing.log.last and standing.rules.holds("tag-compare")
-        if behind and value.mode is WitnessMode.TAG:
+        if value.mode is WitnessMode.TAG:
+            behind = value.key > standing.log.last and standing.rules.holds("tag-compare")
+        else:
+            behind = standing.refutes(value.snapshot, value.entries)
+        if behind:
             self._welcome(value.promised, value.key, willing=False)
             self._refuse(value.promised, value.key)
             return

@@ -8,7 +8,9 @@ Rules:
   promise, or a stamp that moved: not promised.
 - P4: the region with the highest accepted ballot; what it holds beyond the own log is copied there,
   durably, before the vote counts. Afterwards all blocks are read again: if that region is not the
-  one named any more, it is done again from P3. What was copied once is not read again.
+  one named any more, it is done again from P3. What was copied once is not read again. What
+  contradicts an entry that is committed in the own log is older than that commit: the candidate
+  is refused as behind, for it lacks the entry by which its own one was committed.
 - Before that, where the disk has reservations, a former owner that did not release is *fenced*:
   what it had on its way when it was frozen comes too late, and what was adopted stays as it is.
   It opens the disk anew, reads, and finds itself outbid.
@@ -371,13 +373,17 @@ class DiskAcceptor(Passive):
             self._fetch(prepare)
 
     def _copy(self, reading: _Reading, region: Region | None) -> bool:
-        """Copy a region into the own log; False: it counts no more, or the log changed meanwhile.
+        """Copy a region into the own log; False: refused, or region or log changed meanwhile.
 
         What comes too late for its campaign is copied, too: the next one need not read it again.
         """
         standing = self._standing
         wanted, same = reading.region, (standing.log.last, standing.commit) == reading.log
         if wanted is None or region is None or not same or self.ballot != NO_BALLOT:
+            return False
+        if standing.refutes(region.snapshot, region.entries):
+            newest = region.entries[-1]
+            self._refuse(self._higher(), Key(newest.ballot, newest.index))
             return False
         self._copied_at = standing.adopt(region.snapshot, region.entries)
         if wanted.block.accepted < reading.ballot:

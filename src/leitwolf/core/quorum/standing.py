@@ -33,7 +33,7 @@ from leitwolf.model.log import (
     WitnessRecord,
 )
 from leitwolf.model.quorum import AcceptorId, QuorumConfig
-from leitwolf.wire.ballot import NO_BALLOT, Ballot, Key
+from leitwolf.wire.ballot import NO_BALLOT, NO_KEY, Ballot, Key
 from leitwolf.wire.lineage import Lineage
 from leitwolf.wire.page import LeasePage
 
@@ -225,6 +225,8 @@ class Standing:
     def adopt(self, snapshot: Snapshot | None, entries: tuple[Entry, ...]) -> int:
         """Take over a whole log that a passive acceptor holds, if it is newer than the own one.
 
+        What is committed here must be a part of it (:meth:`refutes`).
+
         Returns:
             The position at which it is durable; 0: nothing was to be done.
         """
@@ -242,6 +244,28 @@ class Standing:
             self.restore(snapshot)
         self.merge(entries)
         return self.outbox.position
+
+    def refutes(self, snapshot: Snapshot | None, entries: tuple[Entry, ...]) -> bool:
+        """Return whether what a passive acceptor holds contradicts what is committed here.
+
+        Its writer was replaced before it committed that, and a later leader committed something
+        else, of an earlier ballot, while the acceptor was away. Entries of that leader itself would
+        be newer than all that stands there: this log still lacks them, and cannot win (R2).
+
+        Raises:
+            InvariantError: what is committed here and what was committed there differ.
+        """
+        log = self.log
+        newest = Key(entries[-1].ballot, entries[-1].index) if entries else NO_KEY
+        if newest <= log.last or not self.rules.holds("committed-stays"):
+            return False
+        if snapshot is not None and log.base.index <= snapshot.last.index <= self.commit:
+            same = log.ballot_at(snapshot.last.index) == snapshot.last.ballot
+            check(same, f"{snapshot.last} is committed on a disk or witness, and not here")
+        known = [entry for entry in entries if log.base.index <= entry.index <= self.commit]
+        wrong = any(log.ballot_at(entry.index) != entry.ballot for entry in known)
+        # Before the base ballots are not known, but none is above its own.
+        return wrong or newest.index < log.base.index
 
     def snapshot(self) -> Snapshot | None:
         """Return a snapshot from which the log can be continued: as new as there is one."""
