@@ -364,6 +364,16 @@ def in_network(members: Members, program: str, *words: str) -> str:
 # --- other kinds ---------------------------------------------------------------------------------
 
 
+def part_from_leader(members: Members, outside: Outside, leader: str) -> None:
+    """Cut the leader off: it stops, and the others go on."""
+    rest = others_of(leader)
+    members.split((leader,), rest)
+    members.until_idle(leader)
+    view = members.until_online(rest[0], without=(leader,))
+    assert view.leader in rest
+    outside.until_owner(*rest)
+
+
 def test_four_nodes_and_a_disk_the_leader_alone_with_it_loses(members: Members) -> None:
     """A file as the disk: it has one vote of five, and the three others are a majority."""
     members.use_nodes()
@@ -372,14 +382,9 @@ def test_four_nodes_and_a_disk_the_leader_alone_with_it_loses(members: Members) 
     members.run("quorum", "set", "disk", file, "--witness", "--local")
     members.until_votes(5, 5)
     leader = members.leader()
-    rest = others_of(leader)
     members.place(leader)
     with Outside(members) as outside:
-        members.split((leader,), rest)
-        members.until_idle(leader)
-        view = members.until_online(rest[0], without=(leader,))
-        assert view.leader in rest
-        outside.until_owner(*rest)
+        part_from_leader(members, outside, leader)
         members.use_nodes()
     assert outside.two_owners_ms == 0
 
@@ -387,13 +392,9 @@ def test_four_nodes_and_a_disk_the_leader_alone_with_it_loses(members: Members) 
 def test_four_nodes_alone_split(members: Members) -> None:
     """3:1: three continue. 2:2: both sides stop."""
     leader = members.use_nodes()
-    rest = others_of(leader)
     members.place(leader)
     with Outside(members) as outside:
-        members.split((leader,), rest)
-        members.until_idle(leader)
-        members.until_online(rest[0], without=(leader,))
-        outside.until_owner(*rest)
+        part_from_leader(members, outside, leader)
         members.gather()
         members.split(NODES[:2], NODES[2:])
         members.until_idle(*NODES)

@@ -118,16 +118,21 @@ def gate() -> tuple[set[str], set[str]]:
         return opened.managed(), opened.held()
 
 
+def claim_in(data: bytes, protocol: int) -> neighbour.Claim | None:
+    """Return the claim that a packet of ARP or IPv6 is."""
+    if protocol == neighbour.ARP:
+        return neighbour.read_arp(data)
+    if protocol == neighbour.IPV6 and data[6] == 58:
+        return neighbour.read_advertisement(data[40:])
+    return None
+
+
 def claims(heard: socket.socket, address: str, count: int) -> list[neighbour.Claim]:
     """Return the first ``count`` claims to an address that the neighbour hears."""
     found: list[neighbour.Claim] = []
     while len(found) < count:
         data, sender = heard.recvfrom(2048)
-        claim = None
-        if sender[1] == neighbour.ARP:
-            claim = neighbour.read_arp(data)
-        elif sender[1] == neighbour.IPV6 and data[6] == 58:
-            claim = neighbour.read_advertisement(data[40:])
+        claim = claim_in(data, sender[1])
         if claim is not None and str(claim.address) == address and not claim.probing:
             found.append(claim)
     return found
@@ -352,11 +357,8 @@ def asked_before_claims(heard: socket.socket, address: str, count: int) -> int:
     target, asked = ipaddress.ip_address(address), 0
     while count:
         data, sender = heard.recvfrom(2048)
-        claim = None
-        if sender[1] == neighbour.ARP:
-            claim = neighbour.read_arp(data)
-        elif sender[1] == neighbour.IPV6 and data[6] == 58:
-            claim = neighbour.read_advertisement(data[40:])
+        claim = claim_in(data, sender[1])
+        if sender[1] == neighbour.IPV6 and data[6] == 58:
             asked += data[40] == 135 and data[48:64] == target.packed
         if claim is not None and claim.address == target:
             asked += claim.probing
