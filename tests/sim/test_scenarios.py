@@ -290,22 +290,27 @@ def test_nothing_is_started_on_a_machine_that_sleeps() -> None:
 # --- members -------------------------------------------------------------------------------------
 
 
+def let_in(world: World) -> None:
+    """Add a fourth machine, which gets a vote."""
+    first = leader(world)
+    ask(world, first, 1, IssueToken(digest="a" * 64, lifetime_s=600))
+    command = AddNode(
+        name="n4",
+        uuid="node4",
+        storage="disk4",
+        addresses={"ic0": "10.0.0.4"},
+        fingerprint=f"{4:064x}",
+        token="a" * 64,
+    )
+    ask(world, first, 2, command)
+    world.run_until(world.now + 6 * SECOND)
+
+
 def test_a_machine_joins_votes_and_leaves() -> None:
     """A learner gets a vote when it has caught up; a member that leaves is forgotten."""
     for seed in range(4):
         world = calm(seed, links=1)
-        first = world.nodes[1]
-        ask(world, first, 1, IssueToken(digest="a" * 64, lifetime_s=600))
-        command = AddNode(
-            name="n4",
-            uuid="node4",
-            storage="disk4",
-            addresses={"ic0": "10.0.0.4"},
-            fingerprint=f"{4:064x}",
-            token="a" * 64,
-        )
-        ask(world, first, 2, command)
-        world.run_until(world.now + 6 * SECOND)
+        let_in(world)
         state = world.state()
         assert state is not None
         assert state.nodes[NodeId(4)].status is NodeStatus.MEMBER
@@ -319,6 +324,27 @@ def test_a_machine_joins_votes_and_leaves() -> None:
         assert len(state.quorum.acceptors) == 3  # type: ignore[union-attr]
         assert not gone.kernel.cells
         demand_service(world, "after the leave")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_node_comes_back_to_a_leader_that_joined_meanwhile(restarts: bool) -> None:
+    """I9: its log knows nothing of the new member, of which the others tell it."""
+    for seed in range(4):
+        world = calm(seed, links=1)
+        away = follower(world)
+        away.power_off("test")
+        world.run_until(world.now + 2 * SECOND)
+        let_in(world)
+        ask(world, leader(world), 3, TransferLeader(node=NodeId(4)))
+        world.run_until(world.now + SECOND)
+        assert leader(world).id == 4, seed
+        away.power_on()
+        if restarts:  # what it was told is forgotten
+            world.run_until(world.now + 600 * MS)
+            away.daemon.perish()
+        world.run_until(world.now + 4 * SECOND)
+        assert leader(world).id == 4, seed
+        demand_service(world, f"with n{away.id} back, seed {seed}")
 
 
 def test_leadership_is_handed_over_without_any_outage() -> None:

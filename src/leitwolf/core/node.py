@@ -23,6 +23,7 @@ from operator import is_
 
 import msgspec
 
+from leitwolf.core.acquaintances import Acquaintances
 from leitwolf.core.effects import (
     Applied,
     AskGuard,
@@ -73,6 +74,7 @@ from leitwolf.model.ids import GroupId, GroupPhase, NodeId, ResourceId, Resource
 from leitwolf.model.limits import NODES_MAX, SNAPSHOT_ENTRIES
 from leitwolf.model.log import Entry, Loaded, Snapshot
 from leitwolf.model.observations import (
+    Acquaint,
     Forward,
     ForwardAnswer,
     GroupAttested,
@@ -155,7 +157,7 @@ class Node:
         )
         self._newest: Snapshot | None = None
         self.governor: Governor | None = None
-        self.paths = Paths()
+        self.paths, self._acquaintances = Paths(), Acquaintances(self.quorum.holds)
         self.connected: set[NodeId] = set()
         self.behind: dict[NodeId, int] = {}
         """Nodes that have entries which this one lacks, with the index that they know (R2)."""
@@ -242,14 +244,10 @@ class Node:
 
     @property
     def foreseen(self) -> State:
-        """The newest state that the log holds, committed or not: whom to hear, not what to do.
-
-        A node that starts knows entries of which it does not know that they are committed, and
-        learns it only from members that stand in them.
-        """
+        """The newest state that the log holds, committed or not: whom to hear, not what to do."""
         if self.governor is not None:
             return self.governor.ahead
-        return self._foreseen if self._foreseen.index > self.state.index else self.state
+        return self._acquaintances.widen(max(self.state, self._foreseen, key=lambda one: one.index))
 
     @property
     def acquainted(self) -> dict[int, MemberNode]:
@@ -291,6 +289,7 @@ class Node:
     def _peer_lost(self, now: int, node: NodeId) -> None:
         if node in self.connected:
             self.paths.lost(node)
+            self._acquaintances.lost(node)
             self.connected.discard(node)
             self.quorum.peer_lost(now, node)
             self._router.lost(node)
@@ -319,7 +318,10 @@ class Node:
                 self._router.forwarded(now, self._wall(now), node, forward)
             case ForwardAnswer() as answer:
                 self._router.answered(node, answer)
+            case Acquaint() as acquaint:
+                self._acquaintances.heard(acquaint)
             case message:
+                self._effects += self._acquaintances.answer(node, message, self.state)
                 self.quorum.receive(now, node, message)
 
     def _from_guard(self, now: int, event: FromGuard) -> None:

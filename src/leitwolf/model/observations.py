@@ -6,8 +6,10 @@ import msgspec
 
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.ids import GroupId, NodeId, ResourceId, ResourceState
+from leitwolf.model.state import Node
 
 __all__ = [
+    "Acquaint",
     "CloseGroup",
     "Forward",
     "ForwardAnswer",
@@ -152,7 +154,13 @@ class PathReport(_Tagged, frozen=True, kw_only=True):
     paths: tuple[PathState, ...]
 
 
-NodeReport = Seen | Forward | ForwardAnswer | PathReport
+class Acquaint(_Tagged, frozen=True, kw_only=True):
+    """From a member to a node whose log is behind: members that it may not know yet."""
+
+    nodes: tuple[Node, ...]
+
+
+NodeReport = Seen | Forward | ForwardAnswer | PathReport | Acquaint
 
 # --- what policy looks at ------------------------------------------------------------------------
 

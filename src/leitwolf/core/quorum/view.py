@@ -238,6 +238,10 @@ class QuorumView:
         """Return the key of the entry at ``index``, which must be in the log."""
         return self._standing.log.key_at(index)
 
+    def holds(self, key: Key) -> bool:
+        """Return whether the log goes on from this key; False if that is compacted."""
+        return self._standing.log.ballot_at(key.index) == key.ballot
+
     def key_within(self, epoch: int) -> Key:
         """Return the key of the newest entry of this epoch or an earlier one.
 
