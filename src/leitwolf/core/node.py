@@ -36,7 +36,6 @@ from leitwolf.core.effects import (
     FromWitness,
     GuardLost,
     HostLost,
-    OrderHost,
     PeerLost,
     PeerSeen,
     PeerUp,
@@ -49,12 +48,11 @@ from leitwolf.core.effects import (
 from leitwolf.core.force import Force
 from leitwolf.core.governor import Governor
 from leitwolf.core.histories import Verdict, judge
-from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.membership import acting, guard_configuration
 from leitwolf.core.membership.paths import Paths
 from leitwolf.core.membership.roster import newest_config, with_timing_of
 from leitwolf.core.messages import ForceMessage
-from leitwolf.core.policy import Runner
+from leitwolf.core.own_host import OwnHost
 from leitwolf.core.quorum import (
     Behind,
     Committed,
@@ -70,19 +68,15 @@ from leitwolf.core.requests import RequestRouter
 from leitwolf.core.rules import ALL_RULES, Rules
 from leitwolf.model.errors import check
 from leitwolf.model.history import HistoryStanding
-from leitwolf.model.ids import GroupId, GroupPhase, NodeId, ResourceId, ResourceState
+from leitwolf.model.ids import NodeId
 from leitwolf.model.limits import NODES_MAX, SNAPSHOT_ENTRIES
 from leitwolf.model.log import Entry, Loaded, Snapshot
 from leitwolf.model.observations import (
     Acquaint,
     Forward,
     ForwardAnswer,
-    GroupAttested,
-    HostReport,
-    Inventory,
     NodeReport,
     PathReport,
-    ResourceReport,
     Seen,
 )
 from leitwolf.model.quorum import AcceptorId
@@ -102,11 +96,6 @@ from leitwolf.wire.lineage import Lineage
 from leitwolf.wire.page import LeasePage
 
 __all__ = ["Node"]
-
-_REPEAT_NS = 500 * MILLISECOND
-"""Reports that the log does not show yet are told again at this interval."""
-_GATHER_NS = 20 * MILLISECOND
-"""A state that passes is told after this time, or with what follows it."""
 
 
 class Node:
@@ -172,13 +161,8 @@ class Node:
         self._profile_lags = False
         """The guard waits for the profile of an entry that is not on the disk yet."""
         self._streams_told: set[NodeId] | None = None
-        self._runner = Runner()
-        self._at_rest: tuple[State, int, int] | None = None
-        """State, lease and its index by which the host needed no order; None: it reported since."""
-        self._inventory: dict[ResourceId, ResourceReport] | None = None
-        self._attested: dict[GroupId, int] = {}
-        self._tell_at = self._now = self._applied_at = now
-        self._told_to = NodeId(0)
+        self._host = OwnHost(self.me, now)
+        self._now = self._applied_at = now
         self._wall_base = -now
         self._snapshot_index = loaded.snapshot.last.index if loaded.snapshot else 0
         self._caught_up = False
@@ -202,10 +186,9 @@ class Node:
                 self._configured = self._streams_told = None
                 self.quorum.guard_lost(now)
             case FromHost():
-                self._from_host(now, event.report)
+                self._host.reported(now, event.report, self.state)
             case HostLost():
-                self._inventory = self._at_rest = None
-                self._runner = Runner()
+                self._host.lost()
             case Durable():
                 self.quorum.durable(now, event.position)
             case FromWitness():
@@ -228,7 +211,7 @@ class Node:
 
     def deadline(self) -> int:
         """Return the instant at which the next Tick is needed at the latest."""
-        instants = [self.quorum.deadline(), self._tell_at, self.force.deadline(self._now)]
+        instants = [self.quorum.deadline(), self._host.tell_at, self.force.deadline(self._now)]
         if self.governor is not None and self.in_charge and self.governor.plan_at >= 0:
             instants.append(self.governor.plan_at)
         return min(instants)
@@ -280,7 +263,7 @@ class Node:
         if verdict is Verdict.SAME:
             self.connected.add(node)
             self.quorum.peer_up(now, node)
-            self._told_to = NodeId(0)
+            self._host.tell_again()
             self._send(node, PathReport(paths=self.paths.own))
         elif not self.history.established:
             self.force.begun(self.quorum.entries_after(self.state.index))
@@ -333,37 +316,10 @@ class Node:
             self._ask(DaemonHello(self.quorum.written))
             self._configured = self._streams_told = None
         if isinstance(report, LeaseOpened | LeaseClosed):
-            self._runner = Runner()
-            self._at_rest = None
+            self._host.forget_orders()
         if self.governor is not None:
             self.governor.guard(now, report)
         self.quorum.guard(now, report)
-
-    def _from_host(self, now: int, report: HostReport) -> None:
-        self._at_rest = None
-        if isinstance(report, Inventory):
-            self._inventory = {item.resource: item for item in report.resources}
-            self._attested = dict(report.closed)
-            self._runner = Runner()
-        elif self._inventory is not None and isinstance(report, ResourceReport):
-            self._inventory[report.resource] = report
-            self._runner.reported(report)
-        elif isinstance(report, GroupAttested):
-            self._attested[report.group] = report.generation
-        self._tell_at = min(self._tell_at, now + _GATHER_NS) if self._passes(report) else 0
-
-    def _passes(self, report: HostReport) -> bool:
-        """Return whether something more follows soon that says the same and more.
-
-        An entry for every step would keep the disks busy just when the one that matters comes.
-        """
-        if not isinstance(report, ResourceReport):
-            return False
-        if report.state in (ResourceState.ONLINE_PENDING, ResourceState.OFFLINE_PENDING):
-            return True
-        group = self.state.groups.get(report.group)
-        closing = group is not None and group.phase is GroupPhase.CLOSING
-        return closing and report.state is ResourceState.OFFLINE
 
     # --- consequences ----------------------------------------------------------------------------
 
@@ -374,7 +330,7 @@ class Node:
             # Half of all events say only that one more disk has an entry: nothing follows of it.
             self._collect(self.quorum.take_effects())
             return
-        if self.governor is not None and now >= self._tell_at:
+        if self.governor is not None and now >= self._host.tell_at:
             self._observe_self()
         self._collect([*self._router.take_effects(), *self.force.take_effects()])
         while True:
@@ -454,7 +410,7 @@ class Node:
             case LeaderSeen():
                 self.quorum.joined()
                 self.behind.clear()
-                self._tell_at = 0
+                self._host.tell_at = 0
             case Behind():
                 index = max(signal.key.index, self.behind.get(NodeId(signal.node), 0))
                 self.behind[NodeId(signal.node)] = index
@@ -511,26 +467,14 @@ class Node:
 
     def _run_local(self, now: int) -> None:
         """Order the own host by the committed state, and tell the leader what it reported."""
-        if self._inventory is None:
-            self._tell_at = now + _REPEAT_NS
-            return
         page = self._page()
         if page is not None and self.current:
-            self._order_host(self._inventory, page)
-        if self.governor is None and (now >= self._tell_at or self._told_to != self.leader):
-            self._tell_leader(now)
-        if now >= self._tell_at:
-            self._tell_at = now + _REPEAT_NS
-
-    def _order_host(self, inventory: dict[ResourceId, ResourceReport], page: LeasePage) -> None:
-        """Tell the host what follows of state, lease and its reports; of the same again nothing."""
-        lease, index = page.lease if page.gate else 0, page.lease_index
-        rest = self._at_rest
-        if rest is not None and rest[0] is self.state and rest[1:] == (lease, index):
-            return
-        orders = self._runner.orders(self.state, self.me, lease, index, inventory, self._attested)
-        self._effects.extend(OrderHost(order=order) for order in orders)
-        self._at_rest = None if orders else (self.state, lease, index)
+            self._effects += self._host.orders(self.state, page)
+        if self.governor is None and self.leader in self.connected:
+            seen = self._host.tell(now, self.state, self.leader)
+            if seen is not None:
+                self._send(self.leader, seen)
+        self._host.rest(now)
 
     @property
     def current(self) -> bool:
@@ -551,20 +495,11 @@ class Node:
                 self._send(node, report)
 
     def _observe_self(self) -> None:
-        if self.governor is not None and self._inventory is not None:
-            seen = self._runner.differences(self.state, self.me, self._inventory, self._attested)
-            if seen is not None:
-                self.governor.observe(self.me, seen.reports)
-
-    def _tell_leader(self, now: int) -> None:
-        leader = self.leader
-        if self._inventory is None or not leader or leader not in self.connected:
+        if self.governor is None:
             return
-        self._told_to = leader
-        self._tell_at = now + _REPEAT_NS
-        seen = self._runner.differences(self.state, self.me, self._inventory, self._attested)
+        seen = self._host.differences(self.state)
         if seen is not None:
-            self._send(leader, seen)
+            self.governor.observe(self.me, seen.reports)
 
     def _compact(self, now: int) -> None:
         if self.state.index - self._snapshot_index < self._snapshot_entries:
