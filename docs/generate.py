@@ -258,6 +258,10 @@ def _by_code(items: Iterable[Any]) -> list[tuple[str, str]]:
 
 ROUTES: dict[str, tuple[str, str]] = {
     "/v1/status": ("The cluster as this node sees it.", "StatusView"),
+    "/v1/networks": (
+        "Networks, and on each interconnect the link of each two nodes.",
+        "list of NetworkView",
+    ),
     "/v1/quorum": ("Who promised what; votes and leases.", "QuorumView"),
     "/v1/why/{group}": ("Where a group is and why.", "ExplanationView"),
     "/v1/types": ("Resource types.", "list of ResourceType"),

@@ -385,11 +385,12 @@ async def test_wiped_storage_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_other_version_is_told_apart_from_garbage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", [PROTOCOL + 1, PROTOCOL - 1])
+async def test_other_version_is_told_apart_from_garbage(tmp_path: Path, protocol: int) -> None:
     """A hello of another protocol version, with fields unknown here, is answered by its code."""
     async with lone_server(tmp_path) as (cluster, two), Raw(cluster) as raw:
         await raw.receive()
-        future = {"kind": "Hello", "protocol": PROTOCOL + 1, "novel": {"a": [1]}}
+        future = {"kind": "Hello", "protocol": protocol, "novel": {"a": [1]}}
         raw.send(frame(msgspec.msgpack.encode(future)))
         answer = await raw.receive()
         assert isinstance(answer, Rejected)

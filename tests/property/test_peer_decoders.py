@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leitwolf.core.effects import PeerMessage
+from leitwolf.core.membership.paths import Paths
 from leitwolf.model.errors import MALFORMED, ProtocolError
+from leitwolf.model.ids import NodeId
+from leitwolf.model.observations import LinkHeard, PathReport
 from leitwolf.peers.frames import (
     Framer,
     Hello,
@@ -120,6 +123,35 @@ def test_messages_of_the_cores_raise_what_streams_expect(data: bytes) -> None:
         msgspec.msgpack.decode(data, type=PeerMessage)
     except MALFORMED:
         return
+
+
+LINKS = st.builds(
+    LinkHeard,
+    network=st.text(max_size=63),
+    node=st.integers(1, 65535),
+    heard=st.booleans(),
+    since_wall=st.integers(0, 2**63 - 1),
+)
+REPORTS = st.builds(
+    PathReport,
+    paths=st.just(()),
+    links=st.lists(LINKS, max_size=20).map(tuple),
+    asks=st.booleans(),
+)
+
+
+@given(REPORTS, st.data())
+def test_what_a_node_hears_comes_out_as_it_went_in(report: PathReport, data: st.DataObject) -> None:
+    """Whole; with a byte altered it is a message or malformed, and is taken in or refused."""
+    raw = bytearray(msgspec.msgpack.encode(report))
+    assert msgspec.msgpack.decode(bytes(raw), type=PeerMessage) == report
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        altered = msgspec.msgpack.decode(bytes(raw), type=PeerMessage)
+    except MALFORMED:
+        return
+    if isinstance(altered, PathReport):
+        Paths().heard(NodeId(2), altered)
 
 
 def test_deep_nesting_is_malformed() -> None:

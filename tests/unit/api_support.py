@@ -20,6 +20,7 @@ from leitwolf.model.views import (
     InitRequest,
     JoinRequestView,
     LogLine,
+    NetworkView,
     NodeLine,
     QuorumView,
     ResourceView,
@@ -143,6 +144,8 @@ class FakeService:
     saved: bytes = b""
     restored: list[tuple[bytes, str, bool]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    every_link: tuple[NetworkView, ...] = ()
+    """Networks with all links."""
 
     def _check(self) -> None:
         if self.error is not None:
@@ -150,6 +153,10 @@ class FakeService:
 
     def status(self) -> StatusView:
         return self.view
+
+    def networks(self) -> tuple[NetworkView, ...]:
+        self._check()
+        return self.every_link
 
     def quorum(self) -> QuorumView:
         self._check()

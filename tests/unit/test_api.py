@@ -21,7 +21,7 @@ READER = Caller(name="ann", may_read=True, may_change=False)
 STRANGER = Caller(name="eve", may_read=False, may_change=False)
 PAUSE = msgspec.json.encode(PauseNode(node=NodeId(2), paused=True))
 CHANGES = ("command", "init", "join", "token", "rekey", "destroy")
-READS = ("status", "quorum", "why/web", "types", "log", "wait")
+READS = ("status", "networks", "quorum", "why/web", "types", "log", "wait")
 
 
 def problem(reply: Any, status: int, code: str) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from tests.unit.test_docs import example
 from leitwolf.cli import check
 from leitwolf.cli.commands import cli
 from leitwolf.model.views import (
+    EndView,
     FindingView,
     LinkView,
     NetworkView,
+    PairView,
     ProofView,
     StatusView,
     StrangerView,
@@ -245,6 +247,19 @@ def test_a_cgroup_is_made_and_removed(monkeypatch: Patch, tmp_path: Path) -> Non
 
 
 STRANGER = StrangerView(address="10.0.0.9", count=5)
+
+
+def broken(one: str, other: str, how: str) -> StatusView:
+    """Three nodes of which two do not hear each other; nothing else is wrong."""
+    ends = (EndView(node=one, hears=how != "down"), EndView(node=other, hears=False))
+    pair = PairView(nodes=(one, other), state=how, reason="", since_wall=0, ends=ends)
+    view = example()
+    client, interconnect = view.networks
+    nodes = tuple(replace(node, up=True, links=()) for node in view.nodes)
+    networks = (client, replace(interconnect, pairs=(pair,)))
+    return replace(view, nodes=nodes, networks=networks, advice="")
+
+
 HALVES = FindingView(code="two-forced-halves", text="TWO FORCED HALVES", fix="leitwolf give-up")
 
 
@@ -252,6 +267,8 @@ HALVES = FindingView(code="two-forced-halves", text="TWO FORCED HALVES", fix="le
     ("look", "view", "said"),
     [
         (check._cluster, example(), "links down: n3 by interconnect"),
+        (check._cluster, broken("n2", "n3", "down"), "links down: n2–n3 by interconnect"),
+        (check._cluster, broken("n1", "n2", "one-way"), "links down: n1–n2 by interconnect"),
         (check._interconnects, example(), "interconnect"),
         (check._strangers, replace(example(), strangers=(STRANGER,)), "10.0.0.9"),
         (check._histories, replace(example(), findings=(HALVES,)), "TWO FORCED HALVES"),

@@ -46,10 +46,13 @@ from leitwolf.model.ids import NodeId
 from leitwolf.model.log import ForcedRecord
 from leitwolf.model.state import State
 from leitwolf.model.views import (
+    EndView,
     FindingView,
     ForceGroup,
     ForceNode,
     ForceView,
+    NetworkView,
+    PairView,
     StatusView,
 )
 from leitwolf.state import encode_backup, take_backup
@@ -298,6 +301,27 @@ def test_networks_of_no_cluster_are_no_empty_list(folder: Path, service: FakeSer
     done = run(folder, "network", "list", "--json")
     assert done.exit_code == 4
     assert json.loads(done.stdout)["code"] == "not-in-a-cluster"
+
+
+def test_networks_are_listed_with_each_link(folder: Path, service: FakeService) -> None:
+    """Also with those that work, of which the status says nothing; as text and for programs."""
+    ends = (EndView(node="n2", hears=True), EndView(node="n3", unknown="n3 is not heard"))
+    pair = PairView(
+        nodes=("n2", "n3"), state="unknown", reason="not all is known", since_wall=0, ends=ends
+    )
+    lan = NetworkView(
+        name="lan",
+        subnets=("10.0.0.0/24",),
+        role="interconnect",
+        up=True,
+        reason="x",
+        pairs=(pair,),
+    )
+    service.every_link = (lan,)
+    text = run(folder, "network", "list").stdout
+    assert text == "up    lan  10.0.0.0/24  interconnect  x\n      ? not all is known\n"
+    [found] = json.loads(run(folder, "network", "list", "--json").stdout)
+    assert [end["hears"] for end in found["pairs"][0]["ends"]] == [True, None]
 
 
 def test_a_new_network_needs_its_subnets(folder: Path, service: FakeService) -> None:

@@ -12,6 +12,7 @@ from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.node import Node
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon import networks
+from leitwolf.daemon.link_views import told_of
 from leitwolf.daemon.network_views import network_views
 from leitwolf.daemon.networks import Machine, OwnSide, own_sides
 from leitwolf.daemon.views import status_view as status_of
@@ -124,8 +125,8 @@ def shown(core: Node, *, up: tuple[bool, ...], fault: str = "", away: int = 0) -
         state = replace(state, nodes={**state.nodes, gone.id: gone})
     name = interconnects(state)[0]
     sides = {name: OwnSide("10.0.0.1", "eth1", fault)}
-    [view] = [one for one in network_views(state, core.me, links, sides) if one.name == name]
-    return view
+    views = network_views(state, core.me, links, sides, told_of(core.paths, core.me))
+    return next(one for one in views if one.name == name)
 
 
 def test_an_interconnect_is_as_good_as_its_links(core: Node) -> None:
@@ -153,9 +154,9 @@ def test_a_client_network_can_be_down(core: Node) -> None:
         (OwnSide("192.0.2.1", "eth0", "eth0 is down, here"), False, "eth0 is down, here"),
         (OwnSide("", "", "this node has no address in it"), False, "this node has no address"),
     ):
-        [view] = network_views(state, core.me, {}, {"client": side})
+        [view] = network_views(state, core.me, {}, {"client": side}, {})
         assert (view.up, view.reason.startswith(reason)) == (up, True), view.reason
-    [view] = network_views(state, core.me, {}, {})
+    [view] = network_views(state, core.me, {}, {}, {})
     assert (view.up, view.reason) == (True, "not known here")
 
 

@@ -160,6 +160,9 @@ class _Api:
     async def status(self, _: Request) -> Response:
         return _json(self._service.status())
 
+    async def networks(self, _: Request) -> Response:
+        return _json(self._service.networks())
+
     async def quorum(self, _: Request) -> Response:
         return _json(self._service.quorum())
 
@@ -272,6 +275,7 @@ def application(service: Service, caller: Callable[[Request], Caller]) -> Starle
             change("/v1/command", api.command),
             read("/v1/status", api.status),
             read("/v1/quorum", api.quorum),
+            read("/v1/networks", api.networks),
             read("/v1/why/{group:path}", api.why),
             read("/v1/types", api.types),
             read("/v1/log", api.log),

@@ -286,6 +286,13 @@ def _cluster(status: StatusView | None) -> Finding:
         for link in node.links
         if not link.up
     ]
+    told = {line.name for line in status.nodes if line.here or not line.up}
+    down += [
+        f"{'–'.join(pair.nodes)} by {net.name}"
+        for net in status.networks
+        for pair in net.pairs
+        if pair.state == "one-way" or (pair.state == "down" and told.isdisjoint(pair.nodes))
+    ]
     return Finding(
         name="cluster",
         ok=status.quorum and not status.advice and not down,

@@ -16,7 +16,7 @@ from leitwolf.cli.common import (
     with_json,
     yes_option,
 )
-from leitwolf.cli.render import network_text
+from leitwolf.cli.render import networks
 from leitwolf.cli.waiting import wait_options
 from leitwolf.model.commands import ChangeCluster, EvictNode, SetNetwork
 from leitwolf.model.errors import Conflict, InvalidConfig, RequestTimeout
@@ -172,14 +172,17 @@ def network() -> None:
 @network.command("list")
 @with_json
 def network_list(context: Context) -> None:
-    """List networks with their role and state."""
+    """List networks with their role and state, and of interconnects the link of each two nodes.
+
+    A link has two directions, and each node tells what it hears. What a node said is shown only
+    while it is within reach of the node asked.
+    """
     status = context.client.status()
     if not status.formed:
         raise Conflict("this node is in no cluster", code="not-in-a-cluster")
-    found = status.networks
+    found = context.client.networks()
     warn_if_old(context)
-    text = "\n".join(f"{'up  ' if item.up else 'down'}  {network_text(item)}" for item in found)
-    context.show(found, text)
+    context.show(found, networks(found))
 
 
 @network.command("set")

@@ -15,6 +15,7 @@ from leitwolf.model.views import (
     LogLine,
     NetworkView,
     NodeLine,
+    PairView,
     ProofView,
     QuorumMember,
     QuorumView,
@@ -23,7 +24,7 @@ from leitwolf.model.views import (
 )
 from leitwolf.system.walltime import local_time
 
-__all__ = ["explanation", "force", "line", "network_text", "plan_of", "quorum", "status"]
+__all__ = ["explanation", "force", "line", "networks", "plan_of", "quorum", "status"]
 
 _LINES_MAX = 24
 """Of a tree that is taller, groups that are well take one line each."""
@@ -38,6 +39,7 @@ _GLYPHS = {
     "partially-online": "◒",
     "failed": "✗",
 }
+_LINK_GLYPHS = {"up": "●", "down": "○", "one-way": "◒"}
 
 
 def _node(node: NodeLine) -> str:
@@ -106,10 +108,24 @@ def _proof(proof: ProofView) -> str:
     return f"provably over here without a lease: {', '.join(said)}"
 
 
-def network_text(network: NetworkView) -> str:
+def _network(network: NetworkView) -> str:
     """Return name, subnets, role and reason of a network."""
     parts = (network.name, ", ".join(network.subnets), network.role, network.reason)
     return "  ".join(part for part in parts if part)
+
+
+def networks(found: tuple[NetworkView, ...]) -> str:
+    """Return all networks, and under each interconnect the link of each two nodes."""
+    lines = []
+    for network in found:
+        lines.append(f"{'up  ' if network.up else 'down'}  {_network(network)}")
+        lines.extend(map(_pair, network.pairs))
+    return "\n".join(lines)
+
+
+def _pair(pair: PairView) -> str:
+    since = f"  since {local_time(pair.since_wall)}" if pair.since_wall else ""
+    return f"      {_LINK_GLYPHS.get(pair.state, '?')} {pair.reason}{since}"
 
 
 def status(view: StatusView) -> str:
@@ -141,7 +157,7 @@ def _tree(view: StatusView, *, folded: bool) -> list[str]:
     lines.append("nodes")
     lines.extend(_node(node) for node in view.nodes)
     lines.append("networks")
-    lines.extend(f"  {'●' if net.up else '○'} {network_text(net)}" for net in view.networks)
+    lines.extend(f"  {'●' if net.up else '○'} {_network(net)}" for net in view.networks)
     known = "" if view.quorum else f"  as of entry {view.index}; others may have them by now"
     lines.append(f"groups{known}" if view.groups else "groups: none (leitwolf group add --help)")
     for group in view.groups:

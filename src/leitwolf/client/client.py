@@ -27,6 +27,7 @@ from leitwolf.model.views import (
     InitRequest,
     JoinRequestView,
     LogLine,
+    NetworkView,
     PreventRequest,
     QuorumView,
     StatusView,
@@ -143,6 +144,11 @@ class Client:
         """Return the cluster as this node sees it."""
         view: StatusView = self._call("GET", "/v1/status", StatusView)
         return view
+
+    def networks(self) -> tuple[NetworkView, ...]:
+        """Return the networks with all links of all pairs of nodes."""
+        views: tuple[NetworkView, ...] = self._call("GET", "/v1/networks", tuple[NetworkView, ...])
+        return views
 
     def quorum(self) -> QuorumView:
         """Return who promised what."""

@@ -185,6 +185,7 @@ class Node:
             case GuardLost():
                 self._configured = self._streams_told = None
                 self.quorum.guard_lost(now)
+                self._tell_paths(self.paths.deaf())
             case FromHost():
                 self._host.reported(now, event.report, self.state)
             case HostLost():
@@ -193,7 +194,7 @@ class Node:
                 self.quorum.durable(now, event.position)
             case FromWitness():
                 self.quorum.witness(now, event.node, event.serial, event.started, event.result)
-                self._tell_paths()
+                self._tell_paths(self.paths.note(self.quorum.passives, self._wall_base))
             case PeerUp():
                 self._peer_up(now, event)
             case PeerLost():
@@ -264,7 +265,7 @@ class Node:
             self.connected.add(node)
             self.quorum.peer_up(now, node)
             self._host.tell_again()
-            self._send(node, PathReport(paths=self.paths.own))
+            self._send(node, self.paths.greeting())
         elif not self.history.established:
             self.force.begun(self.quorum.entries_after(self.state.index))
             self.force.reached(now)
@@ -293,7 +294,9 @@ class Node:
             return  # of another history
         match event.message:
             case PathReport() as paths:
-                self.paths.heard(node, paths)
+                answered = self.paths.heard(node, paths)
+                if answered is not None:
+                    self._send(node, answered)
             case Seen():
                 if self.governor is not None:
                     self.governor.observe(node, event.message.reports)
@@ -311,6 +314,7 @@ class Node:
         report = event.report
         if isinstance(report, LinkReport):
             self.force.ears.links(now, report)
+            self._tell_paths(self.paths.hear(now, report, self.foreseen, self._wall_base))
             return
         if isinstance(report, GuardHello):
             self._ask(DaemonHello(self.quorum.written))
@@ -488,8 +492,7 @@ class Node:
             self._caught_up = self.in_charge or 0 <= named <= self.state.index
         return self._caught_up
 
-    def _tell_paths(self) -> None:
-        report = self.paths.note(self.quorum.passives, self._wall_base)
+    def _tell_paths(self, report: PathReport | None) -> None:
         if report is not None:
             for node in sorted(self.connected):
                 self._send(node, report)

@@ -18,7 +18,9 @@ from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.kept import written_down
 from leitwolf.daemon.keys import rekey_command
 from leitwolf.daemon.lifecycle import PASSING, Lifecycle
-from leitwolf.daemon.networks import Machine, own_addresses
+from leitwolf.daemon.link_views import told_of
+from leitwolf.daemon.network_views import network_views
+from leitwolf.daemon.networks import Machine, OwnSide, own_addresses
 from leitwolf.daemon.rejoining import invitation
 from leitwolf.daemon.restoring import (
     REPLACED,
@@ -40,6 +42,7 @@ from leitwolf.model.views import (
     InitRequest,
     JoinRequestView,
     LogLine,
+    NetworkView,
     ProofView,
     QuorumView,
     StatusView,
@@ -110,9 +113,7 @@ class DaemonService:
             cluster.node,
             links=cluster.links,
             streams=cluster.peers.links(),
-            sides=self._machine.sides(
-                (item.name, item.subnets) for item in cluster.node.state.networks.values()
-            ),
+            sides=self._sides(cluster),
             fresh=self._fresh(cluster),
             leased=views.has_lease(cluster.page(), raw_ns()),
             proof=self._proof(),
@@ -126,6 +127,23 @@ class DaemonService:
         told = (*cluster.histories.notices(), *((kept,) if kept is not None else ()))
         return msgspec.structs.replace(
             view, stopped=stopped, strangers=strangers, findings=(*told, *view.findings)
+        )
+
+    def _sides(self, cluster: Cluster) -> dict[str, OwnSide]:
+        networks = cluster.node.state.networks.values()
+        return self._machine.sides((item.name, item.subnets) for item in networks)
+
+    def networks(self) -> tuple[NetworkView, ...]:
+        """Return the networks with all links of all pairs of nodes."""
+        cluster = self.life.formed()
+        node = cluster.node
+        return network_views(
+            node.state,
+            node.me,
+            cluster.links,
+            self._sides(cluster),
+            told_of(node.paths, node.me),
+            every_pair=True,
         )
 
     def _proof(self) -> ProofView:

@@ -15,6 +15,7 @@ from leitwolf.core.node import Node
 from leitwolf.core.policy import group_status, survives, why
 from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.core.rules import ALL_RULES
+from leitwolf.daemon.link_views import told_of
 from leitwolf.daemon.network_views import network_views
 from leitwolf.daemon.networks import OwnSide
 from leitwolf.daemon.storage_views import details, findings
@@ -325,7 +326,7 @@ def status_view(
         advice=advice(state),
         survives=survives(state, _within(node)).text,
         nodes=tuple(line if quorum else _without_quorum(line) for line in lines),
-        networks=network_views(state, node.me, links, sides),
+        networks=network_views(state, node.me, links, sides, told_of(node.paths, node.me)),
         groups=tuple(
             _group_view(state, item)
             for item in sorted(state.groups.values(), key=lambda item: item.id)

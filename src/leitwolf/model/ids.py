@@ -13,6 +13,7 @@ __all__ = [
     "NetworkRole",
     "NodeId",
     "NodeStatus",
+    "PairState",
     "ResourceId",
     "ResourceState",
     "Wish",
@@ -72,6 +73,15 @@ class NodeStatus(StrEnum):
     LEARNER = "learner"
     MEMBER = "member"
     LEAVING = "leaving"
+
+
+class PairState(StrEnum):
+    """How the link between two nodes on one interconnect is, as both of them say."""
+
+    UP = "up"
+    DOWN = "down"
+    ONE_WAY = "one-way"
+    UNKNOWN = "unknown"
 
 
 class NetworkRole(StrEnum):

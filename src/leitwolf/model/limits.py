@@ -12,6 +12,7 @@ __all__ = [
     "ENTRY_BYTES_MAX",
     "GROUPS_MAX",
     "HEARTBEAT_KEY_BYTES",
+    "LINKS_TOLD_MAX",
     "LOCATION_LENGTH_MAX",
     "NAME_LENGTH_MAX",
     "NODES_MAX",
@@ -34,6 +35,9 @@ HEARTBEAT_KEY_BYTES = 32
 """AES-256."""
 NODES_MAX = 64
 """The design holds to 64 nodes; a star of heartbeats grows linearly."""
+LINKS_TOLD_MAX = 512
+"""Links whose state a node tells the others, and takes from one: 64 nodes on eight interconnects.
+Of more links the state is known only to the node itself."""
 GROUPS_MAX = 1_000
 """Keeps a full plan below 50 ms."""
 RESOURCES_MAX = 5_000

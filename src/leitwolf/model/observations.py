@@ -17,6 +17,7 @@ __all__ = [
     "HostOrder",
     "HostReport",
     "Inventory",
+    "LinkHeard",
     "NodeReport",
     "NodeView",
     "Observations",
@@ -148,10 +149,25 @@ class PathState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The silence T_d that its calls ask for, whatever the profile bears; 0: not measured."""
 
 
+class LinkHeard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether a node hears another one on an interconnect: one direction of a link."""
+
+    network: str
+    node: NodeId
+    """Who is heard, or not."""
+    heard: bool
+    since_wall: int
+    """Heard: since when; not heard: when last, 0: never. By the node's own wall clock, UTC ns."""
+
+
 class PathReport(_Tagged, frozen=True, kw_only=True):
-    """From a node to all: its ways to disks and witnesses."""
+    """From a node to all: its ways to disks and witnesses, and whom it hears on which network."""
 
     paths: tuple[PathState, ...]
+    links: tuple[LinkHeard, ...] = ()
+    """By network and node; at most ``LINKS_TOLD_MAX``."""
+    asks: bool = False
+    """What the other one said is not known here: it is to say it again."""
 
 
 class Acquaint(_Tagged, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from leitwolf.model.ids import NodeId
 __all__ = [
     "ClusterSetup",
     "DroppedView",
+    "EndView",
     "ExplanationView",
     "FindingView",
     "ForceGroup",
@@ -22,6 +23,7 @@ __all__ = [
     "LossView",
     "NetworkView",
     "NodeLine",
+    "PairView",
     "PathView",
     "PreventRequest",
     "ProofView",
@@ -68,6 +70,32 @@ class NodeLine(_View, frozen=True, kw_only=True):
     addresses: dict[str, str] = {}
 
 
+class EndView(_View, frozen=True, kw_only=True):
+    """What one of two nodes says of the link between them."""
+
+    node: str
+    hears: bool | None = None
+    """It hears the other one; null: not known here."""
+    since_wall: int = 0
+    """It hears it: since when; it does not: when last, 0: never. UTC ns, by its own clock."""
+    unknown: str = ""
+    """Why that is not known, '': it is."""
+
+
+class PairView(_View, frozen=True, kw_only=True):
+    """The link between two nodes on an interconnect, as both of them say."""
+
+    nodes: tuple[str, str]
+    state: str
+    """``up``: both hear each other; ``one-way``: only one hears the other; ``down``: neither does,
+    or one does not and what the other hears is not known; ``unknown``."""
+    reason: str
+    """The same in words."""
+    since_wall: int
+    """Since when, UTC ns; 0: for ever, or not known."""
+    ends: tuple[EndView, EndView]
+
+
 class NetworkView(_View, frozen=True, kw_only=True):
     """One network, as seen from the node asked."""
 
@@ -78,7 +106,10 @@ class NetworkView(_View, frozen=True, kw_only=True):
     """This node has an address there, its interface carries, and, of an interconnect, some other
     node is reached by it."""
     reason: str = ""
-    """Why it is down, who is not reached, or else by which address and interface it is used."""
+    """Why it is down, who is not reached, which other nodes do not hear each other, or else by
+    which address and interface it is used."""
+    pairs: tuple[PairView, ...] = ()
+    """Of an interconnect: all pairs of nodes; in a status only those that are not up."""
 
 
 class ResourceView(_View, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ __all__ = [
     "protocol_of",
 ]
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the peer protocol; nodes speak only with nodes of the same one."""
 CONTROL_BYTES_MAX = 64 << 10
 """Largest frame before a stream is established; a grant of 64 members has about 20 KiB."""

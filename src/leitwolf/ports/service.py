@@ -12,6 +12,7 @@ from leitwolf.model.views import (
     InitRequest,
     JoinRequestView,
     LogLine,
+    NetworkView,
     QuorumView,
     StatusView,
 )
@@ -24,6 +25,9 @@ class Service(Protocol):
 
     def status(self) -> StatusView:
         """Return the cluster as this node sees it; answers without quorum too."""
+
+    def networks(self) -> tuple[NetworkView, ...]:
+        """Return the networks with all links of all pairs of nodes. Raises Conflict."""
 
     def quorum(self) -> QuorumView:
         """Return who promised what, votes, lease margins."""
