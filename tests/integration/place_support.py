@@ -14,9 +14,9 @@ from pathlib import Path
 
 from lab.world import CLIENT
 from tests.integration.membership_support import Members
-from tests.integration.witness_support import Witness, moto, wait_for
+from tests.integration.witness_support import ROOT, Witness, ended, moto, wait_for
 
-__all__ = ["PLACES", "Place"]
+__all__ = ["PLACES", "Place", "breaking"]
 
 _S3_PORT = 9000
 _MEMORY = Path("/dev/shm")
@@ -31,6 +31,17 @@ for attempt in range(600):
         break
     except OSError:
         time.sleep(0.1)
+"""
+_BREAK = """
+import signal, sys
+from tests.integration.witness_support import Proxy
+host, at, behind = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with Proxy(behind, host=host, at=at) as proxy:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+    print("listens", flush=True)
+    while True:
+        broken = signal.sigwait({signal.SIGUSR1, signal.SIGUSR2}) == signal.SIGUSR1
+        proxy.fault = "no-conditions" if broken else ""
 """
 _HOLD = """
 import fcntl, sys
@@ -105,6 +116,29 @@ def _store(members: Members) -> Iterator[Place]:
             lambda: server.send_signal(signal.SIGSTOP),
             lambda: server.send_signal(signal.SIGCONT),
         )
+
+
+@contextmanager
+def breaking(members: Members) -> Iterator[Place]:
+    """An S3 that ignores conditions from ``lose`` to ``find``."""
+    world = members.world
+    host, enter = world.address(CLIENT), world.enter_network(CLIENT)
+    with _store(members) as place:
+        words = [host, str(_S3_PORT + 1), str(_S3_PORT)]
+        proxy = subprocess.Popen(
+            [*enter, sys.executable, "-c", _BREAK, *words],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+            stdout=subprocess.PIPE,
+        )
+        with proxy, ended(proxy):
+            assert proxy.stdout is not None
+            assert proxy.stdout.readline() == b"listens\n"
+            yield Place(
+                place.location.replace(f":{_S3_PORT}", f":{_S3_PORT + 1}"),
+                lambda: proxy.send_signal(signal.SIGUSR1),
+                lambda: proxy.send_signal(signal.SIGUSR2),
+            )
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from tests.integration.membership_support import PAIR, Members, Outside, formed
-from tests.integration.place_support import PLACES
+from tests.integration.place_support import PLACES, breaking
+from tests.integration.witness_support import wait_for
 
 from leitwolf.model.views import QuorumView
 
@@ -146,3 +147,40 @@ def late(pair: Members, outside: Outside, ahead: str, mode: str) -> None:
     assert pair.lab.ask(stale, "force", "--show")["known_at"] == ahead
     pair.until_idle(stale)
     assert outside.owners() == []
+
+
+def test_a_witness_of_wrong_semantics_counts_nothing(pair: Members) -> None:
+    """A daemon finds it when it starts, says what is wrong, and does not take over by it.
+
+    What was repaired is tested again by itself, and counts.
+    """
+    use_nodes(pair, "--strict")
+    with breaking(pair) as place, Outside(pair) as outside:
+        pair.run("quorum", "set", "witness", place.location)
+        until_weights(pair, [1, 1], 1)
+        leader = pair.leader()
+        left = other_than(leader)
+        place.lose()
+        pair.world.power_off(left)
+        pair.lab.boot(left)
+
+        def refused(view: QuorumView) -> bool:
+            return [(one.code, left in one.text) for one in view.findings] == [
+                ("witness-unfit", True)
+            ]
+
+        for node in PAIR:
+            pair.until_quorum(node, refused, f"{left} refuses the witness")
+        shown = pair.run("quorum", "status", node=left)
+        assert "create: a value that is there is created a second time" in " ".join(shown.split())
+
+        pair.world.power_off(leader)
+        pair.until_idle(left)
+        assert outside.owners() == []
+        place.find()
+        assert pair.until_online(left, without=(leader,)).leader == left
+        assert outside.until_owner(left) == left
+        wait_for(lambda: "cannot be a witness: create" in pair.log_text(left), "the refusal")
+        wait_for(lambda: "counts again" in pair.log_text(left), "the return")
+        use_nodes(pair)
+    assert outside.two_owners_ms == 0

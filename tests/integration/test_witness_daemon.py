@@ -17,6 +17,7 @@ import pytest
 from tests.integration.witness_support import ROOT, Witness, witness_command
 
 from leitwolf.model.errors import InvalidConfig, LogCorrupt, WitnessError
+from leitwolf.model.limits import NODES_MAX
 from leitwolf.model.location import parse_location
 from leitwolf.peers.identity import joiner_context
 from leitwolf.ports.witness import RemovableCas
@@ -32,7 +33,7 @@ from leitwolf.witness.speech import (
     frame,
     parse_witness_token,
 )
-from leitwolf.witness.vault import Vault
+from leitwolf.witness.vault import _SCRATCH_MAX, Vault
 
 TIMEOUT_S = 20.0
 
@@ -227,12 +228,13 @@ def test_greetings_that_are_refused(witness: Witness) -> None:
 
 
 def test_left_scratch_values_are_limited(witness: Witness) -> None:
-    """Aborted self-tests do not fill the disk."""
+    """Aborted self-tests do not fill the disk; all nodes may test at once."""
+    assert _SCRATCH_MAX > NODES_MAX
     vault = Vault(witness.folder)
-    for number in range(20):
+    for number in range(_SCRATCH_MAX + 12):
         assert vault.put("office", f"selftest-{number}", b"left", None)
-    assert len(list(witness.folder.rglob("scratch.*"))) == 8
-    assert vault.get("office", "selftest-19") is not None
+    assert len(list(witness.folder.rglob("scratch.*"))) == _SCRATCH_MAX
+    assert vault.get("office", f"selftest-{_SCRATCH_MAX + 11}") is not None
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -200,10 +200,13 @@ class Proxy:
     - ``stale``: answers reads with what the last but two brought;
     - ``lose-a-reply``: passes one write on and hangs up instead of answering;
     - ``hang``: accepts and says nothing.
+
+    It listens at ``host`` and ``at``, 0: any port, and passes on to the same host.
     """
 
-    def __init__(self, port: int, fault: str = "") -> None:
+    def __init__(self, port: int, fault: str = "", *, host: str = "127.0.0.1", at: int = 0) -> None:
         self.fault = fault
+        self.host = host
         self.seen: list[tuple[int, list[tuple[str, str]], bytes]] = []
         self.release = threading.Event()
         proxy = self
@@ -226,7 +229,7 @@ class Proxy:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = http.server.ThreadingHTTPServer((host, at), Handler)
         self.port = int(self.server.server_address[1])
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
@@ -256,7 +259,7 @@ class Proxy:
                 body = json.dumps({**json.loads(body), "compare": []}).encode()
                 headers["Content-Length"] = str(len(body))
         read = request.command == "GET" or request.path.endswith("range")
-        upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        upstream = http.client.HTTPConnection(self.host, port, timeout=30)
         upstream.request(request.command, request.path, body, headers)
         response = upstream.getresponse()
         answer = (response.status, response.getheaders(), response.read())

@@ -57,3 +57,17 @@ def test_lasting_faults_of_a_disk_are_told_once() -> None:
     assert notes.faults({60_000: "witness-rolled-back: y"}, [disk]) == []
     assert notes.faults({60_000: "witness-foreign: z"}, [disk])
     assert notes.faults({60_001: "witness-foreign: z"}, [disk]) == []
+
+
+def test_what_was_repaired_is_told() -> None:
+    """Not when it only is not refused any more: it must have done something."""
+    notes = Notes()
+    share = Acceptor(id=AcceptorId(NodeId(60_000), "s"), kind="object", location="share:/mnt/w")
+    refused = {60_000: "witness-unfit: reads are stale"}
+    assert notes.faults({}, [share], {60_000}) == []
+    assert notes.faults(refused, [share]) == ["object share:/mnt/w: " + refused[60_000]]
+    assert notes.faults({60_000: "witness-unreachable: gone"}, [share]) == []
+    assert notes.faults({}, [share], {60_001}) == []
+    assert notes.faults({}, [share], {60_000}) == ["object share:/mnt/w counts again"]
+    assert notes.faults({}, [share], {60_000}) == []
+    assert len(notes.faults(refused, [share])) == 1

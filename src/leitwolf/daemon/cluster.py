@@ -58,7 +58,7 @@ from leitwolf.daemon.pulse import Pulse
 from leitwolf.daemon.rejections import Rejections
 from leitwolf.daemon.shown import Shown
 from leitwolf.daemon.timeline import Timeline
-from leitwolf.daemon.witnesses import Witnesses
+from leitwolf.daemon.witnesses import Witnesses, used_by
 from leitwolf.daemon.writer import LogWriter
 from leitwolf.model.commands import Answer, Command
 from leitwolf.model.errors import ProtocolError, RequestTimeout
@@ -67,7 +67,7 @@ from leitwolf.model.history import HistoryStanding
 from leitwolf.model.ids import NodeId, NodeStatus
 from leitwolf.model.log import Entry
 from leitwolf.model.observations import HostReport, ResourceReport
-from leitwolf.model.quorum import AcceptorId, location_of
+from leitwolf.model.quorum import AcceptorId
 from leitwolf.model.state import Node as MemberNode
 from leitwolf.peers.admission import OnJoin
 from leitwolf.peers.frames import Hello, Rejection
@@ -327,9 +327,11 @@ class Cluster:
             self.timeline.restored(self.node.state.index)
         self._configure_peers()
         self._follow_keys()
+        self.witnesses.follow(self.node)
         if isinstance(event, FromWitness):
             quorum = self.node.quorum
-            for news in self._notes.faults(quorum.witness_faults, witnesses(quorum.config)):
+            used = witnesses(quorum.config)
+            for news in self._notes.faults(quorum.witness_faults, used, quorum.witnesses):
                 self.record(news)
         self.histories.follow()
 
@@ -368,12 +370,11 @@ class Cluster:
 
     def call_witness(self, call: CallWitness) -> None:
         """Call a shared disk or a witness; one that is not used any more is not called."""
-        used = witnesses(self.node.quorum.config)
+        used = used_by(self.node)
         self.witnesses.keep(used)
         for acceptor in used:
             if acceptor.id == call.acceptor:
-                where = location_of(acceptor, self.node.state.relocations, self.node.me)
-                self.witnesses.call(msgspec.structs.replace(acceptor, location=where), call)
+                self.witnesses.call(acceptor, call)
 
     def _from_guard(self, packet: bytes) -> None:
         report = GUARD.decode(packet)

@@ -6,7 +6,7 @@ no state; nor does a fault of a disk or witness, which only those see who call i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from leitwolf.model.ids import ResourceId
 from leitwolf.model.observations import ResourceReport
@@ -33,8 +33,16 @@ class Notes:
             return ""
         return f"{report.resource}: {report.text} [{report.code}]"
 
-    def faults(self, faults: Mapping[int, str], used: Iterable[Acceptor]) -> list[str]:
-        """Return lines about faults that do not pass by themselves and were not told yet."""
+    def faults(
+        self, faults: Mapping[int, str], used: Iterable[Acceptor], working: Container[int] = ()
+    ) -> list[str]:
+        """Return lines about faults that do not pass by themselves and were not told yet.
+
+        Args:
+            faults: of the newest calls, by the acceptor's number.
+            used: all disks and witnesses.
+            working: those whose newest call went well: what was repaired is told, too.
+        """
         found = []
         for acceptor in used:
             number, fault = acceptor.id.node, faults.get(acceptor.id.node, "")
@@ -42,6 +50,8 @@ class Notes:
             if code in LASTING_FAULTS and self._faults.get(number) != code:
                 self._faults[number] = code
                 found.append(f"{acceptor.kind} {acceptor.location}: {fault}")
+            elif number in working and self._faults.pop(number, ""):
+                found.append(f"{acceptor.kind} {acceptor.location} counts again")
         return found
 
 

@@ -21,6 +21,10 @@ __all__ = ["details", "findings"]
 
 Naming = Callable[[NodeId], str]
 
+_UNFIT = "witness-unfit"
+_CHECKS = {"disk": "quorum disk check", "object": "witness test"}
+"""Commands that look closer, by the kind of the acceptor."""
+
 
 def details(node: Node, acceptor: NodeId, now: int, naming: Naming) -> dict[str, Any]:
     """Return the fields of a :class:`QuorumMember` that only disks and witnesses have."""
@@ -88,8 +92,10 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
         lasting_fault = _replaced(what, paths)
         found += lasting_fault
         for who, path in paths:
-            if path.fault and not lasting_fault:
-                where = location_of(passive.acceptor, node.state.relocations, who)
+            where = location_of(passive.acceptor, node.state.relocations, who)
+            if path.fault.startswith(f"{_UNFIT}: "):
+                found.append(_unfit(naming(who), what, passive.acceptor.kind, where, path))
+            elif path.fault and not lasting_fault:
                 found.append(_lost(naming(who), what, passive.acceptor.kind, where, path))
         asked = max((path.silence_ms for _, path in paths), default=0)
         bears = profile.silence // MILLISECOND
@@ -118,17 +124,28 @@ def _replaced(what: str, paths: list[tuple[NodeId, PathState]]) -> list[FindingV
     """Return why a disk or witness is to be replaced, in the words of one node."""
     for _, path in paths:
         code, _, text = path.fault.partition(": ")
-        if code in LASTING_FAULTS:
+        if code in LASTING_FAULTS and code != _UNFIT:
             return [FindingView(code=code, text=f"{what}: {text}", fix="leitwolf quorum replace")]
     return []
 
 
+def _unfit(who: str, what: str, kind: str, where: str, path: PathState) -> FindingView:
+    """Tell of a self-test that failed: on one node perhaps, which mounted it otherwise."""
+    text = path.fault.partition(": ")[2]
+    return FindingView(
+        code=_UNFIT,
+        text=f"{who} refuses {what}: {text}",
+        fix=f"on {who}: leitwolf {_CHECKS[kind]} {where}; what was repaired counts again by "
+        "itself; else: leitwolf quorum replace",
+    )
+
+
 def _lost(who: str, what: str, kind: str, where: str, path: PathState) -> FindingView:
     since = datetime.fromtimestamp(path.since_wall / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    check = "quorum disk check" if kind == "disk" else "witness test"
     return FindingView(
         code="path-lost",
         text=f"{who} does not reach {what} since {since}, and could not take over by it: "
         f"{path.fault}",
-        fix=f"on {who}: leitwolf {check} {where}; another way to it: leitwolf quorum relocate",
+        fix=f"on {who}: leitwolf {_CHECKS[kind]} {where}; another way to it: "
+        "leitwolf quorum relocate",
     )

@@ -8,6 +8,10 @@ Rules:
   not opened while something is on its way to it by an earlier opening: by another path nothing else
   would keep that from coming after a newer write. Nor is a share, whose threads hang with it.
 - What an object holds must be of this cluster and of the storage that the configuration names.
+- Nothing is answered before the self-test passed (:mod:`leitwolf.daemon.trials`). The core looks at
+  once at whatever it may need one day; so that is when it is tested, not in a takeover. Another way
+  is tested as soon as it is known: to an object while the former one is still used, for its test
+  may take longer than a lease; to a disk, which must not be open twice, when the former is closed.
 
 What this does not guarantee: that a call ends. The core counts nothing until it does.
 """
@@ -21,18 +25,21 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from leitwolf.core.effects import CallWitness, FromWitness
+from leitwolf.core.quorum.predicate import witnesses
+from leitwolf.daemon.trials import Lingering, Trial
 from leitwolf.model.errors import InvalidConfig, InvariantError, WitnessError
-from leitwolf.model.quorum import Acceptor, AcceptorId
+from leitwolf.model.quorum import Acceptor, AcceptorId, Relocation, location_of
 from leitwolf.ports.witness import (
     Cas,
     CasFound,
     CasPut,
     CasWritten,
     DiskCall,
-    QuorumDisk,
     WitnessCall,
     WitnessFault,
     WitnessResult,
@@ -41,11 +48,27 @@ from leitwolf.system.clock import raw_ns
 from leitwolf.system.diary import log
 from leitwolf.witness.objects import decode_object, encode_object
 
-__all__ = ["Witnesses"]
+if TYPE_CHECKING:
+    from leitwolf.core.node import Node
+    from leitwolf.witness.disk import TimedDisk
+    from leitwolf.witness.selftest import SelfTestReport
+
+__all__ = ["CheckedObject", "Witnesses", "used_by"]
+
+T = TypeVar("T")
 
 _TIMEOUT_S = 5.0
 """Of one call. Longer than any lease: what takes so long failed, whatever it does later."""
 _QUIET_NS = 100_000_000
+
+
+def used_by(core: Node) -> tuple[Acceptor, ...]:
+    """Return the disks and witnesses of the configuration, with the ways to them of this node."""
+    ways = core.state.relocations
+    return tuple(
+        msgspec.structs.replace(acceptor, location=location_of(acceptor, ways, core.me))
+        for acceptor in witnesses(core.quorum.config)
+    )
 
 
 class Witnesses:
@@ -59,33 +82,71 @@ class Witnesses:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._channels: dict[AcceptorId, _Channel] = {}
+        self._coming: dict[AcceptorId, _Channel] = {}
+        """Other ways to objects, which are being tested."""
+        self._trials: dict[tuple[AcceptorId, str], Trial] = {}
+        self._ways: tuple[Relocation, ...] = ()
         self._stopped: list[_Channel] = []
         """Something of theirs may still be on its way."""
 
     def call(self, acceptor: Acceptor, call: CallWitness) -> None:
         """Begin a call; its end comes back as an event."""
+        self._channel(acceptor).queue.put(call)
+
+    def follow(self, core: Node) -> None:
+        """Have the ways tested that were committed since the last time."""
+        if core.state.relocations is not self._ways:
+            self._ways = core.state.relocations
+            self.move(used_by(core))
+
+    def move(self, acceptors: tuple[Acceptor, ...]) -> None:
+        """Test other ways to what is used already, before they are needed."""
+        for acceptor in acceptors:
+            former = self._channels.get(acceptor.id)
+            if former is not None and self._channel(acceptor) is not former:
+                self._channels[acceptor.id].prepare()
+
+    def _channel(self, acceptor: Acceptor) -> _Channel:
         channel = self._channels.get(acceptor.id)
         if channel is not None and channel.acceptor.location != acceptor.location:
-            self._stop(acceptor.id)
+            if acceptor.kind != "disk" and not self._arrived(acceptor):
+                return channel
+            self._stop(self._channels, acceptor.id)
             channel = None
+        self._stop(self._coming, acceptor.id)
         if channel is None:
             for other in self._channels.values():
                 if other.acceptor.location == acceptor.location:
                     other.release()  # formatted anew: one process writes there as this node
-            channel = _Channel(acceptor, self._open, self._ended, self._former(acceptor))
+            channel = self._made(acceptor, self._former(acceptor))
             self._channels[acceptor.id] = channel
-        channel.queue.put(call)
+        return channel
+
+    def _made(self, acceptor: Acceptor, former: list[_Channel]) -> _Channel:
+        trial = self._trials.setdefault((acceptor.id, acceptor.location), Trial())
+        return _Channel(acceptor, trial, self._open, self._ended, former)
+
+    def _arrived(self, acceptor: Acceptor) -> bool:
+        """Return whether another way to an object was tested, whatever came out of it."""
+        coming = self._coming.get(acceptor.id)
+        if coming is None or coming.acceptor.location != acceptor.location:
+            self._stop(self._coming, acceptor.id)
+            coming = self._coming[acceptor.id] = self._made(acceptor, [])
+            coming.prepare()
+        return coming.prepared
 
     def keep(self, acceptors: tuple[Acceptor, ...]) -> None:
         """Close all that are not among these."""
         wanted = {acceptor.id for acceptor in acceptors}
-        for identity in [one for one in self._channels if one not in wanted]:
-            self._stop(identity)
+        for channels in (self._channels, self._coming):
+            for identity in [one for one in channels if one not in wanted]:
+                self._stop(channels, identity)
 
-    def _stop(self, identity: AcceptorId) -> None:
-        channel = self._channels.pop(identity)
-        channel.stop()
-        self._stopped.append(channel)
+    def _stop(self, channels: dict[AcceptorId, _Channel], identity: AcceptorId) -> None:
+        channel = channels.pop(identity, None)
+        if channel is not None:
+            channel.stop()
+            self._stopped.append(channel)
 
     def _former(self, acceptor: Acceptor) -> list[_Channel]:
         """Return who used the same storage before and is not over, whatever it was called then."""
@@ -97,25 +158,56 @@ class Witnesses:
         self.keep(())
 
     def _open(
-        self, acceptor: Acceptor, begun: Callable[[_Lingering], None]
-    ) -> QuorumDisk | CheckedObject:
-        # Imported in the thread that needs it: most clusters have none.
-        if acceptor.kind == "disk":
-            from leitwolf.witness.disk import open_disk  # noqa: PLC0415
+        self, acceptor: Acceptor, trial: Trial, begun: Callable[[Lingering], None]
+    ) -> TimedDisk | CheckedObject:
+        """Open what passed its test, or passes it now."""
+        make = self._open_disk if acceptor.kind == "disk" else self._open_object
+        opened, test = make(acceptor, begun)
+        if not trial.passed:
+            try:
+                trial.run(acceptor, test)
+            except BaseException:
+                opened.close()
+                raise
+        return opened
 
-            return open_disk(
-                acceptor.location,
-                cluster=self._cluster,
-                storage=acceptor.id.storage,
-                node=self._node,
-                timeout_s=_TIMEOUT_S,
-                begun=begun,
-            )
-        from leitwolf.witness.opening import open_cas  # noqa: PLC0415
+    # Imported in the thread that needs it: most clusters have none.
+
+    def _open_disk(
+        self, acceptor: Acceptor, begun: Callable[[Lingering], None]
+    ) -> tuple[TimedDisk, Callable[[], SelfTestReport]]:
+        from leitwolf.witness.disk import open_disk  # noqa: PLC0415
+
+        disk = open_disk(
+            acceptor.location,
+            cluster=self._cluster,
+            storage=acceptor.id.storage,
+            node=self._node,
+            timeout_s=_TIMEOUT_S,
+            begun=begun,
+        )
+        return disk, disk.self_test
+
+    def _open_object(
+        self, acceptor: Acceptor, begun: Callable[[Lingering], None]
+    ) -> tuple[CheckedObject, Callable[[], SelfTestReport]]:
+        from leitwolf.witness.opening import open_cas, try_location  # noqa: PLC0415
 
         cas = open_cas(acceptor.location, config_dir=self._config, timeout_s=_TIMEOUT_S)
         begun(cas)
-        return CheckedObject(cas, acceptor, self._cluster)
+        checked = CheckedObject(cas, acceptor, self._cluster)
+
+        def test() -> SelfTestReport:
+            checked.get()  # of another cluster: not even a scratch value is written beside it
+            return try_location(
+                acceptor.location,
+                config_dir=self._config,
+                timeout_s=_TIMEOUT_S,
+                scratch=f"{self._cluster}-{self._node}",
+                begun=begun,
+            )
+
+        return checked, test
 
     def _ended(self, call: CallWitness, started: int, result: WitnessResult) -> None:
         event = FromWitness(
@@ -127,17 +219,12 @@ class Witnesses:
             log.info("a witness answered after the daemon ended", acceptor=call.acceptor.storage)
 
 
-class _Lingering(Protocol):
-    """A thread that may outlast a failure and the closing behind it."""
-
-    @property
-    def over(self) -> bool:
-        """Whether it ended: nothing of it is on its way."""
-        ...
-
-
 class _Release:
     """Between calls: close what is open."""
+
+
+class _Prepare:
+    """Between calls: test what was not tested yet."""
 
 
 class _Channel:
@@ -146,19 +233,25 @@ class _Channel:
     def __init__(
         self,
         acceptor: Acceptor,
+        trial: Trial,
         open_acceptor: Callable[
-            [Acceptor, Callable[[_Lingering], None]], QuorumDisk | CheckedObject
+            [Acceptor, Trial, Callable[[Lingering], None]], TimedDisk | CheckedObject
         ],
         ended: Callable[[CallWitness, int, WitnessResult], None],
         former: list[_Channel],
     ) -> None:
         """Start the thread; ``former``: used the same storage before, and were stopped."""
         self.acceptor = acceptor
-        self.queue: queue.SimpleQueue[CallWitness | _Release | None] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[CallWitness | _Release | _Prepare | None] = (
+            queue.SimpleQueue()
+        )
+        self.prepared = False
+        """A test that was wanted by :meth:`prepare` is over, whatever came out of it."""
+        self._trial = trial
         self._open, self._ended = open_acceptor, ended
-        self._opened: QuorumDisk | CheckedObject | None = None
+        self._opened: TimedDisk | CheckedObject | None = None
         self._former = former
-        self._begun: list[_Lingering] = []
+        self._begun: list[Lingering] = []
         """Threads by which something may be on its way, of this opening and earlier ones."""
         name = f"witness-{acceptor.id.node}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -172,21 +265,42 @@ class _Channel:
         """Close what is open, after what was begun; the next call opens it anew."""
         self.queue.put(_Release())
 
+    def prepare(self) -> None:
+        """Test it, unless that was done; :attr:`prepared` says when it is over."""
+        self.queue.put(_Prepare())
+
     def _run(self) -> None:
         while (call := self.queue.get()) is not None:
             if isinstance(call, _Release):
                 self._close()
-                continue
-            started = raw_ns()
-            self._ended(call, started, self._do(call.call))
+            elif isinstance(call, _Prepare):
+                self._tried()
+                self.prepared = True
+            else:
+                # A test is no part of the call: what its calls take decides how long others wait.
+                result = self._tried()
+                started = raw_ns()
+                self._ended(call, started, result or self._do(call.call))
         self._close()
 
+    def _tried(self) -> WitnessFault | None:
+        """Return why the acceptor is not fit, or cannot be tested; None: it passed."""
+        found = None if self._trial.passed else self._attempt(self._opening)
+        return found if isinstance(found, WitnessFault) else None
+
     def _do(self, call: WitnessCall) -> WitnessResult:
+        return self._attempt(lambda: _perform(self._opening(), call))
+
+    def _opening(self) -> TimedDisk | CheckedObject:
+        if self._opened is None:
+            self._trial.demand()
+            self._demand_quiet()
+            self._opened = self._open(self.acceptor, self._trial, self._begun.append)
+        return self._opened
+
+    def _attempt(self, step: Callable[[], T]) -> T | WitnessFault:
         try:
-            if self._opened is None:
-                self._demand_quiet()
-                self._opened = self._open(self.acceptor, self._begun.append)
-            return _perform(self._opened, call)
+            return step()
         except (WitnessError, InvalidConfig) as error:
             self._close()
             return WitnessFault(code=error.code, text=error.text)
@@ -259,7 +373,7 @@ class CheckedObject:
         self._cas.close()
 
 
-def _perform(opened: QuorumDisk | CheckedObject, call: WitnessCall) -> WitnessResult:
+def _perform(opened: TimedDisk | CheckedObject, call: WitnessCall) -> WitnessResult:
     if isinstance(opened, CheckedObject):
         return opened.put(call) if isinstance(call, CasPut) else opened.get()
     if isinstance(call, DiskCall):

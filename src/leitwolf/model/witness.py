@@ -39,7 +39,7 @@ ROLLED_BACK = "witness-rolled-back"
 LASTING_FAULTS = frozenset(
     {ROLLED_BACK, "witness-damaged", "witness-foreign", "witness-unfit", "witness-unformatted"}
 )
-"""Codes of faults that do not pass by themselves: it is to be replaced."""
+"""Codes of faults that do not pass by themselves: it is to be replaced, or repaired if unfit."""
 WITNESS_ID_MIN = 60_000
 """Acceptors that are no nodes have ids from here on; nodes never reach it."""
 

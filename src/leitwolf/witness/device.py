@@ -121,6 +121,7 @@ class DirectFile:
                 flags |= os.O_EXCL
             self._fd = os.open(path, flags)
             self._size = os.lseek(self._fd, 0, os.SEEK_END)
+        self._block = block
         self._claimed: tuple[str, int] | None = None
         self._reservations = KernelReservations(self._fd, str(path), control)
         self._unfenced = self._reservations.lacking() if block else "a file has no reservations"
@@ -161,6 +162,16 @@ class DirectFile:
             raise WitnessError(
                 f"cannot {what} {self._path}: {error.strerror}", code=code, hint=hint
             ) from error
+
+    @property
+    def path(self) -> Path:
+        """By which it was opened."""
+        return self._path
+
+    @property
+    def is_file(self) -> bool:
+        """It is no block device: only locks keep two processes apart."""
+        return not self._block
 
     @property
     def size(self) -> int:

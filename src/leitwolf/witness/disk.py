@@ -46,6 +46,7 @@ from leitwolf.witness.layout import (
     unwritten,
 )
 from leitwolf.witness.region import Tail, append_record, begin, read_region
+from leitwolf.witness.selftest import SelfTestReport
 from leitwolf.witness.worker import Worker
 
 __all__ = ["BlockingDisk", "TimedDisk", "load_region", "open_disk", "read_copies", "read_header"]
@@ -166,6 +167,25 @@ class BlockingDisk:
             region, blocks = self._read_region(call.region)
             return DiskResult(blocks=blocks, region=region, unfenced=unfenced)
         return DiskResult(blocks=self._read_blocks() if call.read else (), unfenced=unfenced)
+
+    def self_test(self) -> SelfTestReport:
+        """Try the disk in the own place, see :func:`leitwolf.witness.disktest.try_place`.
+
+        Written is the end of the region that the own block does not name (W3). A content that
+        reaches so far is begun anew; what stands behind its end never counts.
+        """
+        from leitwolf.witness.disktest import try_place  # noqa: PLC0415 — once, the tools' part
+
+        if not self._settled:
+            self._settle()
+        free = self._geometry.region_offset(self._slot, 1 - self._own.region)
+        self._tail = None  # perhaps of that very region
+        return try_place(
+            self._device,
+            needed=self._geometry.needed_bytes,
+            spare=free + self._header.region_bytes - UNIT_BYTES,
+            claimed=self._geometry.block_offset(self._slot, 0),
+        )
 
     # --- blocks
 
@@ -399,6 +419,10 @@ class TimedDisk:
     def call(self, call: DiskCall) -> DiskResult:
         """Do the steps of a call, or raise :class:`WitnessError` when the limit is over."""
         return self._worker.run(lambda: self._disk.call(call))
+
+    def self_test(self) -> SelfTestReport:
+        """Try the disk in the own place, see :meth:`BlockingDisk.self_test`."""
+        return self._worker.run(self._disk.self_test)
 
     def close(self) -> None:
         """Release the device; writes nothing."""

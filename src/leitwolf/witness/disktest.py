@@ -4,6 +4,11 @@ Two processes open it as two nodes would: past all caches, with the lock of a no
 one wrote the other must read at once, and the lock of one must keep the other out. The mount must
 be one that other machines see.
 
+A disk in use is tried by each node in its own place (:func:`try_place`): that needs no room and no
+right to make files, leaves nothing behind, and takes a few reads and writes only, for an owner may
+have to renew meanwhile. So the second opening is in the same process there: past the page cache,
+and with locks of openings (OFD), that makes no difference.
+
 What this does not guarantee: that another machine sees the same. Every node looks by itself whether
 it finds the disk there (``leitwolf quorum status``).
 """
@@ -16,16 +21,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from leitwolf.model.errors import WitnessError
-from leitwolf.witness.device import DirectFile
+from leitwolf.witness.device import Device, DirectFile
 from leitwolf.witness.layout import UNIT_BYTES
 from leitwolf.witness.mounts import Mount, check_mount, find_mount
 from leitwolf.witness.otherprocess import OtherProcess
 from leitwolf.witness.selftest import Check, SelfTestReport
 
-__all__ = ["Place", "try_file"]
+__all__ = ["Place", "try_file", "try_place"]
 
 _UNITS = 16
 _ROUNDS = 8
+_PLACE_ROUNDS = 2
 
 
 class Place:
@@ -44,17 +50,21 @@ class Place:
 
     def claims(self, offset: int) -> bool:
         """Take the lock of the unit at ``offset``; False: somebody else has it."""
-        try:
-            self._device.claim("", 1, offset, lambda: None)
-        except WitnessError as error:
-            if error.code == "witness-denied":
-                return False
-            raise
-        return True
+        return _claims(self._device, offset)
 
     def close(self) -> None:
         """Close the file."""
         self._device.close()
+
+
+def _claims(file: DirectFile, offset: int) -> bool:
+    try:
+        file.claim("", 1, offset, lambda: None)
+    except WitnessError as error:
+        if error.code == "witness-denied":
+            return False
+        raise
+    return True
 
 
 def try_file(path: Path, *, local: bool) -> SelfTestReport:
@@ -140,4 +150,53 @@ def _locked(first: Place, second: OtherProcess) -> str:
         return "two processes hold the lock of one block"
     if not second.call("claims", UNIT_BYTES):
         return "the lock of one block keeps others from their own"
+    return ""
+
+
+def try_place(device: Device, *, needed: int, spare: int, claimed: int) -> SelfTestReport:
+    """Try an opened disk in a unit that only this node uses, and that holds nothing now.
+
+    Args:
+        device: opened for writing, and claimed.
+        needed: bytes that the disk must have.
+        spare: offset of the unit.
+        claimed: offset of the block for which the device was claimed.
+
+    Raises:
+        WitnessError: the device does not answer, or denies access.
+    """
+    size = device.size
+    steps = [("size", "" if size >= needed else f"{size} bytes, its header says {needed}")]
+    if size >= needed:
+        with contextlib.ExitStack() as stack:
+            other = None
+            if isinstance(device, DirectFile):
+                other = DirectFile(device.path, write=device.is_file)  # to write: for the locks
+                stack.callback(other.close)
+            steps.append(("fresh reads", _kept(device, other or device, spare)))
+            if other is not None and other.is_file:
+                steps.append(("locks", _kept_out(other, claimed, spare)))
+    checks = tuple(Check(name=name, ok=not wrong, found=wrong or "well") for name, wrong in steps)
+    return SelfTestReport(ok=all(check.ok for check in checks), checks=checks)
+
+
+def _kept(device: Device, other: Device, spare: int) -> str:
+    """Return what is wrong with reads behind writes, '': nothing."""
+    other.read(spare, UNIT_BYTES)  # what caches would give again
+    for _ in range(_PLACE_ROUNDS):
+        data = os.urandom(UNIT_BYTES)
+        device.write(spare, data)
+        if device.read(spare, UNIT_BYTES) != data:
+            return "what was written is not what is read"
+        if other.read(spare, UNIT_BYTES) != data:
+            return "another opening reads an old value: reads are stale"
+    return ""
+
+
+def _kept_out(other: DirectFile, claimed: int, spare: int) -> str:
+    """Return what is wrong with locks, '': nothing."""
+    if _claims(other, claimed):
+        return "two openings hold the lock of one block"
+    if not _claims(other, spare):
+        return "a lock that nobody holds is refused"
     return ""

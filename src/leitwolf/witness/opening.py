@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from leitwolf.model.errors import InvalidConfig
@@ -97,27 +97,45 @@ def _credentials(location: Location, config_dir: Path | None) -> Mapping[str, st
     return found or {name: os.environ[v] for name, v in variables.items() if v in os.environ}
 
 
-def try_location(location: str, *, config_dir: Path | None, timeout_s: float) -> SelfTestReport:
+def try_location(
+    location: str,
+    *,
+    config_dir: Path | None,
+    timeout_s: float,
+    scratch: str = "",
+    begun: Callable[[Bounded], None] = lambda _: None,
+) -> SelfTestReport:
     """Try the store behind a location, with a scratch value beside the real one.
 
     The second client is another process, where that makes a difference: a share.
+
+    Args:
+        location: of the real value.
+        config_dir: as for :func:`open_cas`.
+        timeout_s: as for :func:`open_cas`.
+        scratch: what is added to the name, letters, digits and '-', no other test that runs may
+            have it; '': something random.
+        begun: is told of each client, whose thread may outlast a failure.
 
     Raises:
         InvalidConfig: as for :func:`open_cas`.
         WitnessError: it cannot be reached, denies access, or lost a reply.
     """
     real = parse_location(location)
-    scratch = real.beside(f"selftest-{os.urandom(8).hex()}")
+    place = real.beside(f"selftest-{scratch or os.urandom(8).hex()}")
     opened = 0
 
     def open_scratch() -> RemovableCas:
         nonlocal opened
         opened += 1
-        if isinstance(scratch, ShareLocation) and opened > 1:
+        if isinstance(place, ShareLocation) and opened > 1:
             from leitwolf.witness.sharetest import OtherProcessCas  # noqa: PLC0415 — as above
 
-            other = OtherProcessCas(scratch, timeout_s=timeout_s)
-            return Bounded(other, timeout_s=timeout_s + _START_S, what=scratch.address)
-        return open_location(scratch, config_dir=config_dir, timeout_s=timeout_s, kept_as=real)
+            other = OtherProcessCas(place, timeout_s=timeout_s)
+            made = Bounded(other, timeout_s=timeout_s + _START_S, what=place.address)
+        else:
+            made = open_location(place, config_dir=config_dir, timeout_s=timeout_s, kept_as=real)
+        begun(made)
+        return made
 
     return self_test(open_scratch)

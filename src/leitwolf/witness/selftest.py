@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -24,6 +25,8 @@ CasFactory = Callable[[], RemovableCas]
 _ROUNDS = 8
 """Of what may go well by chance: reads behind writes, conflicting writes."""
 _LARGE_BYTES = 256 << 10
+_LIMIT_S = 60.0
+"""Of all steps together: who is so slow is out of reach for a quorum."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,16 +70,19 @@ def self_test(open_scratch: CasFactory) -> SelfTestReport:
     """Try a store with two clients.
 
     Args:
-        open_scratch: opens the scratch value, of which nothing is there yet; called twice. It is
-            removed at the end.
+        open_scratch: opens the scratch value; called twice. It is removed at the end, and at the
+            beginning what a test of this name left that was killed.
 
     Raises:
-        WitnessError: the store cannot be reached, denies access, or lost a reply.
+        WitnessError: the store cannot be reached, denies access, or lost a reply; the test takes
+            longer than a minute.
     """
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(_closing(open_scratch()))
-        second = stack.enter_context(_closing(open_scratch()))
+        until = time.monotonic() + _LIMIT_S
+        first = _Limited(stack.enter_context(_closing(open_scratch())), until)
+        second = _Limited(stack.enter_context(_closing(open_scratch())), until)
         stack.enter_context(_removing(first))
+        first.remove()
         checks: list[Check] = []
         for name, step in _STEPS:
             try:
@@ -86,6 +92,46 @@ def self_test(open_scratch: CasFactory) -> SelfTestReport:
                 return SelfTestReport(ok=False, checks=tuple(checks))
             checks.append(Check(name=name, ok=True, found=found))
         return SelfTestReport(ok=True, checks=tuple(checks))
+
+
+class _Limited:
+    """A client that begins nothing after an instant (``time.monotonic``), except to clean up."""
+
+    def __init__(self, inner: RemovableCas, until: float) -> None:
+        self._inner, self._until = inner, until
+
+    def get(self) -> Versioned | None:
+        self._demand_time()
+        with _judged():
+            return self._inner.get()
+
+    def put(self, data: bytes, expected: str | None) -> str | None:
+        self._demand_time()
+        with _judged():
+            return self._inner.put(data, expected)
+
+    def remove(self) -> None:
+        self._inner.remove()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _demand_time(self) -> None:
+        if time.monotonic() > self._until:
+            raise WitnessError(
+                f"the self-test takes longer than {_LIMIT_S:g} s", code="witness-unreachable"
+            )
+
+
+@contextlib.contextmanager
+def _judged() -> Iterator[None]:
+    """Take damage for what it is here: nobody but the test wrote there."""
+    try:
+        yield
+    except WitnessError as error:
+        if error.code != "witness-damaged":
+            raise
+        raise _UnfitError(error.text) from error
 
 
 @contextlib.contextmanager

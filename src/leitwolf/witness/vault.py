@@ -32,6 +32,7 @@ from leitwolf.model.errors import (
     StorageError,
     SyncFailed,
 )
+from leitwolf.model.limits import NODES_MAX
 from leitwolf.peers.identity import fingerprint_of_pem
 from leitwolf.ports.witness import Versioned
 from leitwolf.witness.speech import WitnessToken, digest, new_token
@@ -42,7 +43,8 @@ _MAGIC = b"LWVALUE1"
 _HEAD = struct.Struct(">8sQ16sI")
 _CHECKED = struct.Struct(">Q16s")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-_SCRATCH_MAX = 8
+_SCRATCH_MAX = 2 * NODES_MAX
+"""Every node has one while its daemon starts; what is beyond was left by tests that were killed."""
 _TOKENS_MAX = 8
 _TEMPORARY = ".new"
 

@@ -1,0 +1,41 @@
+"""A disk or witness that a node refuses is shown on all nodes, with who refuses it and why."""
+
+from __future__ import annotations
+
+import pytest
+from tests.sim_calm import SECOND, leader, started
+
+from leitwolf.core.quorum.passive import Passive
+from leitwolf.daemon.storage_views import findings
+from leitwolf.ports.witness import WitnessFault, WitnessResult
+
+SAID = "x cannot be used: fresh reads: reads are stale"
+
+
+finish = Passive._finish
+
+
+def refused(one: Passive, started: int, result: WitnessResult) -> None:
+    """Take what cannot be reached for unfit."""
+    fault = isinstance(result, WitnessFault)
+    finish(one, started, WitnessFault(code="witness-unfit", text=SAID) if fault else result)
+
+
+@pytest.mark.parametrize(
+    ("quorum", "check"), [("disk", "quorum disk check"), ("tag-witness", "witness test")]
+)
+def test_a_refusal_is_told_of_the_node_that_refuses(
+    monkeypatch: pytest.MonkeyPatch, quorum: str, check: str
+) -> None:
+    """It alone may have mounted it otherwise: to replace it is not the first thing to try."""
+    world = started(quorum, 3)
+    monkeypatch.setattr(Passive, "_finish", refused)
+    other = next(node for node in world.nodes.values() if node is not leader(world))
+    [place] = world.witnesses.values()
+    place.unreached.add(other.id)
+    world.run_until(world.now + 7 * SECOND)
+    for node in world.nodes.values():
+        [found] = findings(node.daemon.core, lambda number: f"n{number}")
+        assert found.code == "witness-unfit"
+        assert found.text == f"n{other.id} refuses n60000: {SAID}"
+        assert found.fix.startswith(f"on n{other.id}: leitwolf {check} ")
