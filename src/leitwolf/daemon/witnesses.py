@@ -131,7 +131,7 @@ class Witnesses:
         coming = self._coming.get(acceptor.id)
         if coming is None or coming.acceptor.location != acceptor.location:
             self._stop(self._coming, acceptor.id)
-            coming = self._coming[acceptor.id] = self._made(acceptor, [])
+            coming = self._coming[acceptor.id] = self._made(acceptor, self._former(acceptor))
             coming.prepare()
         return coming.prepared
 
