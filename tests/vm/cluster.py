@@ -96,14 +96,14 @@ class Cluster:
             check=True,
             capture_output=True,
         )
-        self.archive = folder / "leitwolf.tar"
-        subprocess.run(["tar", "-C", folder / "root", "-cf", self.archive, "."], check=True)
+        self.archive = folder / "leitwolf.tar.gz"
+        subprocess.run(["tar", "-C", folder / "root", "-czf", self.archive, "."], check=True)
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._put, NODES))
         self.machines.everywhere(f"systemctl enable --now {UNIT}", 120)
 
     def _put(self, node: int) -> None:
-        self.machines.call("put", str(node), str(self.archive), "/root/leitwolf.tar")
+        self.machines.call("put", str(node), str(self.archive), "/root/leitwolf.tar.gz")
         self.machines.call("put", str(node), str(ROOT / "install"), "/root/install")
         self.machines.call("put", str(node), str(Path(__file__).with_name("service.py")), _SERVICE)
         self.unpack(node)
@@ -112,7 +112,7 @@ class Cluster:
         """Put the installed files in their places."""
         self.machines.sh(
             node,
-            "tar -C / --no-same-owner -xf /root/leitwolf.tar && systemctl daemon-reload && "
+            "tar -C / --no-same-owner -xf /root/leitwolf.tar.gz && systemctl daemon-reload && "
             "(getent group leitwolf || groupadd --system leitwolf)",
             120,
         )

@@ -83,6 +83,17 @@ def lead(cluster: Cluster, node: int) -> None:
     raise AssertionError(f"{name} does not lead")
 
 
+def take_over(cluster: Cluster, what: str) -> None:
+    """Node2, which owns all, loses power: node1 takes over, and no two of them run at once."""
+    with cluster.watch() as seen:
+        cluster.machines.call("crash", "2")
+        assert cluster.until_online(on=1, not_on=2, timeout_s=240) == 1
+        time.sleep(1)
+    assert seen.two_owners_ms == 0
+    assert seen.overlap_s("runs") <= 0
+    print(f"{what}: outage {seen.outage_s():.1f} s")
+
+
 def test_the_share_is_fit_for_every_node(cluster: Cluster, share: Share) -> None:
     """Each check of the self-test passes on each node; on SMB it is refused, with another way."""
     place = f"share:{share.point}/tried"
@@ -121,13 +132,7 @@ def test_two_nodes_and_the_share_survive_either_loss(
     assert cluster.pids(2)["service"] == service
     until(cluster, "the witness to vote again", lambda one: bool(one["weight"]))
     assert cluster.status(1)["leader"] == "node2"
-    with cluster.watch() as seen:
-        cluster.machines.call("crash", "2")
-        assert cluster.until_online(on=1, not_on=2, timeout_s=240) == 1
-        time.sleep(1)
-    assert seen.two_owners_ms == 0
-    assert seen.overlap_s("runs") <= 0
-    print(f"{share.kind.name}: outage {seen.outage_s():.1f} s")
+    take_over(cluster, f"{share.kind.name} as witness")
 
 
 def test_a_file_on_the_share_is_the_quorum_disk(
@@ -142,13 +147,7 @@ def test_a_file_on_the_share_is_the_quorum_disk(
     cluster.machines.call("crash", "3")
     time.sleep(RUN_S)
     assert cluster.owner() == 2
-    with cluster.watch() as seen:
-        cluster.machines.call("crash", "2")
-        assert cluster.until_online(on=1, not_on=2, timeout_s=240) == 1
-        time.sleep(1)
-    assert seen.two_owners_ms == 0
-    assert seen.overlap_s("runs") <= 0
-    print(f"{share.kind.name} disk: outage {seen.outage_s():.1f} s")
+    take_over(cluster, f"{share.kind.name} as disk")
 
 
 def refused(cluster: Cluster, share: Share, options: str, fix: str) -> None:
