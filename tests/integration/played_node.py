@@ -51,6 +51,7 @@ def keeper() -> int:
 
 
 def daemon() -> int:
+    time.sleep(float(os.environ.get("PLAYED_LOADING_S", "0")))
     progress = Progress(SETTINGS.runtime / "progress.page")
     progress.begin(Role.DAEMON)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -233,3 +233,17 @@ def test_systemd_is_told() -> None:
         os.kill(node.process(Role.KEEPER), signal.SIGTERM)
         hears(b"STOPPING=1")
         assert keeper.wait(30) == 0
+
+
+def test_systemd_is_told_of_a_slow_start() -> None:
+    """A daemon that takes 13 s to load: the start may take longer, and READY comes all the same."""
+    with nodes("n") as (node,), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        address = str(node.base / "notify")
+        manager.bind(address)
+        manager.settimeout(60)
+        node.environment |= {"NOTIFY_SOCKET": address, "PLAYED_LOADING_S": "13"}
+        node.start(sys.executable, "-m", "tests.integration.played_node", "keeper")
+        heard = [manager.recv(1_000)]
+        while not heard[-1].startswith(b"READY=1"):
+            heard.append(manager.recv(1_000))
+    assert set(heard[:-1]) == {b"EXTEND_TIMEOUT_USEC=30000000"}

@@ -93,6 +93,34 @@ def test_who_makes_no_progress_hangs_unless_everybody_was_frozen(
     assert hangs_within(1.5)
 
 
+def test_who_hangs_at_its_start_has_twice_the_time_for_the_next(
+    progress: Progress, programs: list[subprocess.Popen[bytes]]
+) -> None:
+    """Up to 16 times as much; after a first pass the usual time again."""
+    child = Child(Role.DAEMON, progress, os.getpid, LIMITS)
+    now, waited = 100 * SECOND, []
+
+    def hang() -> float:
+        nonlocal now
+        child.start(now)
+        began = now
+        while not child.hangs(now):
+            now += SECOND // 10
+        return round((now - began) / SECOND)
+
+    waited = [hang() for _ in range(6)]
+    assert waited == [5, 10, 20, 40, 80, 80]
+    child.start(now)
+    assert not child.loads(now + 9 * SECOND)
+    assert child.loads(now + 11 * SECOND)
+    progress.begin(Role.DAEMON)
+    progress.advance(now)
+    assert not child.loads(now + 11 * SECOND)
+    assert not child.hangs(now)
+    progress.begin(Role.DAEMON)  # another process, without a pass
+    assert hang() == 5
+
+
 def test_a_slot_of_somebody_else_is_no_progress(
     progress: Progress, programs: list[subprocess.Popen[bytes]]
 ) -> None:

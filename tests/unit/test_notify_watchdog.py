@@ -20,7 +20,7 @@ from leitwolf.system.watchdog import DeviceWatchdog, NoWatchdog, open_watchdog, 
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_systemd_hears_what_is_said(tmp_path: Path, abstract: bool) -> None:
-    """READY, WATCHDOG, STOPPING, MAINPID and RELOADING arrive as systemd expects them."""
+    """READY, WATCHDOG, EXTEND, STOPPING, MAINPID and RELOADING arrive as systemd expects them."""
     name = f"@leitwolf-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name[1:] if abstract else name)
@@ -31,6 +31,8 @@ def test_systemd_hears_what_is_said(tmp_path: Path, abstract: bool) -> None:
         assert manager.recv(200) == b"READY=1\nSTATUS=up"
         assert notifier.watchdog()
         assert manager.recv(200) == b"WATCHDOG=1"
+        assert notifier.extend(30)
+        assert manager.recv(200) == b"EXTEND_TIMEOUT_USEC=30000000"
         assert notifier.stopping()
         assert manager.recv(200) == b"STOPPING=1"
         assert notifier.main_process(77)

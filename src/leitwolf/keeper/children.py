@@ -17,6 +17,8 @@ _BACK_OFF_FIRST = 50 * _MILLISECOND
 _BACK_OFF_LAST = 2 * _SECOND
 _STEADY = 10 * _SECOND
 """A process that lived this long has shown that it can: the next restart is at once again."""
+_SLOW = 10 * _SECOND
+_DOUBLINGS_MAX = 4
 _LOOK_MAX = 200 * _MILLISECOND
 """Longest time that counts between two looks: when the keeper itself was frozen, the others were
 too, and nobody hung."""
@@ -28,7 +30,8 @@ class Limits(NamedTuple):
     progress: int
     """Time without progress, ns."""
     start: int
-    """Time until its first progress, ns."""
+    """Time until its first progress, ns; doubled when that was too short, up to 16 times as much:
+    on a starved machine who is killed while it loads begins anew, and would do so for ever."""
     patience: int
     """Deaths in a row that are followed by a restart at once; then the back-off begins."""
 
@@ -63,6 +66,7 @@ class Child:
         self._counter = -1
         self._stale = 0
         self._looked = 0
+        self._doublings = 0
 
     @property
     def name(self) -> str:
@@ -81,6 +85,10 @@ class Child:
     def hopeless(self) -> int:
         """Instant at which it was killed for hanging and since which it has not ended, 0: none."""
         return self.killed_at if self.handle is not None else 0
+
+    def loads(self, now: int) -> bool:
+        """Tell whether it runs for long, and has yet to make its first pass: not one that dies."""
+        return self.handle is not None and not self.ready and now - self._began > _SLOW
 
     def adopt(self, now: int) -> bool:
         """Take over the process that a former keeper started, if it lives."""
@@ -148,9 +156,15 @@ class Child:
         counter = slot.counter if mine else 0
         if counter != self._counter:
             self._counter, self._stale = counter, 0
+            self._doublings = 0 if counter else self._doublings
             return False
         self._stale += elapsed
-        return self._stale >= (self._limits.progress if counter else self._limits.start)
+        if counter:
+            return self._stale >= self._limits.progress
+        if self._stale < self._limits.start << self._doublings:
+            return False
+        self._doublings = min(self._doublings + 1, _DOUBLINGS_MAX)
+        return True
 
     def kill(self, now: int) -> None:
         """Kill it."""

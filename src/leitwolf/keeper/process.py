@@ -63,6 +63,7 @@ _HOST_STOP = 10 * _SECOND
 _REPLACE = 5 * _SECOND
 _GIVE_WAY = 10 * _SECOND
 _GIVE_WAY_LOOK_S = 0.05
+_EXTEND_S = 30
 _LOCK, _SOCKET = "keeper.lock", "keeper.sock"
 _PR_SET_CHILD_SUBREAPER = 36
 _EXIT_FAILED = 70
@@ -127,6 +128,7 @@ class Keeper:
         self._replacing: list[Role] = []
         self._replaced = 0
         self._notified = 0
+        self._extended = 0
         self._exit: int | None = None
         self._children = {
             role: Child(role, self._progress, spawn, limits)
@@ -427,6 +429,11 @@ class Keeper:
         if up and not self._ready and not self._stopping and not self._replacing:
             self._ready = True
             self._notifier.ready("guard and daemon are up")
+        starts = not self._ready and not self._stopping
+        loads = starts and any(child.loads(now) for child in self._children.values())
+        if loads and now - self._extended > _SECOND:
+            self._extended = now
+            self._notifier.extend(_EXTEND_S)
         if self._notifier.watchdog_ms and now - self._notified > (
             self._notifier.watchdog_ms * _MILLISECOND // 3
         ):

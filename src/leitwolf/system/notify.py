@@ -61,6 +61,10 @@ class Notifier:
         """This process makes progress."""
         return self.send("WATCHDOG=1")
 
+    def extend(self, seconds: int) -> bool:
+        """A start or stop may take so much longer from now on, s."""
+        return self.send(f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000}")
+
     def stopping(self, status: str = "") -> bool:
         """The stop has begun."""
         return self.send("STOPPING=1", *([f"STATUS={status}"] if status else []))
