@@ -22,6 +22,7 @@ from tests.sim_calm import (
     watch,
 )
 
+from leitwolf.core.effects import Tick
 from leitwolf.core.quorum.candidate import Phase
 from leitwolf.core.rules import Rules
 from leitwolf.model.commands import ChangeGroup, TransferLeader
@@ -105,6 +106,7 @@ def promise_is_overtaken(seed: int, rules: Rules) -> None:
     mend(world)
     reach(world, lambda: waits_for_its_guard(third), 2 * SECOND)
     third.stall(third.daemon, 5 * MS)
+    third.daemon.take(Tick(wall=world.wall()))  # due by then; it may run before the guard is heard
     world.run_until(world.now + 4 * MS)
     third.guard.release(guard_life)
     world.run_until(world.now + SECOND)

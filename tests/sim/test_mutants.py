@@ -70,7 +70,7 @@ def test_every_rule_is_accounted_for() -> None:
     alone = {
         *("disk-claim", "fresh-reads", "drop-before-disarm", "silence-bounded"),
         *("silence-outlasts", "region-bounded", "adopted-once", "adopted-in-ballot", "tag-durable"),
-        *("tag-backed", "committed-stays"),
+        *("tag-backed", "committed-stays", "renewed-before-promise"),
     }
     shared = PASSIVE.keys() | FENCED.keys() | ROLLED_BACK.keys() | alone
     assert RANDOM.keys() | DIRECTED.keys() | shared == RULES.keys()

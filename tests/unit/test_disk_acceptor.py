@@ -75,6 +75,8 @@ class Bench:
         self.calls: list[CallWitness] = []
         self.blocks: dict[int, DiskBlock] = {2: owned(3)}
         self.led: list[Ballot] = []
+        self.renewed: list[Ballot] = []
+        """Who led last (L6), by what was promised in each election that was won."""
         self.behind: list[Behind] = []
         self.bound = False
         """The own guard is bound to another leader for a moment."""
@@ -103,7 +105,9 @@ class Bench:
                     case _:
                         pass
         signals = self.core.take_signals()
-        self.led += [signal.ballot for signal in signals if isinstance(signal, MayLead)]
+        won = [signal for signal in signals if isinstance(signal, MayLead)]
+        self.led += [signal.ballot for signal in won]
+        self.renewed += [max(one.renewed for one in signal.report) for signal in won]
         self.behind += [signal for signal in signals if isinstance(signal, Behind)]
 
     def pass_time(self, duration: int) -> None:
@@ -165,6 +169,28 @@ def test_a_higher_promise_found_behind_a_region_refuses() -> None:
     bench.answer(region=content(3))
     assert not bench.led
     assert bench.core.last_key == Key(OWNER, 3), "what was read is kept"
+
+
+def won_beside_a_late_stamp(rules: Rules) -> list[Ballot]:
+    """Another candidate, which promised less, arms its stamp while the region is read."""
+    bench = Bench(rules=rules)
+    bench.blocks[2] = replace(owned(3), armed=True)
+    late = DiskBlock(node=NodeId(3), boot=1, sequence=1, promised=Ballot(0, 6, 3))
+    bench.blocks[3] = late
+    bench.until_reading()
+    assert bench.blocks[1].promised > late.promised > OWNER
+    bench.blocks[3] = replace(late, sequence=2, accepted=late.promised, armed=True, stamp=1)
+    bench.answer(region=content(3))
+    while not bench.led:
+        bench.answer(region=content(3))
+    return bench.renewed
+
+
+def test_who_arms_behind_a_promise_was_never_the_last_leader() -> None:
+    """L6: it reads the promise behind its write; it may run by the lease of the leader before."""
+    assert won_beside_a_late_stamp(ALL_RULES) == [OWNER]
+    mutant = won_beside_a_late_stamp(Rules.without("renewed-before-promise"))
+    assert mutant == [Ballot(0, 6, 3)]
 
 
 def test_what_was_read_for_a_campaign_that_is_over_is_not_read_again() -> None:

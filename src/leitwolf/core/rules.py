@@ -127,6 +127,10 @@ RULES: dict[str, str] = {
     "disk-reread": (
         "P3: who wrote does not look whether another wrote meanwhile: both think they won"
     ),
+    "renewed-before-promise": (
+        "L6: a stamp that is armed behind a promise, and never counts, is taken for the last "
+        "leader's: what its owner runs by another's lease is started elsewhere"
+    ),
     "disk-adopt": "P4: a new owner lacks what only the disk holds, and overwrites it",
     "committed-stays": (
         "P4: a candidate adopts from a disk that was away what contradicts an entry that others "

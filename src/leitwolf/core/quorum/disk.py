@@ -5,7 +5,9 @@ Rules:
 - P1: a candidate reads all blocks. A higher promise: refused. An armed stamp of another node must
   have stood still for ``silence``, stretched by the rates, between two readings.
 - P2: it writes its own block {promised}, both copies. P3: it reads all blocks again; a higher
-  promise, or a stamp that moved: not promised.
+  promise, or a stamp that moved: not promised. Who renewed last (L6) is what this reading shows:
+  who arms a stamp later finds the promise behind its write, so that stamp never counts, and its
+  owner may run by the lease of the leader before.
 - P4: the region with the highest accepted ballot; what it holds beyond the own log is copied there,
   durably, before the vote counts. Afterwards all blocks are read again: if that region is not the
   one named any more, it is done again from P3. What was copied once is not read again. What
@@ -93,6 +95,8 @@ class DiskAcceptor(Passive):
         self._copied = _Copy(NO_BALLOT, NO_KEY)
         self._copied_at = 0
         """Position at which the own log is durable with that."""
+        self._stood: tuple[DiskBlock, ...] = ()
+        """Blocks of others as P3 showed them."""
         self._writes = self._appended = 0
         """In the content of the own region: writes, and bytes of payload behind the first."""
         self._releasing = False
@@ -304,6 +308,7 @@ class DiskAcceptor(Passive):
         if moved and self._standing.rules.holds("disk-reread"):
             self._look_again(self.silence // 8)
             return
+        self._stood = tuple(self._others.values())
         self._fetch(prepare)
 
     def _outbid(self, prepare: Prepare) -> bool:
@@ -393,7 +398,8 @@ class DiskAcceptor(Passive):
     def _vouch(self, after: int) -> None:
         """Promise, and say who renewed here last (L6)."""
         renewed, freed = NO_BALLOT, False
-        for block in self._others.values():
+        before = self._standing.rules.holds("renewed-before-promise")
+        for block in self._stood if before else self._others.values():
             if (block.armed or block.released) and block.promised > renewed:
                 renewed, freed = block.promised, block.released
         self._promise(renewed, freed=freed, after=after)
