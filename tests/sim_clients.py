@@ -171,14 +171,13 @@ def recorded(
     faults.start()
     try:
         world.run_until(world.now + 20 * SECOND)
+        faults.stop()
+        world.run_until(world.now + 5 * SECOND)
+        clients.stop()
+        world.run_until(world.now + 10 * SECOND)
+        for node in world.nodes.values():
+            clients.read(0, node)
     except InvariantError:
         if not blind:
             raise
-        return clients.history, state.groups[GROUP].retry_period_s
-    faults.stop()
-    world.run_until(world.now + 5 * SECOND)
-    clients.stop()
-    world.run_until(world.now + 10 * SECOND)
-    for node in world.nodes.values():
-        clients.read(0, node)
     return clients.history, state.groups[GROUP].retry_period_s
