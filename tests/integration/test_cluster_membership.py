@@ -431,7 +431,7 @@ def test_reload_replaces_all_processes_without_outage(members: Members) -> None:
                 time.sleep(0.05)
             members.settle()
         assert undisturbed(prober)
-    assert members.generation() == generation
+    assert members.generation() == generation, members.log_text(last=40)
 
 
 def test_rekey_loses_no_heartbeat(members: Members) -> None:
