@@ -33,6 +33,8 @@ _AFTER_HEAL_S = 3.0
 """How long is looked for a second outage."""
 _SHORT_S = 0.4
 """A move and its echoes are over by then."""
+_DEATHS_IN_A_ROW, _FORGIVEN_S = 4, 11
+"""A guard that dies for the sixth time within 10 s each is started later and later, by design."""
 _AFTER_KILL_S = 1.0
 """How long is looked for an outage once a killed process is back: every lease is over by then."""
 _RESTART_S = 10.0
@@ -280,7 +282,9 @@ def killed_parts(stage: Stage, rounds: int) -> list[Row]:
     rows = []
     for role in Role:
         outages, back, restarts = [], [], 0
-        for _ in range(rounds):
+        for number in range(rounds):
+            if number and number % _DEATHS_IN_A_ROW == 0:
+                time.sleep(_FORGIVEN_S)
             stage.calm()
             stage.forget()
             before = len(_births(diary))
