@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -212,13 +213,20 @@ def test_the_keeper_restarts_itself_when_asked(node: Node) -> None:
     assert living(node) == before
 
 
-def test_systemd_is_told() -> None:
-    """READY once guard and daemon are up, WATCHDOG from then on, STOPPING at the stop."""
+@contextlib.contextmanager
+def managed(timeout_s: float, **environment: str) -> Iterator[tuple[Node, socket.socket]]:
+    """A node, and the socket on which a service manager hears what it tells."""
     with nodes("n") as (node,), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         address = str(node.base / "notify")
         manager.bind(address)
-        manager.settimeout(20)
-        node.environment |= {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
+        manager.settimeout(timeout_s)
+        node.environment |= {"NOTIFY_SOCKET": address, **environment}
+        yield node, manager
+
+
+def test_systemd_is_told() -> None:
+    """READY once guard and daemon are up, WATCHDOG from then on, STOPPING at the stop."""
+    with managed(20, WATCHDOG_USEC="300000") as (node, manager):
         keeper = start(node)
         heard: list[bytes] = []
 
@@ -237,11 +245,7 @@ def test_systemd_is_told() -> None:
 
 def test_systemd_is_told_of_a_slow_start() -> None:
     """A daemon that takes 13 s to load: the start may take longer, and READY comes all the same."""
-    with nodes("n") as (node,), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        address = str(node.base / "notify")
-        manager.bind(address)
-        manager.settimeout(60)
-        node.environment |= {"NOTIFY_SOCKET": address, "PLAYED_LOADING_S": "13"}
+    with managed(60, PLAYED_LOADING_S="13") as (node, manager):
         node.start(sys.executable, "-m", "tests.integration.played_node", "keeper")
         heard = [manager.recv(1_000)]
         while not heard[-1].startswith(b"READY=1"):
