@@ -135,8 +135,7 @@ def late(pair: Members, outside: Outside, ahead: str, mode: str) -> None:
     if mode == "full":
         assert pair.until_online(stale).index >= newest
         assert outside.until_owner(stale) == stale
-        assert "restart_threshold=7" in pair.log_text(stale)
-        return
+        return  # as entries or as a snapshot
     view = pair.until_quorum(stale, lambda view: view.lacking, "what it lacks")
     assert view.last < newest
     text = rf"{ahead} knows entries up to (\d+), this node up to {view.last}"

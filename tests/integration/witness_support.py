@@ -36,11 +36,14 @@ READY_S = HANG_S = 60.0
 MOTO = """
 import sys
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import run_simple
+from werkzeug.serving import WSGIRequestHandler, run_simple
+class Handler(WSGIRequestHandler):
+    timeout = 1
 application = DomainDispatcherApplication(create_backend_app)
-run_simple(sys.argv[1], int(sys.argv[2]), application, threaded=False)
+run_simple(sys.argv[1], int(sys.argv[2]), application, threaded=False, request_handler=Handler)
 """
-"""One request at a time: moto compares and writes in two steps, and in threads it loses writes."""
+"""One request at a time: moto compares and writes in two steps, and in threads it loses writes.
+A client whose power fails within its request says nothing more: the others wait a second for it."""
 
 
 def free_port() -> int:
