@@ -63,6 +63,35 @@ def test_an_address_added_after_a_freeze_is_not_held_under_the_next_lease() -> N
     assert "hold" not in done
 
 
+def silent_network() -> Network:
+    """Return one to which the kernel has told nothing yet."""
+    network = Network.__new__(Network)
+    network._channel = network._picture = None  # type: ignore[assignment]
+    network._drain = lambda: False  # type: ignore[method-assign]
+    return network
+
+
+def test_what_was_just_added_is_seen_before_the_kernel_tells_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """IPv6: the event comes from a work queue; missing in an old picture it looks removed."""
+    there: list[Assigned] = []
+    monkeypatch.setattr(
+        rtnetlink,
+        "add_address",
+        lambda _, index, one: there.append(Assigned(index, one, ADDRESS_PROTOCOL)),
+    )
+    monkeypatch.setattr(rtnetlink, "links", lambda _: [_LINK])
+    monkeypatch.setattr(rtnetlink, "addresses", lambda _: list(there))
+    monkeypatch.setattr(rtnetlink, "delete_address", lambda *_: there.clear())
+    network = silent_network()
+    assert network.look().holder(_VIP) is None
+    network.add(1, _VIP)
+    assert network.look().holder(_VIP) == _LINK
+    network.remove(_VIP)
+    assert network.look().holder(_VIP) is None
+
+
 @pytest.mark.parametrize("marked", [True, False])
 def test_an_address_without_a_mark_is_taken_away_again(
     marked: bool, monkeypatch: pytest.MonkeyPatch
@@ -75,8 +104,7 @@ def test_an_address_without_a_mark_is_taken_away_again(
     )
     monkeypatch.setattr(rtnetlink, "addresses", lambda _: list(there))
     monkeypatch.setattr(rtnetlink, "delete_address", lambda *_: there.clear())
-    network = Network.__new__(Network)
-    network._channel = None  # type: ignore[assignment]
+    network = silent_network()
     if marked:
         network.add(1, _VIP)
         assert there

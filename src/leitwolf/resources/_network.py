@@ -116,8 +116,10 @@ class Network:
     def look(self) -> Picture:
         """Return interfaces and addresses as the kernel has them now.
 
-        The kernel queues an event before a change of them returns to whoever makes it: without one
-        the last picture is still true.
+        Without an event since, the last picture is still true: of what others change the kernel
+        tells within moments. What this node changes itself is read again at once: of an IPv6
+        address that skips duplicate detection the kernel tells from a work queue, on a busy machine
+        long after the address is there.
 
         Raises:
             OSError: the kernel refused.
@@ -142,6 +144,7 @@ class Network:
                 find the address again to remove it; it was taken away.
             OSError: the kernel refused.
         """
+        self._picture = None
         rtnetlink.add_address(self._channel, index, address)
         if not self.present(address):
             rtnetlink.delete_address(self._channel, index, address)
@@ -157,6 +160,7 @@ class Network:
         Raises:
             OSError: the kernel refused.
         """
+        self._picture = None
         for one in rtnetlink.addresses(self._channel):
             if one.ours and one.address.ip == address.ip:
                 rtnetlink.delete_address(self._channel, one.index, one.address)
