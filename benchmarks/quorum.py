@@ -115,40 +115,57 @@ def owner_losses(stage: Stage, rounds: int) -> list[Row]:
 
 
 def quorum_moves(stage: Stage, rounds: int) -> list[Row]:
-    """Hand the disk over from node to node, while clients ask both groups."""
+    """Hand the disk over from node to node, while clients ask both groups.
+
+    Where another node was quicker than the one that was named, it is counted and asked again.
+    """
     took: list[float] = []
-    lost = 0.0
+    lost, quicker = 0.0, 0
     numbers = {node.name: node.id for node in stage.status().nodes}
-    for _ in range(rounds):
+    while len(took) < rounds:
         stage.calm()
         stage.forget()
         leader = stage.leader()
         nodes = [node for node in stage.world.nodes if node != leader]
-        took.append(_hand_over(stage, leader, nodes[len(took) % len(nodes)], numbers))
+        milliseconds = _hand_over(stage, leader, nodes[len(took) % len(nodes)], numbers)
+        if milliseconds is not None:
+            took.append(milliseconds)
+        else:
+            quicker += 1
+            if quicker > rounds:
+                raise RuntimeError(f"{quicker} times another node was quicker than the one named")
         time.sleep(0.2)
         for group in (GROUP, OTHER):
             outages = stage.probers[group].outages()
             lost = max([lost, *(one.milliseconds for one in outages)])
     say(f"  quorum move: {', '.join(f'{one:.0f}' for one in took)} ms; longest outage {lost:.0f}")
     note = f"worst {max(took):.0f}; until the next owner's first entry is applied there"
+    if quicker:
+        note += f"; {quicker} times another node was quicker"
     return [
         Row("quorum move, disk alone", median(took), "ms", _MOVE_GOAL_MS, note=note),
         Row("quorum move, disk alone: outage of a group, worst", lost, "ms", 0),
     ]
 
 
-def _hand_over(stage: Stage, leader: str, successor: str, numbers: dict[str, NodeId]) -> float:
-    """Return how long (ms) it takes from the command until the successor's first entry is there."""
+def _hand_over(
+    stage: Stage, leader: str, successor: str, numbers: dict[str, NodeId]
+) -> float | None:
+    """Return how long (ms) it takes from the command until the successor's first entry is there.
+
+    None: another node was elected.
+    """
     client = stage.client(successor)
     index = stage.status(leader).index
-    ended: list[float] = []
+    ended: list[tuple[float, bool]] = []
 
     def wait() -> None:
         after = index
         while lines := client.log(after, wait_s=5):
-            if any(line.code == "elected" for line in lines):
-                ended.append(time.perf_counter())
-                return
+            for line in lines:
+                if line.code == "elected":
+                    ended.append((time.perf_counter(), line.by == successor))
+                    return
             after = lines[-1].index
 
     waiter = threading.Thread(target=wait)
@@ -159,8 +176,8 @@ def _hand_over(stage: Stage, leader: str, successor: str, numbers: dict[str, Nod
     waiter.join()
     if not ended:
         raise RuntimeError(f"{successor} does not lead")
-    stage.wait(lambda view: view.leader == successor, f"{successor} to lead")
-    return (ended[0] - begun) * 1000
+    at, leads = ended[0]
+    return (at - begun) * 1000 if leads else None
 
 
 # --- two nodes and a witness ---------------------------------------------------------------------

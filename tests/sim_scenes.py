@@ -90,7 +90,7 @@ def transfer_comes_late(seed: int, rules: Rules) -> None:
     world.run_until(world.now + 300 * MS)  # P is over, R is not: no log has grown
     ballot = leading.kernel.page.office  # type: ignore[union-attr]
     candidate.daemon.streams.add(leading.id)
-    candidate.daemon.peer_message(leading.id, TransferOffice(ballot=ballot))
+    candidate.daemon.peer_message(leading.id, TransferOffice(ballot=ballot, successor=candidate.id))
     world.run_until(world.now + SECOND)
 
 

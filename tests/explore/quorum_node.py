@@ -183,7 +183,8 @@ class QuorumNode:
     def campaign(self) -> None:
         """Campaign at once, as if the leader had asked for it."""
         ballot = self.core.promised
-        self.core.receive(self.now, ballot.node, TransferOffice(ballot=ballot))
+        message = TransferOffice(ballot=ballot, successor=self.number)
+        self.core.receive(self.now, ballot.node, message)
 
     def propose(self) -> None:
         self.core.propose(self.now, f"after {self.core.last_key.index}".encode())

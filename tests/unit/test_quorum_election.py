@@ -288,7 +288,7 @@ def test_a_successor_waits_for_its_own_guard() -> None:
     world = led(three())
     world.pass_time(PROMISE)
     ballot = world.cores[1].ballot
-    world.cores[3].receive(world.now, 1, TransferOffice(ballot=ballot))
+    world.cores[3].receive(world.now, 1, TransferOffice(ballot=ballot, successor=3))
     world.settle(3)
     assert isinstance(world.guards[3].inbox[0], Fence)
     world.quiet()
@@ -367,6 +367,24 @@ def test_entries_go_before_the_call_to_take_over() -> None:
     core.guard(world.now, Released(core.ballot))
     sent = [e.message for e in core.take_effects() if isinstance(e, Send) and e.node == 3]
     assert [type(message) for message in sent] == [Append, TransferOffice]
+
+
+def test_whom_nobody_named_lets_the_successor_go_first() -> None:
+    """Its start may be slow; who campaigned beside it within milliseconds could win instead."""
+    world = led(three())
+    ballot = world.cores[1].ballot
+    world.guards[2].page = world.guards[2].page._replace(renewed=ballot)
+    world.now += 2 * PROMISE  # idle: the leader's last message is long ago
+    world.cores[1].transfer(world.now, 3)
+    world.settle(1)
+    world.free(ballot)
+    world.cores[2].receive(world.now, 1, TransferOffice(ballot=ballot, successor=3))
+    assert world.cores[2]._candidate.campaign_at() == world.now + PROMISE // 2
+    world.quiet()
+    assert world.leader() == 3
+    world.crash(3)
+    world.pass_time(2 * PROMISE)
+    assert world.leader() == 1, "whoever is next in rank follows the successor as any leader"
 
 
 def test_a_promise_to_another_ends_following() -> None:

@@ -144,9 +144,13 @@ class SnapshotInstalled(_Message, frozen=True, kw_only=True):
 
 
 class TransferOffice(_Message, frozen=True, kw_only=True):
-    """From the leader, which released ``ballot``: begin an election at once (L8)."""
+    """From the leader, which released ``ballot``: ``successor`` begins an election at once (L8).
+
+    The others let it go first: who campaigns beside it only makes both slower.
+    """
 
     ballot: Ballot
+    successor: int
 
 
 class ForceProbe(_Message, frozen=True, kw_only=True):

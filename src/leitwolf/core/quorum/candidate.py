@@ -180,6 +180,14 @@ class Candidate:
         """Do not campaign for ``duration`` ns."""
         self._retry_at = max(self._retry_at, self._standing.now + duration)
 
+    def called(self, successor: int) -> None:
+        """A leader handed over: begin at once, or let its successor go first."""
+        standing = self._standing
+        if successor == standing.me.node:
+            self.start(at_once=True)
+        else:
+            self.pause(standing.promise_ns // 2)
+
     def leader_seen(self) -> None:
         """Somebody leads: an own campaign is over, and the next one begins without pauses."""
         self._leader_seen_at = self._standing.now

@@ -336,10 +336,9 @@ class QuorumCore(QuorumView):
 
     def _take_over(self, message: TransferOffice) -> None:
         standing = self._standing
-        if message.ballot < standing.promised or not standing.may_campaign:
-            return
-        if self.role == Role.FOLLOWER:
-            self._candidate.start(at_once=True)
+        newest = message.ballot >= standing.promised
+        if newest and standing.may_campaign and self.role == Role.FOLLOWER:
+            self._candidate.called(message.successor)
 
     # --- inputs: guard ---------------------------------------------------------------------------
 
@@ -430,7 +429,8 @@ class QuorumCore(QuorumView):
             return
         # Entries go first on the same stream, so the successor is not behind.
         leadership.flush()
-        standing.send(transfer.node, TransferOffice(ballot=ballot))
+        for node in sorted(standing.connected):
+            standing.send(node, TransferOffice(ballot=ballot, successor=transfer.node))
         self._step_down("transferred")
 
     # --- inputs: disk, proposals -----------------------------------------------------------------
