@@ -136,6 +136,8 @@ class FakeService:
     """What is to be seen next, each after somebody waited."""
     answer: Answer = field(default_factory=lambda: Answer(index=8))
     error: LeitwolfError | None = None
+    refusals: list[LeitwolfError] = field(default_factory=list)
+    """How the next commands are refused, one after the other."""
     commands: list[tuple[Command, str]] = field(default_factory=list)
     since: int = -2
     """What the last command named as unchanged."""
@@ -182,6 +184,8 @@ class FakeService:
         self, command: Command, by: str, timeout_s: float, unchanged_since: int = -1
     ) -> Answer:
         self._check()
+        if self.refusals:
+            raise self.refusals.pop(0)
         assert timeout_s > 0
         self.commands.append((command, by))
         self.since = unchanged_since

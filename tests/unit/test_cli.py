@@ -41,7 +41,13 @@ from leitwolf.model.commands import (
     SetVotes,
     TransferLeader,
 )
-from leitwolf.model.errors import Conflict, NotPermitted, RequestTimeout, StorageError
+from leitwolf.model.errors import (
+    Conflict,
+    NotPermitted,
+    RequestTimeout,
+    StorageError,
+    UnavailableError,
+)
 from leitwolf.model.ids import NodeId
 from leitwolf.model.log import ForcedRecord
 from leitwolf.model.state import State
@@ -356,6 +362,19 @@ def test_an_office_that_another_node_took_is_told(folder: Path, service: FakeSer
     assert "n1 was quicker" in done.stderr
     assert service.commands[-1][0] == TransferLeader(node=NodeId(2))
     assert "handed over to n1" in run(folder, "node", "lead").stdout
+
+
+def test_votes_that_are_being_changed_are_waited_for(folder: Path, service: FakeService) -> None:
+    """They follow who is there, by nobody's order; other refusals are told at once."""
+    text = "another change of the quorum is under way"
+    service.refusals = [UnavailableError(text, code="quorum-changing") for _ in range(2)]
+    done = run(folder, "quorum", "set", "nodes")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("waiting for its end") == 1
+    assert len(service.commands) == 1
+    service.refusals = [UnavailableError("too few", code="not-ready")]
+    assert run(folder, "quorum", "set", "nodes").exit_code == 6
+    assert len(service.commands) == 1
 
 
 @pytest.mark.parametrize("named", ["n3", "3"])

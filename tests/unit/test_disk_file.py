@@ -179,6 +179,15 @@ def test_a_disk_that_cannot_be_made_leaves_no_file(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_every_block_of_a_new_file_is_written(tmp_path: Path) -> None:
+    """No later write has to allocate; where there is no room, nothing was written in vain."""
+    path = tmp_path / "disk"
+    done = format_disk(
+        str(path), cluster=str(uuid4()), nodes_max=2, region_bytes=64 << 10, create=True
+    )
+    assert path.stat().st_blocks * 512 >= done.used_bytes
+
+
 def test_a_cluster_that_is_no_uuid_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     """A word in its place would be a disk that no cluster takes."""
     path = tmp_path / "disk"

@@ -104,7 +104,8 @@ def test_a_clock_set_back_by_a_year_moves_nothing(cluster: Cluster) -> None:
         time.sleep(3 * RUN_S)
     assert cluster.pids(3)["service"] == service
     assert {one.node for one in seen.of("answers")} == {"node3"}
-    assert cluster.status(3)["index"] >= index + 2
+    # a year that passed makes all timers of the machine due at once: it is slow to answer
+    cluster.until(lambda view: view["index"] >= index + 2, "what was done", (3,))
     cluster.calm()
 
 

@@ -43,6 +43,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _LEADER_S = 10.0
 """So long may it take until somebody leads; every profile needs less."""
 _LOOK_S = 0.1
+_SETTLED_S = 60.0
+"""So long is a change of votes waited for: on the profile wan one takes five seconds."""
 
 
 class Context:
@@ -204,10 +206,28 @@ def yes_option(function: F) -> F:
 
 
 def send(context: Context, command: Command, text: str) -> Answer:
-    """Send a command and print what was done."""
-    answer = context.client.command(command)
+    """Send a command and print what was done; votes that are being changed are waited for."""
+    answer = _when_settled(context, command)
     context.show(answer, f"{text} (entry {answer.index})")
     return answer
+
+
+def _when_settled(context: Context, command: Command) -> Answer:
+    """Send a command again while another change of the quorum is under way, for a minute.
+
+    Votes follow who is there: nobody ordered that change, and it ends by itself.
+    """
+    deadline, told = time.monotonic() + _SETTLED_S, False
+    while True:
+        try:
+            return context.client.command(command)
+        except LeitwolfError as error:
+            if error.code != "quorum-changing" or time.monotonic() > deadline:
+                raise
+        if not told:
+            context.progress("another change of the quorum is under way: waiting for its end")
+            told = True
+        time.sleep(_LOOK_S)
 
 
 def hand_over(context: Context, target: NodeId, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -53,23 +54,31 @@ def _silent(text: str) -> None:
     del text
 
 
-def _make_file(path: Path, size: int) -> None:
-    """Make a file of zeros, every block of it allocated.
+def _make_file(path: Path, size: int, progress: Progress) -> None:
+    """Make a file of zeros, every block of it written.
+
+    Not by posix_fallocate: where a file system cannot do that (shares), it writes a byte to every
+    block, one after the other. What cannot fit is not begun.
 
     Raises:
         WitnessError: it cannot be made.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    zeros = bytes(_CHUNK_BYTES)
     try:
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-            os.fsync(descriptor)
-        except OSError:
-            path.unlink()
-            raise
-        finally:
-            os.close(descriptor)
+        with open(os.open(path, flags, 0o600), "wb") as file:
+            try:
+                room = os.fstatvfs(file.fileno())
+                if room.f_bavail * room.f_frsize < size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                for offset in range(0, size, _CHUNK_BYTES):
+                    file.write(zeros[: size - offset])
+                    _tell(progress, offset, size)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                path.unlink()
+                raise
         sync_folder(path.parent)
     except OSError as error:
         raise WitnessError(
@@ -89,9 +98,13 @@ def _wipe(device: Device, geometry: Geometry, progress: Progress) -> None:
     zeros = bytes(_CHUNK_BYTES)
     for offset in range(start, end, _CHUNK_BYTES):
         device.write(offset, zeros[: min(_CHUNK_BYTES, end - offset)])
-        done = (offset - start) * 100 // (end - start)
-        if offset % (16 * _CHUNK_BYTES) == start % (16 * _CHUNK_BYTES):
-            progress(f"writing zeros: {done} %")
+        _tell(progress, offset - start, end - start)
+
+
+def _tell(progress: Progress, done: int, size: int) -> None:
+    """Tell how much is written, now and then."""
+    if done % (16 * _CHUNK_BYTES) == 0:
+        progress(f"writing zeros: {done * 100 // size} %")
 
 
 def write_structure(device: Device, header: Header, wipe_progress: Progress | None) -> None:
@@ -145,8 +158,9 @@ def format_disk(
         WitnessError: it is too small, or does not do what it must.
     """
     geometry = Geometry(nodes_max, region_bytes)
-    if create and not location.startswith("iscsi:") and not Path(location).exists():
-        _make_file(Path(location), geometry.needed_bytes)
+    made = create and not location.startswith("iscsi:") and not Path(location).exists()
+    if made:
+        _make_file(Path(location), geometry.needed_bytes, progress)
     device = open_device(location, timeout_s=_TIMEOUT_S, exclusive=True)
     try:
         if device.size < geometry.needed_bytes:
@@ -170,7 +184,8 @@ def format_disk(
             nodes_max=nodes_max,
             region_bytes=region_bytes,
         )
-        write_structure(device, header, progress if _is_file(location) else None)
+        wipe = _is_file(location) and not made
+        write_structure(device, header, progress if wipe else None)
     finally:
         device.close()
     return Formatted(
