@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 import msgspec
@@ -57,25 +58,14 @@ def _silent(text: str) -> None:
 def _make_file(path: Path, size: int, progress: Progress) -> None:
     """Make a file of zeros, every block of it written.
 
-    Not by posix_fallocate: where a file system cannot do that (shares), it writes a byte to every
-    block, one after the other. What cannot fit is not begun.
-
     Raises:
         WitnessError: it cannot be made.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    zeros = bytes(_CHUNK_BYTES)
     try:
-        with open(os.open(path, flags, 0o600), "wb") as file:
+        with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
             try:
-                room = os.fstatvfs(file.fileno())
-                if room.f_bavail * room.f_frsize < size:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                for offset in range(0, size, _CHUNK_BYTES):
-                    file.write(zeros[: size - offset])
-                    _tell(progress, offset, size)
-                file.flush()
-                os.fsync(file.fileno())
+                _fill(file, size, progress)
             except OSError:
                 path.unlink()
                 raise
@@ -86,6 +76,26 @@ def _make_file(path: Path, size: int, progress: Progress) -> None:
             code="witness-denied",
             hint="another folder, fewer nodes (--nodes), or smaller regions (--region)",
         ) from error
+
+
+def _fill(file: BinaryIO, size: int, progress: Progress) -> None:
+    """Write zeros, durably; what cannot fit is not begun.
+
+    Not by posix_fallocate: where a file system cannot do that (shares), it writes a byte to every
+    block, one after the other.
+
+    Raises:
+        OSError: there is no room for them, or they cannot be written.
+    """
+    room = os.fstatvfs(file.fileno())
+    if room.f_bavail * room.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    zeros = bytes(_CHUNK_BYTES)
+    for offset in range(0, size, _CHUNK_BYTES):
+        file.write(zeros[: size - offset])
+        _tell(progress, offset, size)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _is_file(location: str) -> bool:
