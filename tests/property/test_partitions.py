@@ -386,6 +386,39 @@ def in_turn(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", range(2, 6))
+def test_what_blind_nodes_survive_is_told(kind: str, count: int) -> None:
+    """Whichever nodes do not reach disk or witness: somebody must be left who has a quorum."""
+    log = formed_log(nodes=count, groups=1, links=1, profile="default", quorum=kind, dynamic=True)
+    state = fold(State(), log.entries[0])
+    assert state.quorum is not None
+    acceptors, members = state.quorum.acceptors, everyone(kind, count)
+    nodes = frozenset(identity.node for identity in identities(count))
+    passive = frozenset(members) - nodes
+    voting = frozenset(a.id.node for a in acceptors if a.weight)
+    for unsighted in subsets(nodes):
+
+        def holds(left: frozenset[int], unsighted: frozenset[int] = unsighted) -> bool:
+            return any(
+                is_quorum(acceptors, left - passive if node in unsighted else left)
+                for node in nodes & left
+            )
+
+        blind = {NodeId(node): frozenset(map(NodeId, passive)) for node in unsighted}
+        found = survives(state, members, blind)
+        assert found.quorum == holds(frozenset(members))
+        if not found.quorum:
+            continue
+        for loss in found.losses:
+            assert loss.survived == holds(frozenset(members) - frozenset(loss.lost))
+        assert found.failures == max(
+            size
+            for size in range(len(voting) + 1)
+            if all(holds(members - lost) for lost in subsets(voting) if len(lost) == size)
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("count", range(1, 6))
 def test_what_is_said_to_be_survived_is(kind: str, dynamic: bool, count: int) -> None:

@@ -14,7 +14,7 @@ from leitwolf.core.effects import CallWitness
 from leitwolf.core.lease.profile import PROFILES
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.rules import ALL_RULES, Rules
-from leitwolf.daemon.storage_views import findings
+from leitwolf.daemon.storage_views import blind, findings
 from leitwolf.daemon.views import quorum_view
 from leitwolf.model.commands import (
     ChangeCluster,
@@ -769,10 +769,12 @@ def test_every_node_knows_who_could_not_take_over(quorum: str) -> None:
         [found] = findings(node.daemon.core, lambda number: f"n{number}")
         assert found.code == "path-lost"
         assert found.text.startswith(f"n{other.id} does not reach n60000 since 20")
+        assert blind(node.daemon.core) == {other.id: {60_000}}
     disk.unreached.discard(other.id)
     world.run_until(world.now + 7 * SECOND)
     assert faults() == set()
     assert not findings(first.daemon.core, str)
+    assert not blind(first.daemon.core)
 
 
 def test_an_entry_does_not_disarm_what_the_guard_still_counts() -> None:

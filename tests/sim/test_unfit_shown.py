@@ -6,7 +6,7 @@ import pytest
 from tests.sim_calm import SECOND, leader, started
 
 from leitwolf.core.quorum.passive import Passive
-from leitwolf.daemon.storage_views import findings
+from leitwolf.daemon.storage_views import blind, findings
 from leitwolf.ports.witness import WitnessFault, WitnessResult
 
 SAID = "x cannot be used: fresh reads: reads are stale"
@@ -37,5 +37,6 @@ def test_a_refusal_is_told_of_the_node_that_refuses(
     for node in world.nodes.values():
         [found] = findings(node.daemon.core, lambda number: f"n{number}")
         assert found.code == "witness-unfit"
+        assert blind(node.daemon.core) == {other.id: {60_000}}
         assert found.text == f"n{other.id} refuses n60000: {SAID}"
         assert found.fix.startswith(f"on n{other.id}: leitwolf {check} ")

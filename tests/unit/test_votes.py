@@ -409,6 +409,20 @@ def test_what_four_nodes_survive_at_once_and_in_turn() -> None:
     assert witness in found.nodes
 
 
+def test_a_node_that_does_not_reach_the_witness_cannot_go_on_by_it() -> None:
+    """The other one can: only its own death is not survived."""
+    state = formed(2, "full-witness")
+    [witness] = [a.id.node for a in config_of(state).acceptors if a.kind != "node"]
+    everyone = {1, 2, witness}
+    assert survives(state, everyone).nodes == (1, 2, witness)
+    found = survives(state, everyone, {NodeId(2): frozenset({witness})})
+    assert found.nodes == (2, witness)
+    assert found.failures == found.in_turn == 0
+    assert found.text == (
+        "n2 or the witness may fail, not n1 (no node would be left that reaches what it needs)"
+    )
+
+
 def test_a_disk_alone_is_not_survived() -> None:
     """Any node may fail while one is left that can lead; the disk may not."""
     state = formed(2, "disk")

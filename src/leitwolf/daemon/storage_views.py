@@ -17,7 +17,7 @@ from leitwolf.model.quorum import location_of
 from leitwolf.model.views import FindingView, PathView, TimesView
 from leitwolf.model.witness import LASTING_FAULTS
 
-__all__ = ["details", "findings"]
+__all__ = ["blind", "details", "findings"]
 
 Naming = Callable[[NodeId], str]
 
@@ -75,6 +75,16 @@ def _paths(node: Node, passive: Passive) -> list[tuple[NodeId, PathState]]:
         for path in told[who]
         if path.storage == passive.acceptor.id.storage
     ]
+
+
+def blind(node: Node) -> dict[NodeId, frozenset[NodeId]]:
+    """Return the disks and witnesses that a member does not reach, or refuses, by member."""
+    found: dict[NodeId, frozenset[NodeId]] = {}
+    for passive in node.quorum.passives:
+        for who, path in _paths(node, passive):
+            if path.fault:
+                found[who] = found.get(who, frozenset()) | {NodeId(passive.node)}
+    return found
 
 
 def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[FindingView, ...]:

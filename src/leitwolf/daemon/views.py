@@ -18,7 +18,7 @@ from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.link_views import told_of
 from leitwolf.daemon.network_views import network_views
 from leitwolf.daemon.networks import OwnSide
-from leitwolf.daemon.storage_views import details, findings
+from leitwolf.daemon.storage_views import blind, details, findings
 from leitwolf.model.errors import NotFound
 from leitwolf.model.events import Cause, Change, Event
 from leitwolf.model.ids import NO_NODE, GroupId, NodeId
@@ -324,7 +324,7 @@ def status_view(
         proof=proof,
         index=state.index,
         advice=advice(state),
-        survives=survives(state, _within(node)).text,
+        survives=survives(state, _within(node), blind(node)).text,
         nodes=tuple(line if quorum else _without_quorum(line) for line in lines),
         networks=network_views(state, node.me, links, sides, told_of(node.paths, node.me)),
         groups=tuple(
@@ -355,7 +355,7 @@ def _within(node: Node) -> set[NodeId]:
 def _survival(node: Node, naming: Callable[[NodeId], str]) -> tuple[str, SurvivalView]:
     """Return which further failures are survived, in one line and in parts."""
     state = node.state
-    found = survives(state, _within(node))
+    found = survives(state, _within(node), blind(node))
     profile = acting(state, ALL_RULES)
     # A death is noticed by R at the latest, lasts until it counts, and the change waits by L10.
     apart = profile.run + patience(profile.promise) + awaited(profile.run) + profile.heartbeat

@@ -3,11 +3,14 @@
 *At once* means before the votes are adapted: what counts are the votes of this moment. *One after
 the other* means that dynamic votes follow each loss before the next one; in strict mode, where
 nobody's vote is taken, both are the same.
+
+A node that does not reach a disk or witness cannot lead by its vote, though others may: with two
+nodes, of which one alone reaches the witness, the other one's death is survived and its own is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import combinations
 
 import msgspec
@@ -62,10 +65,18 @@ def is_quorum(acceptors: Iterable[Acceptor], alive: Collection[int]) -> bool:
 
 
 class _Votes:
-    """The votes of every configuration in force."""
+    """The votes of every configuration in force, and who cannot lead by whose."""
 
-    def __init__(self, configurations: Iterable[tuple[Acceptor, ...]]) -> None:
+    def __init__(
+        self,
+        configurations: Iterable[tuple[Acceptor, ...]],
+        blind: Mapping[NodeId, frozenset[NodeId]],
+    ) -> None:
         self.configurations = tuple(configurations)
+        self.blind = blind
+        self.nodes = {
+            a.id.node for acceptors in self.configurations for a in acceptors if a.kind == "node"
+        }
 
     def weight(self, one: int) -> int:
         """Return the votes of an acceptor, in the configuration in which it has more."""
@@ -75,11 +86,19 @@ class _Votes:
         )
 
     def holds(self, alive: Collection[int]) -> bool:
-        """Return whether those alive are a quorum, with a node among them that can lead."""
-        nodes = (a for acceptors in self.configurations for a in acceptors if a.kind == "node")
-        return any(a.id.node in alive for a in nodes) and all(
-            is_quorum(acceptors, alive) for acceptors in self.configurations
+        """Return whether those alive are a quorum of a node among them that can lead."""
+        return any(
+            all(is_quorum(acceptors, within) for acceptors in self.configurations)
+            for within in {frozenset(alive) - self._unseen(one) for one in self.nodes & set(alive)}
         )
+
+    def missed(self, one: int) -> tuple[int, bool, int]:
+        """Return a key by which those come first whose loss costs most."""
+        sees = one in self.nodes and not self._unseen(one)
+        return -self.weight(one), not sees, one
+
+    def _unseen(self, one: int) -> frozenset[NodeId]:
+        return self.blind.get(NodeId(one), frozenset())
 
     def reason(self, lost: Collection[int], alive: Collection[int]) -> str:
         """Return why a quorum is lost with these; '': it is not."""
@@ -97,16 +116,23 @@ class _Votes:
                 return "it holds the only vote" if total == 1 else "it holds all votes"
             casting = any(one.weight > 1 for one in alone)
             return f"it has the casting vote: {share}" if casting else share
+        if self.nodes & left:
+            return "no node would be left that reaches what it needs"
         return "no node would be left that can lead"
 
 
-def survives(state: State, alive: Collection[int] | None = None) -> Survival:
+def survives(
+    state: State,
+    alive: Collection[int] | None = None,
+    blind: Mapping[NodeId, frozenset[NodeId]] | None = None,
+) -> Survival:
     """Return which further failures the cluster survives.
 
     Args:
         state: quorum configuration, wish and nodes.
         alive: nodes, disks and witnesses that can be reached; None: nodes that are up, and all
             disks and witnesses.
+        blind: the disks and witnesses that a node does not reach, by node; None: all reach all.
     """
     config = state.quorum
     if alive is None:
@@ -114,9 +140,12 @@ def survives(state: State, alive: Collection[int] | None = None) -> Survival:
         if config is not None:
             alive |= {a.id.node for a in config.acceptors if a.kind != "node"}
     votes = _Votes(
-        acceptors
-        for acceptors in ((config.acceptors, config.former) if config is not None else ())
-        if acceptors is not None
+        (
+            acceptors
+            for acceptors in ((config.acceptors, config.former) if config is not None else ())
+            if acceptors is not None
+        ),
+        blind or {},
     )
     alive = frozenset[int](
         one.node
@@ -126,9 +155,7 @@ def survives(state: State, alive: Collection[int] | None = None) -> Survival:
     if not votes.holds(alive):
         text = "there is no quorum now"
         return Survival(quorum=False, failures=0, in_turn=0, losses=(), text=text)
-    voting = sorted(
-        (one for one in alive if votes.weight(one)), key=lambda one: (-votes.weight(one), one)
-    )
+    voting = sorted((one for one in alive if votes.weight(one)), key=votes.missed)
     losses = [_loss(votes, (one,), alive) for one in sorted(alive)]
     failures = 0
     while failures < len(voting) and votes.holds(alive - set(voting[: failures + 1])):
@@ -155,10 +182,10 @@ def _in_turn(state: State, votes: _Votes, alive: frozenset[int]) -> int:
     holder = casting_holder(votes.configurations[0]) or state.leader
     count = 0
     while all(votes.holds(alive - {one}) for one in alive):
-        alive -= {max(alive, key=lambda one: (votes.weight(one), -one))}
+        alive -= {min(alive, key=votes.missed)}
         count += 1
         wanted = wanted_acceptors(state.wish, nodes, everyone - alive, holder)
-        adapted = _Votes([wanted])
+        adapted = _Votes([wanted], votes.blind)
         if adapted.holds(alive):
             votes, holder = adapted, casting_holder(wanted)
     return count
