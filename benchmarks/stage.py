@@ -132,9 +132,7 @@ class Stage:
 
     def echo(self, node: str) -> subprocess.Popen[Any]:
         """Answer datagrams on a node, whoever has the address; no business of Leitwolf's."""
-        # As punctual as the prober: what is measured is who has the address.
-        argv = ["chrt", "--rr", "10", sys.executable, "-S", "-E", str(_LAB / "echo.py")]
-        argv += [str(PORT), node]
+        argv = [sys.executable, "-S", "-E", str(_LAB / "echo.py"), str(PORT), node]
         process = self.world.spawn(node, argv, stdout=subprocess.PIPE)
         if process.stdout is None or process.stdout.readline() != b"ready\n":
             raise RuntimeError(f"no echo on {node}")

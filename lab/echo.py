@@ -1,6 +1,7 @@
 """A server for tests: answers UDP datagrams with themselves and HTTP requests with a name.
 
 ``echo.py PORT NAME`` listens on every address, also on ones that come later, until it is killed.
+With real-time priority where it may: who waits for the processor looks like an outage to a prober.
 """
 
 from __future__ import annotations
@@ -8,10 +9,17 @@ from __future__ import annotations
 import selectors
 import socket
 import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from lab.realtime import be_punctual
 
 
 def main() -> None:
     """Serve."""
+    be_punctual()
     port, name = int(sys.argv[1]), sys.argv[2].encode()
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(name)
     selector = selectors.DefaultSelector()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tests.effort import part
 from tests.explore.lease_model import LeaseBounds, LeaseModel
 from tests.explore.quorum_model import Bounds, QuorumModel
 
@@ -28,7 +29,7 @@ LONG: dict[str, Bounds] = {
     "three-nodes-long": replace(THREE, rounds=2),
     "three-nodes-crash": replace(THREE, candidates=2, entries=1, crashes=1, repeats=False),
     "change": Bounds(nodes=3, rounds=2, entries=1, change=(3,), repeats=False),
-    "leases-long": replace(LEASES, beats=6, lates=1),
+    "leases-long": replace(LEASES, beats=part(6, least=5), lates=1),
 }
 """Complete in minutes."""
 SEARCHES = QUICK | LONG

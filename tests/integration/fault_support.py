@@ -47,6 +47,8 @@ class Watch:
         self._observer = observer
         self.outages: list[Outage] = []
         self.two_owners_ms = 0.0
+        self.moves = 0
+        """How often the group began anew somewhere."""
 
     def answers_again(self, timeout_s: float = 10.0) -> bool:
         """Wait until the address answers; say whether."""
@@ -214,6 +216,7 @@ class Calm:
         self._prober.outages()
         self._observer.report()
         watch = Watch(self._prober, self._observer)
+        before = self.group(node=self.leader())["generation"]
         try:
             yield watch
         finally:
@@ -221,6 +224,7 @@ class Calm:
         self.settle()
         time.sleep(0.3)  # what comes too late, as a second outage, shall be seen
         watch.finish()
+        watch.moves = self.group(node=self.leader())["generation"] - before
 
     def pid(self, node: str, role: Role) -> int:
         """Return the process that has a role on a node, as seen from here."""

@@ -39,7 +39,7 @@ def test_the_profile_changes_under_a_running_group() -> None:
                 until_acted_by(calm, profile, run_ms)
         after = calm.group()
     assert (after["owner"], after["generation"]) == (before["owner"], before["generation"])
-    assert seen.outages == [], seen.outages
+    assert seen.outage_ms < 1_000, seen.outages
 
 
 def until_acted_by(calm: Calm, profile: str, run_ms: int) -> None:
