@@ -40,3 +40,29 @@ def test_a_refusal_is_told_of_the_node_that_refuses(
         assert blind(node.daemon.core) == {other.id: {60_000}}
         assert found.text == f"n{other.id} refuses n60000: {SAID}"
         assert found.fix.startswith(f"on n{other.id}: leitwolf {check} ")
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_what_one_node_alone_finds_replaced_is_its_own_fault(
+    monkeypatch: pytest.MonkeyPatch, everywhere: bool
+) -> None:
+    """A share that is not mounted there: whoever replaced the witness would lose a whole one."""
+
+    def empty(one: Passive, started: int, result: WitnessResult) -> None:
+        fault = WitnessFault(code="witness-unformatted", text="x holds nothing any more")
+        finish(one, started, fault if isinstance(result, WitnessFault) else result)
+
+    world = started("tag-witness", 3)
+    monkeypatch.setattr(Passive, "_finish", empty)
+    other = next(node for node in world.nodes.values() if node is not leader(world))
+    [place] = world.witnesses.values()
+    place.unreached.update(world.nodes if everywhere else {other.id})
+    world.run_until(world.now + 7 * SECOND)
+    for node in world.nodes.values():
+        [found] = findings(node.daemon.core, lambda number: f"n{number}")
+        assert found.code == "witness-unformatted"
+        if everywhere:
+            assert found.fix == "leitwolf quorum replace"
+        else:
+            assert found.text.startswith(f"n{other.id} finds something else")
+            assert found.fix.startswith(f"on n{other.id}: see what is mounted")

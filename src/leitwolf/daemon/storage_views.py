@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,8 @@ __all__ = ["blind", "details", "findings"]
 Naming = Callable[[NodeId], str]
 
 _UNFIT = "witness-unfit"
+_ASTRAY = frozenset({"witness-foreign", "witness-unformatted"})
+"""What a node finds that looks at another place: a share that is not mounted there, another LUN."""
 _CHECKS = {"disk": "quorum disk check", "object": "witness test"}
 """Commands that look closer, by the kind of the acceptor."""
 
@@ -99,12 +101,16 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
     profile = acting(node.state, ALL_RULES)
     for passive in node.quorum.passives:
         what, paths = naming(passive.node), _paths(node, passive)
-        lasting_fault = _replaced(what, paths)
+        whole = any(not path.fault for _, path in paths)
+        lasting_fault = _replaced(what, paths, of_one={_UNFIT, *(_ASTRAY if whole else ())})
         found += lasting_fault
         for who, path in paths:
             where = location_of(passive.acceptor, node.state.relocations, who)
-            if path.fault.startswith(f"{_UNFIT}: "):
+            code = path.fault.partition(": ")[0]
+            if code == _UNFIT:
                 found.append(_unfit(naming(who), what, passive.acceptor.kind, where, path))
+            elif whole and code in _ASTRAY:
+                found.append(_astray(naming(who), what, passive.acceptor.kind, where, path))
             elif path.fault and not lasting_fault:
                 found.append(_lost(naming(who), what, passive.acceptor.kind, where, path))
         asked = max((path.silence_ms for _, path in paths), default=0)
@@ -130,11 +136,16 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
     return tuple(found)
 
 
-def _replaced(what: str, paths: list[tuple[NodeId, PathState]]) -> list[FindingView]:
-    """Return why a disk or witness is to be replaced, in the words of one node."""
+def _replaced(
+    what: str, paths: list[tuple[NodeId, PathState]], of_one: Collection[str]
+) -> list[FindingView]:
+    """Return why a disk or witness is to be replaced, in the words of one node.
+
+    ``of_one``: codes that may be the fault of the node that tells them.
+    """
     for _, path in paths:
         code, _, text = path.fault.partition(": ")
-        if code in LASTING_FAULTS and code != _UNFIT:
+        if code in LASTING_FAULTS and code not in of_one:
             return [FindingView(code=code, text=f"{what}: {text}", fix="leitwolf quorum replace")]
     return []
 
@@ -147,6 +158,16 @@ def _unfit(who: str, what: str, kind: str, where: str, path: PathState) -> Findi
         text=f"{who} refuses {what}: {text}",
         fix=f"on {who}: leitwolf {_CHECKS[kind]} {where}; what was repaired counts again by "
         "itself; else: leitwolf quorum replace",
+    )
+
+
+def _astray(who: str, what: str, kind: str, where: str, path: PathState) -> FindingView:
+    """Tell of a node that finds something else where others find what they should."""
+    code, _, text = path.fault.partition(": ")
+    return FindingView(
+        code=code,
+        text=f"{who} finds something else where others find {what}: {text}",
+        fix=f"on {who}: see what is mounted or connected there; leitwolf {_CHECKS[kind]} {where}",
     )
 
 
