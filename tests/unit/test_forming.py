@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from leitwolf.daemon.admission import _rejection
-from leitwolf.daemon.forming import verify_profile
+from leitwolf.daemon.forming import best_profile, verify_profile
 from leitwolf.model.commands import Refusal
 from leitwolf.model.errors import InvalidConfig
 from leitwolf.model.networks import choose_networks
@@ -40,6 +40,18 @@ def test_a_profile_that_the_machine_cannot_hold_is_refused(
     error = caught.value
     assert (error.code, error.field, error.hint) == ("invalid-config", "profile", hint)
     assert said in error.text
+
+
+@pytest.mark.parametrize(
+    ("realtime", "stall_ms", "chosen"),
+    [(True, 0, "default"), (True, 55, "virtual"), (False, 0, "virtual")],
+)
+def test_who_names_no_profile_gets_one_that_the_machine_holds(
+    realtime: bool, stall_ms: int, chosen: str
+) -> None:
+    """Real time alone does not tell: a machine that stalls is refused what it did not ask for."""
+    flags = Flag.REALTIME if realtime else Flag(0)
+    assert best_profile(Slot(flags=flags, extra=stall_ms * MS)) == chosen
 
 
 def address(interface: str, ip: str, subnet: str) -> InterfaceAddress:

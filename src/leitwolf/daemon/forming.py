@@ -54,6 +54,7 @@ __all__ = [
     "Place",
     "addresses_on",
     "begun_secret",
+    "best_profile",
     "drain",
     "ensure_folders",
     "establish",
@@ -101,6 +102,15 @@ def verify_profile(name: str, guard: Slot) -> None:
     except ProfileError as error:
         how = "use the profile virtual" if realtime else "run as root, or use the profile virtual"
         raise InvalidConfig(str(error), field="profile", hint=how) from error
+
+
+def best_profile(guard: Slot) -> str:
+    """Return the profile to form a cluster with that names none: the shorter one that holds."""
+    try:
+        verify_profile("default", guard)
+    except InvalidConfig:
+        return "virtual"
+    return "default"
 
 
 def form(

@@ -53,7 +53,7 @@ from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
 from leitwolf.system.clock import now, raw_ns
 from leitwolf.system.interfaces import interface_addresses, lasting
-from leitwolf.system.progress import Flag, Progress, Role
+from leitwolf.system.progress import Flag, Progress, Role, Slot
 from leitwolf.system.settings import Settings
 from leitwolf.wire.permit import leads
 
@@ -282,12 +282,13 @@ class DaemonService:
         """Form a cluster of one."""
         async with self._forming:
             self._refuse_second()
-            profile = request.profile or self._best_profile()
-            self._check_profile(profile)
             votes = request.votes or "dynamic"
             if votes not in ("dynamic", "strict"):
                 text = f"votes = {votes!r}, allowed is 'dynamic' or 'strict'"
                 raise InvalidConfig(text, field="votes")
+            guard = self._progress.slot(Role.GUARD)
+            profile = request.profile or forming.best_profile(guard)
+            _check_profile(profile, guard)
             addresses = interface_addresses()
             networks = choose_networks(lasting(addresses), request.interconnect, request.client)
             own = own_addresses(addresses, [(item.name, item.subnets) for item in networks])
@@ -338,7 +339,7 @@ class DaemonService:
             node = node_name or platform.node()
             pending = await asyncio.to_thread(begin_restore, data, node=node, wall=time.time_ns())
             profile = pending.backup().content().profile
-            self._check_profile(profile)
+            _check_profile(profile, self._progress.slot(Role.GUARD))
             if replace:
                 self._refuse_member()
             else:
@@ -369,17 +370,6 @@ class DaemonService:
             raise Conflict(
                 "this node is in a cluster already", code="already-in-a-cluster", hint=hint
             )
-
-    def _best_profile(self) -> str:
-        realtime = bool(self._progress.slot(Role.GUARD).flags & Flag.REALTIME)
-        return "default" if realtime else "virtual"
-
-    def _check_profile(self, profile: str) -> None:
-        if profile not in PROFILES:
-            raise InvalidConfig(
-                f"profile = {profile!r}, possible are {', '.join(PROFILES)}", field="profile"
-            )
-        forming.verify_profile(profile, self._progress.slot(Role.GUARD))
 
     async def join(self, request: JoinRequestView) -> AsyncIterator[str | ClusterSetup]:
         """Join a cluster, telling progress; begun, it goes on also when nobody listens any more."""
@@ -418,3 +408,11 @@ class DaemonService:
 
     async def _admit(self, request: JoinRequest, caller: str) -> JoinGrant | Rejection:
         return await admit(self.life.formed(), request, caller, self.command)
+
+
+def _check_profile(profile: str, guard: Slot) -> None:
+    if profile not in PROFILES:
+        raise InvalidConfig(
+            f"profile = {profile!r}, possible are {', '.join(PROFILES)}", field="profile"
+        )
+    forming.verify_profile(profile, guard)
