@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import socket
@@ -330,6 +331,20 @@ def test_start_while_the_cell_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     support.eventually(lambda: cells.empty("a"))
     for number in range(10):
         assert wait(start(cells, "a", f"exit {number}")) == number
+
+
+def test_a_cell_does_not_end_while_somebody_joins(tmp_path: Path) -> None:
+    """Its end would kill who has just come in; what has ended is entered by nobody."""
+    cells = PidNamespaceContainment(tmp_path)
+    first = start(cells, "a", "exec sleep 1")
+    with cells._record("a").open() as record:
+        fcntl.flock(record, fcntl.LOCK_SH)
+        wait(first)
+        time.sleep(0.5)  # it looked twice
+        assert not cells.empty("a")
+        assert wait(start(cells, "a", "exit 7")) == 7
+    support.eventually(lambda: cells.empty("a"))
+    assert cells._record("a").read_text().splitlines()[-1] == "ending"
 
 
 def test_cells_outlive_their_maker_and_are_adopted(cells: Containment) -> None:

@@ -7,6 +7,8 @@ Rules:
 - A process is named by pid, start time and boot, so that a reused pid is never killed.
 - A cell ends when its last process ends, not when the first program does: one that goes to the
   background stays in its cell, and the next program started in the cell joins it.
+- Who joins holds the lock of the record until its program is there; the init ends only with that
+  lock, and notes it in the record before: no program joins a cell that kills it by ending.
 
 Theory of operation. ``spawn`` forks the *guide*, the child that the caller gets: it unshares (with
 a user namespace of its own where this user must), forks the *init* (pid 1 inside), records both,
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -72,6 +75,8 @@ _ENDING_MS: Final = 1000
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _SHARED = ("user", "mnt", "pid")
 _INIT, _GUIDE = "init", "guide"
+_ENDING = "ending"
+"""Line of a record whose init has looked for the last time."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -205,7 +210,7 @@ class PidNamespaceContainment:
             return []
         if boot != _BOOT.read_text().strip():
             return []
-        parts = (line.split() for line in lines)
+        parts = (line.split() for line in lines if line != _ENDING)
         found = [_Known(role, int(pid), int(started)) for role, pid, started in parts]
         return sorted(found, key=lambda one: one.role != _INIT)
 
@@ -260,9 +265,12 @@ def _guide(record: Path, program: Program, writing: int, permitted: Callable[[],
     _attempt(writing, _unshare)
     mounts = _namespace(os.getpid(), "user") != outside
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    draft = record.with_suffix(".draft")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    ledger = os.open(draft, flags, 0o600)
     init = os.fork()
     if init == 0:
-        _init_main(life_reading, ready_writing, mounts)
+        _init_main(life_reading, ready_writing, ledger, mounts)
     os.close(ready_writing)
     os.close(life_reading)
     if os.read(ready_reading, 1) != b"1":
@@ -274,8 +282,8 @@ def _guide(record: Path, program: Program, writing: int, permitted: Callable[[],
     started = int(Path(f"{init}/stat").read_bytes().rpartition(b")")[2].split()[19])
     os.close(proc)
     os.chdir("/")
-    draft = record.with_suffix(".draft")
-    draft.write_text(f"{boot}\n{_INIT} {init} {started}\n{own}")
+    os.write(ledger, f"{boot}\n{_INIT} {init} {started}\n{own}".encode())
+    os.close(ledger)
     draft.replace(record)
     _run(program, writing, permitted, listing, {life_writing})
 
@@ -298,8 +306,12 @@ def _join(
             wanted |= flags[name]
 
     def enter() -> None:
-        with record.open("a") as file:
-            file.write(own)
+        # Open, and so locked, until this process and its program have closed all files.
+        ledger = os.open(record, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        fcntl.flock(ledger, fcntl.LOCK_SH)
+        if _ENDING in os.pread(ledger, os.fstat(ledger).st_size, 0).decode().splitlines():
+            raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+        os.write(ledger, own.encode())
         _call("setns", init.descriptor, wanted)
 
     _attempt(writing, enter)
@@ -354,15 +366,15 @@ def _end_as(status: int) -> NoReturn:
     os._exit(os.WEXITSTATUS(status))
 
 
-def _init_main(life_reading: int, ready_writing: int, mounts: bool) -> NoReturn:
+def _init_main(life_reading: int, ready_writing: int, ledger: int, mounts: bool) -> NoReturn:
     """Be pid 1: wait until the guide has ended, then until nobody is left."""
     try:
         if mounts:
             _mount_proc()
-        close_all_but({life_reading, ready_writing})
+        close_all_but({life_reading, ready_writing, ledger})
         nothing = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
-            if number not in (life_reading, ready_writing, nothing):
+            if number not in (life_reading, ready_writing, ledger, nothing):
                 os.dup2(nothing, number)
         os.setsid()
         os.chdir("/")
@@ -373,12 +385,35 @@ def _init_main(life_reading: int, ready_writing: int, mounts: bool) -> NoReturn:
             try:
                 os.waitpid(-1, 0)
             except ChildProcessError:
-                os.kill(-1, 0)
+                if _concluded(ledger):
+                    os._exit(0)
                 time.sleep(_LAST_POLL_SECONDS)
-    except ProcessLookupError:
-        os._exit(0)  # nobody is left
     finally:
         os._exit(1)
+
+
+def _concluded(ledger: int) -> bool:
+    """Tell whether nobody is left and nobody is about to join; then that is noted, and locked."""
+    if not _alone():
+        return False
+    try:
+        fcntl.flock(ledger, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    if _alone():
+        os.write(ledger, f"{_ENDING}\n".encode())
+        return True
+    fcntl.flock(ledger, fcntl.LOCK_UN)
+    return False
+
+
+def _alone() -> bool:
+    """Tell whether this process is the only one of its namespace."""
+    try:
+        os.kill(-1, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _mount_proc() -> None:
