@@ -42,6 +42,14 @@ def test_a_profile_that_the_machine_cannot_hold_is_refused(
     assert said in error.text
 
 
+def test_a_profile_that_there_is_not_is_refused_by_name() -> None:
+    """The possible ones are told."""
+    with pytest.raises(InvalidConfig) as caught:
+        verify_profile("slow", Slot())
+    assert caught.value.field == "profile"
+    assert caught.value.text.startswith("profile = 'slow', possible are fast, default")
+
+
 @pytest.mark.parametrize(
     ("realtime", "stall_ms", "chosen"),
     [(True, 0, "default"), (True, 55, "virtual"), (False, 0, "virtual")],

@@ -91,11 +91,14 @@ def ensure_folders(settings: Settings) -> None:
 
 
 def verify_profile(name: str, guard: Slot) -> None:
-    """Refuse a profile that this machine cannot hold.
+    """Refuse a profile that there is not, or that this machine cannot hold.
 
     Raises:
         InvalidConfig: names the rule, what it needs and what the machine shows.
     """
+    if name not in PROFILES:
+        text = f"profile = {name!r}, possible are {', '.join(PROFILES)}"
+        raise InvalidConfig(text, field="profile")
     realtime = bool(guard.flags & Flag.REALTIME)
     try:
         PROFILES[name].verify_on(realtime=realtime, stall_ms=-(-guard.extra // MILLISECOND))

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from leitwolf.core.lease.profile import PROFILES
 from leitwolf.daemon import forming, giving_way, views
 from leitwolf.daemon.admission import admit, new_token
 from leitwolf.daemon.aside import unformed_advice
@@ -53,7 +52,7 @@ from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
 from leitwolf.system.clock import now, raw_ns
 from leitwolf.system.interfaces import interface_addresses, lasting
-from leitwolf.system.progress import Flag, Progress, Role, Slot
+from leitwolf.system.progress import Flag, Progress, Role
 from leitwolf.system.settings import Settings
 from leitwolf.wire.permit import leads
 
@@ -288,7 +287,7 @@ class DaemonService:
                 raise InvalidConfig(text, field="votes")
             guard = self._progress.slot(Role.GUARD)
             profile = request.profile or forming.best_profile(guard)
-            _check_profile(profile, guard)
+            forming.verify_profile(profile, guard)
             addresses = interface_addresses()
             networks = choose_networks(lasting(addresses), request.interconnect, request.client)
             own = own_addresses(addresses, [(item.name, item.subnets) for item in networks])
@@ -339,7 +338,7 @@ class DaemonService:
             node = node_name or platform.node()
             pending = await asyncio.to_thread(begin_restore, data, node=node, wall=time.time_ns())
             profile = pending.backup().content().profile
-            _check_profile(profile, self._progress.slot(Role.GUARD))
+            forming.verify_profile(profile, self._progress.slot(Role.GUARD))
             if replace:
                 self._refuse_member()
             else:
@@ -408,11 +407,3 @@ class DaemonService:
 
     async def _admit(self, request: JoinRequest, caller: str) -> JoinGrant | Rejection:
         return await admit(self.life.formed(), request, caller, self.command)
-
-
-def _check_profile(profile: str, guard: Slot) -> None:
-    if profile not in PROFILES:
-        raise InvalidConfig(
-            f"profile = {profile!r}, possible are {', '.join(PROFILES)}", field="profile"
-        )
-    forming.verify_profile(profile, guard)
