@@ -156,4 +156,8 @@ def test_two_forced_halves_refuse_each_other(members: Members) -> None:
         assert done["exit"] == 0, done
     view = healed(members, "n1", 4)
     assert view.leader in halves[0]
-    assert "two-forced-halves" not in codes(members.until("n3", online, "the group online"))
+    members.until(
+        "n3",
+        lambda view: online(view) and "two-forced-halves" not in codes(view),
+        "the group online, and nothing told of halves",
+    )

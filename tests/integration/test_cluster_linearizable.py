@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from lab.cluster import RUNTIME, LabCluster
 from lab.world import World
+from tests.effort import part
 from tests.integration.fault_support import process_of
 from tests.linearizable import Kind, Operation, unexplained
 
@@ -31,7 +32,7 @@ REGISTER = ResourceId("register-app")
 NOT_DONE = {"no-quorum", "not-leader", "not-ready", "overload", "not-in-a-cluster"}
 FIRST = 10_000
 """The register is how long a program that never runs would sleep; every write has its own value."""
-SECONDS = 40
+SECONDS = part(40, least=20)
 
 
 class Clients:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.policy_world import World
+from tests.sim_calm import calm, leader
 
 from leitwolf.core.histories import Verdict, judge
 from leitwolf.core.lease.profile import PROFILES, awaited, watchdog_awaited
 from leitwolf.core.policy import judge as judge_command
 from leitwolf.core.policy.commands_force import foretell
+from leitwolf.core.rules import ALL_RULES
+from leitwolf.daemon.histories import Histories
 from leitwolf.model import events
 from leitwolf.model.commands import ForceQuorum, Refusal, ReplaceStorage, SetQuorum
 from leitwolf.model.errors import InvariantError
@@ -25,6 +29,7 @@ from leitwolf.store.head import Contradiction, Head
 from leitwolf.store.record import fields_of
 from leitwolf.system.watchdog import timeout_s
 from leitwolf.wire.ballot import Ballot
+from leitwolf.wire.guard import HistoryHeard
 from leitwolf.wire.lineage import continues
 
 LINEAGES = st.lists(st.integers(1, 3), max_size=3).map(tuple)
@@ -191,3 +196,29 @@ def test_a_lineage_that_does_not_fit_its_ballot_is_refused() -> None:
             head.take(*fields_of(record))
     head.take(*fields_of(ForcedRecord(ballot=Ballot(1, 0, 0), lineage=(5,))))
     assert head.lineage == head.copy().lineage == (5,)
+
+
+def test_who_was_let_in_since_is_no_other_half() -> None:
+    """It gave up its half and is connected: what was heard of it before is told no longer."""
+    core = leader(calm(1, ALL_RULES)).daemon.core
+    assert core is not None
+    (friend, *_), far = sorted(core.connected), NodeId(max(core.state.nodes) + 1)
+    histories = Histories(
+        core,
+        shown=lambda: HistoryStanding(lineage=(5,)),
+        feed=lambda _: None,
+        tell=lambda _: asyncio.sleep(0),
+        record=lambda _: None,
+        give_way=lambda _standing, _why: None,
+        examine_again=lambda: None,
+        joined=lambda: None,
+    )
+    for node in (friend, far):
+        histories.heard(HistoryHeard(node=node, lineage=(6,), closed=False))
+    told = [one for one in histories.notices() if one.code == Verdict.APART]
+    assert len(told) == 1
+    assert f"n{far}" in told[0].text
+    assert core.state.nodes[friend].name not in told[0].text
+    core.connected.discard(friend)
+    [told_again] = [one for one in histories.notices() if one.code == Verdict.APART]
+    assert core.state.nodes[friend].name in told_again.text

@@ -17,6 +17,8 @@ from leitwolf.model.ids import NetworkRole, NodeId
 from leitwolf.model.state import Network
 from leitwolf.model.views import LogLine, ProofView, StatusView, StoppedView
 from leitwolf.system.walltime import local_time
+from leitwolf.wire.ballot import Ballot
+from leitwolf.wire.page import LeasePage
 
 STOPPED = StoppedView(at_wall=1, text="run-lease over")
 WALL = 1_700_000_000_123_000_000
@@ -81,6 +83,22 @@ def test_a_node_without_quorum_says_no_more_than_it_knows() -> None:
         assert line.here or (not line.up and line.reason == "not reachable from here")
     quorum = views.quorum_view(core, None, world.now, worst_stall=0, realtime=True)
     assert quorum.leader == ""
+
+
+@pytest.mark.parametrize(
+    ("page", "has"),
+    [
+        (None, False),
+        (LeasePage(), False),
+        (LeasePage(lease=7, lease_end=11), True),
+        (LeasePage(lease=7, lease_end=10), False),
+        (LeasePage(office=Ballot(1, 2, 3), leader_end=11), True),
+        (LeasePage(office=Ballot(1, 2, 3), leader_end=10), False),
+    ],
+)
+def test_who_leads_has_quorum_before_it_has_a_run_lease(page: LeasePage | None, has: bool) -> None:
+    """What a new leader shows is fresh; it must not say at once that nobody leads."""
+    assert views.has_lease(page, 10) is has
 
 
 def test_a_node_that_comes_and_goes_is_told_when_its_vote_returns() -> None:

@@ -180,8 +180,12 @@ class Histories:
         return {
             node: (verdict, history)
             for node, (at, verdict, history) in sorted(self._foreign.items())
-            if now - at <= _HEARD_S or node in let_in
+            if (now - at <= _HEARD_S and not self._with_us(node, verdict)) or node in let_in
         }
+
+    def _with_us(self, node: int, verdict: Verdict) -> bool:
+        """Return whether a node that is connected now was let in since: it is in this history."""
+        return verdict is not Verdict.UNFINISHED and node in self._node.connected
 
     def alternative(self) -> HistoryStanding | None:
         """Return the history for which an operator may give up the own one, None: none is heard."""

@@ -108,13 +108,14 @@ class DaemonService:
             StoppedView(at_wall=line.at_wall_ns, text=line.text)
             for line in cluster.recorder.read()[-10:]
         )
+        page, instant = cluster.page(), now()
         view = views.status_view(
             cluster.node,
             links=cluster.links,
             streams=cluster.peers.links(),
             sides=self._sides(cluster),
-            fresh=self._fresh(cluster),
-            leased=views.has_lease(cluster.page(), raw_ns()),
+            fresh=cluster.node.in_charge and leads(page, instant),
+            leased=views.has_lease(page, instant.raw),
             proof=self._proof(),
             stopped=stopped,
         )
@@ -160,11 +161,6 @@ class DaemonService:
     def _fault_advice(self) -> str:
         fault = self.life.fault
         return f"{fault.text} [{fault.code}]\n  -> {fault.hint}" if fault is not None else ""
-
-    def _fresh(self, cluster: Cluster) -> bool:
-        """Return whether the state was read at the leader, under its lease."""
-        page = cluster.page()
-        return cluster.node.in_charge and leads(page, now())
 
     def quorum(self) -> QuorumView:
         """Return who promised what."""

@@ -271,8 +271,14 @@ def _group_view(state: State, group: Group) -> GroupView:
 
 
 def has_lease(page: LeasePage | None, now: int) -> bool:
-    """Return whether the run-lease of this node lasts: it hears a leader, and is heard."""
-    return page is not None and page.lease != 0 and now < page.lease_end
+    """Return whether this node hears a leader and is heard (its run-lease lasts), or leads.
+
+    A new leader leads before it has a run-lease of its own: that takes a round of beats more.
+    """
+    if page is None:
+        return False
+    running = page.lease != 0 and now < page.lease_end
+    return running or (page.office != NO_BALLOT and now < page.leader_end)
 
 
 def _hears_leader(node: Node, *, leased: bool) -> bool:
