@@ -260,10 +260,12 @@ class Prober(MeasuringProcess):
         arguments = [kind, address, str(port), str(interval_us)]
         super().__init__(world.enter_network(machine), Path(__file__), arguments)
         self._over: list[Outage] = []
+        self._stall_ms = 0.0
 
     def report(self) -> dict[str, Any]:
         """Return counters and the outages since the last report; see :meth:`outages`."""
         report = super().report()
+        self._stall_ms = max(self._stall_ms, report["worst_stall_ms"])
         self._over += [Outage(*outage) for outage in report["outages"] if outage[1]]
         return report
 
@@ -272,6 +274,15 @@ class Prober(MeasuringProcess):
         lasting = [Outage(*outage) for outage in self.report()["outages"] if not outage[1]]
         outages, self._over = [*self._over, *lasting], []
         return outages
+
+    def stall_ms(self) -> float:
+        """Return for how long the prober itself, real-time, stood still since this was called last.
+
+        That is how long the machine did not run what it must run at once.
+        """
+        self.report()
+        stall, self._stall_ms = self._stall_ms, 0.0
+        return stall
 
     def wait_for_answers(self, count: int = 20, timeout_s: float = 10.0) -> bool:
         """Wait until ``count`` more probes were answered and no outage lasts; say whether."""

@@ -39,6 +39,10 @@ def process_of(world: World, node: str, role: Role) -> int:
     return pid
 
 
+_STALL_MS = 150
+"""Two heartbeats of the profile default are late by then: a node counts as lost before long."""
+
+
 class Watch:
     """What client and observer saw during one fault."""
 
@@ -49,6 +53,17 @@ class Watch:
         self.two_owners_ms = 0.0
         self.moves = 0
         """How often the group began anew somewhere."""
+        self.stall_ms = 0.0
+        """How long the machine stood still at most."""
+        self.story = ""
+        """What the timeline says about it, for who reads of a failure."""
+
+    def moved(self, times: int) -> bool:
+        """Return whether the group began anew so often.
+
+        A machine that stood still for too long moved it once more, and rightly so.
+        """
+        return self.moves == times or self.stall_ms > _STALL_MS
 
     def answers_again(self, timeout_s: float = 10.0) -> bool:
         """Wait until the address answers; say whether."""
@@ -58,6 +73,7 @@ class Watch:
         """Take the results."""
         self.outages = self._prober.outages()
         self.two_owners_ms = self._observer.two_owners_ms()
+        self.stall_ms = self._prober.stall_ms()
 
     @property
     def outage_ms(self) -> float:
@@ -214,9 +230,11 @@ class Calm:
     def watch(self) -> Iterator[Watch]:
         """Watch client and observer while something happens; afterwards all is calm again."""
         self._prober.outages()
+        self._prober.stall_ms()
         self._observer.report()
         watch = Watch(self._prober, self._observer)
-        before = self.group(node=self.leader())["generation"]
+        leader = self.leader()
+        before, newest = self.group(node=leader)["generation"], self.status(leader)["index"]
         try:
             yield watch
         finally:
@@ -224,7 +242,10 @@ class Calm:
         self.settle()
         time.sleep(0.3)  # what comes too late, as a second outage, shall be seen
         watch.finish()
-        watch.moves = self.group(node=self.leader())["generation"] - before
+        leader = self.leader()
+        watch.moves = self.group(node=leader)["generation"] - before
+        lines = self.client(leader).log(after=newest)
+        watch.story = "\n".join(f"{one.index} {one.by} {one.because} {one.events}" for one in lines)
 
     def pid(self, node: str, role: Role) -> int:
         """Return the process that has a role on a node, as seen from here."""

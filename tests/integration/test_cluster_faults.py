@@ -101,7 +101,7 @@ def test_frozen_owner_is_silent_and_stays_so_when_it_thaws(calm: Calm) -> None:
         assert seen.answers_again()
         calm.world.thaw(owner)
     assert seen.two_owners_ms == 0
-    assert seen.moves == 1
+    assert seen.moved(1), seen.story
     assert seen.outages
     assert seen.outage_ms < 1500
 
@@ -116,7 +116,7 @@ def test_frozen_guard_costs_the_node_its_groups(calm: Calm) -> None:
         assert seen.answers_again()
         calm.world.thaw(owner)
     assert seen.two_owners_ms == 0
-    assert seen.moves == 1
+    assert seen.moved(1), seen.story
     assert seen.outages
 
 
@@ -195,7 +195,7 @@ def test_all_processes_killed_at_once(calm: Calm) -> None:
         assert f"{VIP}/" not in left
         assert not calm.world.run(owner, ["pgrep", "-f", "echo.py"], check=False).stdout
     assert seen.two_owners_ms == 0
-    assert seen.moves == 1
+    assert seen.moved(1), seen.story
     assert seen.outages
 
 
@@ -215,7 +215,7 @@ def test_partitioned_owner_stops_before_another_starts(calm: Calm) -> None:
         assert any("lease over" in line["text"] for line in alone["stopped"])
         calm.mend()
     assert seen.two_owners_ms == 0
-    assert seen.moves == 1
+    assert seen.moved(1), seen.story
     assert seen.outages
     assert seen.outage_ms < 1500
 
@@ -242,7 +242,7 @@ def test_owner_that_hears_but_is_not_heard(calm: Calm) -> None:
         assert seen.answers_again()
         calm.world.run(SWITCH, ["nft", "delete table netdev mute"])
     assert seen.two_owners_ms == 0
-    assert seen.moves == 1
+    assert seen.moved(1), seen.story
     assert seen.outages
 
 
