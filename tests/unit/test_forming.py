@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from leitwolf.cli.cluster import setup_text
 from leitwolf.daemon.admission import _rejection
 from leitwolf.daemon.forming import best_profile, verify_profile
 from leitwolf.model.commands import Refusal
 from leitwolf.model.errors import InvalidConfig
 from leitwolf.model.networks import choose_networks
+from leitwolf.model.views import ClusterSetup
 from leitwolf.peers.frames import Code
 from leitwolf.system.interfaces import InterfaceAddress
 from leitwolf.system.progress import Flag, Slot
@@ -51,15 +54,32 @@ def test_a_profile_that_there_is_not_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("realtime", "stall_ms", "chosen"),
-    [(True, 0, "default"), (True, 55, "virtual"), (False, 0, "virtual")],
+    ("realtime", "stall_ms", "chosen", "why"),
+    [
+        (True, 0, "default", ""),
+        (True, 55, "virtual", "worst stall 55"),
+        (False, 0, "virtual", "worst stall 400"),
+    ],
 )
 def test_who_names_no_profile_gets_one_that_the_machine_holds(
-    realtime: bool, stall_ms: int, chosen: str
+    realtime: bool, stall_ms: int, chosen: str, why: str
 ) -> None:
     """Real time alone does not tell: a machine that stalls is refused what it did not ask for."""
     flags = Flag.REALTIME if realtime else Flag(0)
-    assert best_profile(Slot(flags=flags, extra=stall_ms * MS)) == chosen
+    profile, reason = best_profile(Slot(flags=flags, extra=stall_ms * MS))
+    assert profile == chosen
+    assert why in reason
+    assert bool(why) == bool(reason)
+
+
+def test_it_is_told_why_no_shorter_profile_was_taken() -> None:
+    """One line, where there is a reason."""
+    setup = ClusterSetup(
+        cluster="lab", uuid="u", node="n1", node_id=1, profile="virtual", networks={}, advice=""
+    )
+    assert "shorter" not in setup_text(setup)
+    told = setup_text(replace(setup, profile_reason="worst stall 55")).splitlines()
+    assert "not a shorter one: worst stall 55" in told
 
 
 def address(interface: str, ip: str, subnet: str) -> InterfaceAddress:

@@ -31,6 +31,7 @@ def setup_text(setup: ClusterSetup) -> str:
     networks = ", ".join(f"{name} ({address})" for name, address in setup.networks.items())
     lines = [
         f"{setup.node} is node {setup.node_id} of cluster {setup.cluster}, profile {setup.profile}",
+        *([f"not a shorter one: {setup.profile_reason}"] if setup.profile_reason else []),
         f"networks: {networks}",
     ]
     return "\n".join([*lines, *(f"! {line}" for line in setup.advice.splitlines())])

@@ -107,13 +107,16 @@ def verify_profile(name: str, guard: Slot) -> None:
         raise InvalidConfig(str(error), field="profile", hint=how) from error
 
 
-def best_profile(guard: Slot) -> str:
-    """Return the profile to form a cluster with that names none: the shorter one that holds."""
+def best_profile(guard: Slot) -> tuple[str, str]:
+    """Return the profile to form a cluster with that names none: the shorter one that holds.
+
+    And why it is not the shorter one, '' where it is.
+    """
     try:
         verify_profile("default", guard)
-    except InvalidConfig:
-        return "virtual"
-    return "default"
+    except InvalidConfig as error:
+        return "virtual", error.text
+    return "default", ""
 
 
 def form(

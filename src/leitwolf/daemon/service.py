@@ -282,7 +282,9 @@ class DaemonService:
                 text = f"votes = {votes!r}, allowed is 'dynamic' or 'strict'"
                 raise InvalidConfig(text, field="votes")
             guard = self._progress.slot(Role.GUARD)
-            profile = request.profile or forming.best_profile(guard)
+            profile, why = request.profile, ""
+            if not profile:
+                profile, why = forming.best_profile(guard)
             forming.verify_profile(profile, guard)
             addresses = interface_addresses()
             networks = choose_networks(lasting(addresses), request.interconnect, request.client)
@@ -298,7 +300,8 @@ class DaemonService:
                 addresses=own,
                 dynamic=votes == "dynamic",
             )
-            return await self._started(formed, profile, own)
+            setup = await self._started(formed, profile, own)
+            return msgspec.structs.replace(setup, profile_reason=why)
 
     async def _started(
         self, bootstrap: Bootstrap, profile: str, networks: dict[str, str]

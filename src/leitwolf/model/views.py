@@ -479,3 +479,5 @@ class ClusterSetup(_View, frozen=True, kw_only=True):
     profile: str
     networks: dict[str, str]
     advice: str
+    profile_reason: str = ""
+    """Why a shorter profile was not taken where none was asked for, '' otherwise."""
