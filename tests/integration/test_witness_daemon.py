@@ -178,7 +178,12 @@ def test_damage_of_one_cluster_is_its_own(
     assert code_of(cas) == "witness-damaged"
     witness.stop()
     witness.start()
-    assert code_of(client(monkeypatch, witness, token)) == "witness-damaged"
+    again = client(monkeypatch, witness, token)
+    with pytest.raises(WitnessError) as caught:
+        again.get()
+    assert caught.value.code == "witness-damaged"
+    assert caught.value.hint.endswith("leitwolf quorum replace")
+    again.close()
     other = client(monkeypatch, witness, witness.token("branch"), "branch")
     assert other.get() is None
     other.close()

@@ -83,6 +83,18 @@ def test_a_disk_with_a_block_gets_no_other_uuid(device: MemoryDevice) -> None:
     assert bytes(device.content) == before
 
 
+@pytest.mark.parametrize(
+    ("numbers", "asked", "places"),
+    [((1, 3), None, 8), ((2, 8), None, 8), ((3, 9), None, 64), ((3, 9), 12, 12), ((1,), 2, 2)],
+)
+def test_a_disk_is_replaced_by_one_with_a_place_for_every_node(
+    numbers: tuple[int, ...], asked: int | None, places: int
+) -> None:
+    """The one command suffices, whatever numbers the members have by now."""
+    view: Any = SimpleNamespace(nodes=[SimpleNamespace(id=NodeId(one)) for one in numbers])
+    assert quorum._places(view, asked) == places
+
+
 @pytest.mark.parametrize(("written", "force"), [(True, False), (True, True), (False, False)])
 def test_a_disk_is_replaced_by_one_that_was_used_only_by_force(
     monkeypatch: pytest.MonkeyPatch, device: MemoryDevice, written: bool, force: bool

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,9 +15,10 @@ from tests.unit.test_store_log import IDENTITY, SMALL
 from leitwolf.core.policy import Judged
 from leitwolf.daemon.bootstrap import Bootstrap, Peer
 from leitwolf.daemon.departure import Lockout, save_lockout
-from leitwolf.daemon.rejoining import own_token
-from leitwolf.model.commands import AddNode, IssueToken, Refusal, SetQuorum
+from leitwolf.daemon.rejoining import make_room, own_token
+from leitwolf.model.commands import AddNode, Answer, Command, IssueToken, Refusal, SetQuorum
 from leitwolf.model.errors import Conflict
+from leitwolf.model.limits import NODES_MAX
 from leitwolf.peers.authority import create_identity, new_node_key, sign, signed_by
 from leitwolf.peers.frames import JoinRequest
 from leitwolf.peers.identity import save_identity
@@ -81,6 +85,16 @@ def test_a_token_is_made_of_what_a_node_still_has(tmp_path: Path) -> None:
 # --- places on a disk ----------------------------------------------------------------------------
 
 
+JOINING = AddNode(
+    name="node4",
+    uuid="uuid4",
+    storage="disk4",
+    addresses={"client": "192.0.2.4"},
+    fingerprint="4" * 64,
+    token="a" * 64,
+)
+
+
 def use_disk(world: World, slots: int) -> Judged | Refusal:
     command = SetQuorum(witness="disk", storage="00000001", location="/dev/quorum", slots=slots)
     return world.command(command)
@@ -101,16 +115,57 @@ def test_a_node_without_a_place_on_the_disk_does_not_join() -> None:
     world = World(3)
     use_disk(world, 3)
     world.do(IssueToken(digest="a" * 64, lifetime_s=60))
-    joining = AddNode(
-        name="node4",
-        uuid="uuid4",
-        storage="disk4",
-        addresses={"client": "192.0.2.4"},
-        fingerprint="4" * 64,
-        token="a" * 64,
-    )
-    refusal = world.command(joining)
+    refusal = world.command(JOINING)
     assert isinstance(refusal, Refusal)
     assert refusal.code == "no-disk-slot"
+    assert "quorum replace LOCATION --nodes 64" in refusal.hint
     use_disk(world, 8)
-    assert isinstance(world.command(joining), Judged)
+    assert isinstance(world.command(JOINING), Judged)
+
+
+def test_a_new_disk_without_places_is_to_be_formatted_anew() -> None:
+    """There is none to replace yet; later there is."""
+    world = World(3)
+    refusal = use_disk(world, 2)
+    assert isinstance(refusal, Refusal)
+    assert refusal.hint.startswith("leitwolf quorum disk format /dev/quorum --nodes 64 ")
+    use_disk(world, 3)
+    refusal = use_disk(world, 2)
+    assert isinstance(refusal, Refusal)
+    assert refusal.hint.startswith("leitwolf quorum replace LOCATION --nodes 64")
+
+
+def test_beyond_the_last_place_another_disk_is_not_advised() -> None:
+    """None has a place for number 65; another kind of quorum has."""
+    world = World(3)
+    use_disk(world, NODES_MAX)
+    world.state = msgspec.structs.replace(world.state, node_serial=NODES_MAX)
+    world.do(IssueToken(digest="a" * 64, lifetime_s=60))
+    refusal = world.command(JOINING)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "no-disk-slot"
+    assert "--nodes" not in refusal.hint
+    assert "leitwolf quorum set witness LOCATION" in refusal.hint
+    world.do(SetQuorum())
+    assert isinstance(world.command(JOINING), Judged)
+
+
+@pytest.mark.parametrize(("slots", "advised"), [(8, "--nodes 64"), (NODES_MAX, "set witness")])
+def test_a_node_is_not_replaced_where_its_successor_has_no_place(slots: int, advised: str) -> None:
+    """The former one stays a member, and the hint names a way that there is."""
+    world = World(3)
+    use_disk(world, slots)
+    gone = msgspec.structs.replace(world.state.nodes[3], up=False)
+    nodes = {**world.state.nodes, 3: gone}
+    state = msgspec.structs.replace(world.state, nodes=nodes, node_serial=slots)
+    cluster: Any = SimpleNamespace(node=SimpleNamespace(state=state))
+
+    async def commit(command: Command, *_: object) -> Answer:
+        raise AssertionError(command)
+
+    asked = request(name="node3", uuid="another", replace=True)
+    rejection = asyncio.run(make_room(cluster, asked, "test", commit))
+    assert rejection is not None
+    assert rejection.code == "no-disk-slot"
+    assert advised in rejection.hint
+    assert rejection.hint.endswith("; then ask again")

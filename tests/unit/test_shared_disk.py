@@ -385,6 +385,7 @@ def test_a_block_lost_in_both_copies_stops_everybody(rot: bytes) -> None:
         with pytest.raises(WitnessError) as raised:
             attempt()
         assert code(raised) == "witness-damaged"
+        assert raised.value.hint.endswith("leitwolf quorum replace")
 
 
 def test_a_write_on_its_way_is_read_again() -> None:

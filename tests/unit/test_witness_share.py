@@ -15,6 +15,7 @@ import pytest
 from leitwolf.model.errors import WitnessError
 from leitwolf.model.limits import CAS_BYTES_MAX
 from leitwolf.model.location import ShareLocation
+from leitwolf.witness import shared_file
 from leitwolf.witness.mounts import Mount, check_lock_loss, check_mount
 from leitwolf.witness.share import ShareCas
 from leitwolf.witness.shared_file import BLOCK_BYTES, SharedFile
@@ -148,6 +149,7 @@ def test_a_confirmed_value_that_is_damaged_is_told(
         with pytest.raises(WitnessError) as caught:
             step()
         assert caught.value.code == "witness-damaged"
+        assert caught.value.hint.endswith("remove the file, then: leitwolf quorum replace")
 
 
 def test_what_was_read_never_counts_as_unwritten(
@@ -346,9 +348,34 @@ def test_a_share_that_takes_writes_without_the_lock_is_refused() -> None:
 def checked() -> Callable[[str, str], None]:
     def check(kind: str, options: str) -> None:
         mount = Mount(point="/mnt", kind=kind, options=frozenset(options.split(",")))
-        check_mount(mount, "/mnt/quorum/office", local=False)
+        check_mount(mount, "/mnt/quorum/office", local=False, disk=False)
 
     return check
+
+
+@pytest.mark.parametrize("kind", ["9p", "virtiofs", "fuse.sshfs"])
+def test_where_locks_stay_what_works_is_advised(kind: str) -> None:
+    """A value is refused on SMB, too, so it is not sent there; a disk that is a file may go."""
+    mount, hints = Mount(point="/mnt", kind=kind, options=frozenset({"rw"})), []
+    for disk in (False, True):
+        with pytest.raises(WitnessError, match="may keep locks") as caught:
+            check_mount(mount, "/mnt/w", local=False, disk=disk)
+        hints.append(caught.value.hint)
+    assert "or SMB" not in hints[0]
+    assert "leitwolf quorum set disk FILE --witness" in hints[0]
+    assert hints[1] == "use NFS 4.1 or SMB 3.1, mounted by the kernel"
+
+
+@pytest.mark.parametrize("option", ["nobrl", "cache=loose", "vers=1.0"])
+def test_a_value_on_smb_is_refused_whatever_its_options(
+    path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """To mount it otherwise would end in the next refusal."""
+    mount = Mount(point="/mnt", kind="cifs", options=frozenset({"rw", option}))
+    monkeypatch.setattr(shared_file, "find_mount", lambda _: mount)
+    with pytest.raises(WitnessError, match="lost his lock") as caught:
+        share(path).get()
+    assert "quorum disk format FILE" in caught.value.hint
 
 
 @pytest.mark.parametrize(("kind", "options", "why"), REFUSED)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leitwolf.model.errors import StorageError, SyncFailed
+from leitwolf.model.errors import LogCorrupt, StorageError, SyncFailed
 from leitwolf.witness.server import WitnessServer
 from leitwolf.witness.speech import PROTOCOL, Ask, Code, Hello, Kind
 from leitwolf.witness.vault import Vault
@@ -57,6 +57,20 @@ def test_what_an_earlier_process_left_is_made_durable_first(
     vault.occupy()
     vault.close()
     assert steps == ["value", "office", "clusters"]
+
+
+def test_the_way_out_of_a_damaged_value_is_told(vault: Vault) -> None:
+    """It is never taken for the value before; so the file must go before another one is made."""
+    vault.put("office", "", b"one", None)
+    path = vault._path("office", "")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    for step in (lambda: vault.get("office", ""), lambda: vault.put("office", "", b"two", None)):
+        with pytest.raises(LogCorrupt, match=str(path)) as caught:
+            step()
+        assert "remove the file" in caught.value.hint
+        assert caught.value.hint.endswith("leitwolf quorum replace")
+    path.unlink()
+    assert vault.put("office", "", b"two", None)
 
 
 def failing(code: int) -> Callable[..., None]:

@@ -12,12 +12,16 @@ from leitwolf.cli.common import Context, find_node, hand_over, send, with_json
 from leitwolf.model.commands import SetQuorum, SetVotes
 from leitwolf.model.errors import Conflict, InvalidConfig, NoQuorum, WitnessError
 from leitwolf.model.ids import NodeId
+from leitwolf.model.limits import NODES_MAX
+from leitwolf.model.views import StatusView
 from leitwolf.model.witness import ROLLED_BACK, CasObject, WitnessMode
 from leitwolf.wire.ballot import NO_BALLOT
 
 __all__ = ["bring_in_disk", "move", "replace", "set_", "votes", "weight"]
 
 _TIMEOUT_S = 10.0
+_PLACES = 8
+"""Of a disk, while no node has a higher number."""
 _force_option = click.option(
     "--force", is_flag=True, help="Overwrite what was used before; nothing may use it any more."
 )
@@ -118,14 +122,22 @@ def set_witness(
 @click.command("replace")
 @click.argument("location", required=False)
 @click.option(
-    "--nodes", "nodes_max", default=8, show_default=True, help="Highest number of a node (disk)."
+    "--nodes",
+    "nodes_max",
+    type=int,
+    help="Highest number of a node (disk); default: 8, or 64 where a node has a higher one.",
 )
 @click.option("--create", is_flag=True, help="Make the file of a disk if it is not there.")
 @click.option("--local", is_flag=True, help="Allow a file of this machine alone, for laboratories.")
 @_force_option
 @with_json
 def replace(
-    context: Context, location: str | None, nodes_max: int, create: bool, local: bool, force: bool
+    context: Context,
+    location: str | None,
+    nodes_max: int | None,
+    create: bool,
+    local: bool,
+    force: bool,
 ) -> None:
     """Put a new disk or witness in the place of the one that is lost, without stopping a group.
 
@@ -141,7 +153,8 @@ def replace(
             code="no-witness",
             hint="leitwolf quorum set disk LOCATION, or leitwolf quorum set witness LOCATION",
         )
-    if not context.client.status().quorum:
+    status = context.client.status()
+    if not status.quorum:
         raise NoQuorum(
             "without a quorum nothing can be replaced; nothing was changed",
             hint="leitwolf quorum status says what is missing",
@@ -151,7 +164,7 @@ def replace(
     full = present.full or disk or present.alone
     mode = WitnessMode.FULL if full else WitnessMode.TAG
     storage, slots = (
-        _format(context, location, nodes_max, create=create, force=force)
+        _format(context, location, _places(status, nodes_max), create=create, force=force)
         if disk
         else (_prepare(context, location, mode, force=force), 0)
     )
@@ -167,6 +180,14 @@ def replace(
         slots=slots,
     )
     send(context, command, f"{location} takes the place of {present.location}")
+
+
+def _places(view: StatusView, asked: int | None) -> int:
+    """Return for how many nodes to format a disk: all members have a place, unless asked for."""
+    if asked is not None:
+        return asked
+    highest = max(node.id for node in view.nodes)
+    return _PLACES if highest <= _PLACES else NODES_MAX
 
 
 def _try_file(context: Context, location: str, *, local: bool) -> None:

@@ -20,6 +20,7 @@ from contextlib import suppress
 
 import msgspec
 
+from leitwolf.core.policy.commands_quorum import place_hint
 from leitwolf.daemon import forming
 from leitwolf.daemon.bootstrap import Bootstrap
 from leitwolf.daemon.cluster import Cluster
@@ -184,7 +185,7 @@ async def make_room(
             code="no-disk-slot",
             text=f"the next node has number {state.node_serial + 1}, and {disk.location} has "
             f"places for nodes 1..{disk.slots}",
-            hint="leitwolf quorum replace LOCATION --nodes 64, on another disk; then ask again",
+            hint=f"{place_hint(state.node_serial + 1)}; then ask again",
         )
     evict = EvictNode(node=former.id, replaced=True)
     rejection = _refused(await commit(evict, by, _COMMAND_S))

@@ -146,7 +146,8 @@ class DirectFile:
                 hint="use a block device, or a file on a disk or share",
             )
         if mount is not None and write:
-            check_mount(mount, str(self._path), local=True)  # others refuse what is local
+            # Who brings it in refuses what is local.
+            check_mount(mount, str(self._path), local=True, disk=True)
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:

@@ -29,6 +29,7 @@ from collections.abc import Callable
 import msgspec
 
 from leitwolf.model.errors import WitnessError, check
+from leitwolf.model.limits import NODES_MAX
 from leitwolf.model.witness import DiskBlock, Region, is_evicted
 from leitwolf.ports.witness import DiskCall, DiskResult, RegionRead, RegionWrite
 from leitwolf.wire.ballot import NO_BALLOT, NO_KEY
@@ -129,7 +130,8 @@ class BlockingDisk:
             raise WitnessError(
                 f"the disk has room for nodes 1..{self._header.nodes_max}; this is node {node}",
                 code="witness-unfit",
-                hint="format a disk with --nodes as high as the highest node number",
+                hint="format a disk with --nodes as high as the highest node number, at most "
+                f"{NODES_MAX}",
             )
         self._geometry = Geometry(self._header.nodes_max, self._header.region_bytes)
         self._image = encode_header(self._header)
@@ -241,7 +243,7 @@ class BlockingDisk:
         raise WitnessError(
             f"the block of node {slot + 1} is damaged in both copies",
             code="witness-damaged",
-            hint="what it promised is lost: evict the disk and format another one",
+            hint="what it promised is lost: leitwolf quorum replace",
         )
 
     def _demand_known(self, known: int) -> None:

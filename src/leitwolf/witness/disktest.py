@@ -121,7 +121,7 @@ def _scratch(path: Path, *, local: bool) -> Iterator[None]:
         with _explained(path):
             mount = _fill(descriptor)
         if mount is not None:
-            check_mount(mount, str(path.parent), local=local, laboratory="--local")
+            check_mount(mount, str(path.parent), local=local, disk=True)
         yield
     finally:
         path.unlink(missing_ok=True)

@@ -21,6 +21,10 @@ _SMB = frozenset({"cifs", "smb3"})
 _LOCKING = frozenset({"fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.juicefs", "fuse.mfs"})
 """Of file systems in user space those that carry locks to all machines; where one does not do it
 itself, the kernel keeps them on this machine, and nothing shows it."""
+_AS_DISK = (
+    "let a file there be a disk, in which each node writes for itself alone: "
+    "leitwolf quorum disk format FILE --create; leitwolf quorum set disk FILE --witness"
+)
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,19 +73,18 @@ def check_lock_loss(mount: Mount, path: str) -> None:
         raise WitnessError(
             f"{path}: SMB takes writes of who lost his lock",
             code="witness-unfit",
-            hint="let a file there be a disk, in which each node writes for itself alone: "
-            "leitwolf quorum disk format FILE --create; leitwolf quorum set disk FILE --witness",
+            hint=_AS_DISK,
         )
 
 
-def check_mount(mount: Mount, path: str, *, local: bool, laboratory: str = "?local=yes") -> None:
+def check_mount(mount: Mount, path: str, *, local: bool, disk: bool) -> None:
     """Refuse a file system on which another machine cannot see, or can overtake, our writes.
 
     Args:
         mount: what :func:`find_mount` found.
         path: for errors.
         local: file systems of one machine are allowed.
-        laboratory: what allows them, for the hint.
+        disk: the file is a shared disk, not the value of a witness: hints name what is fit for it.
 
     Raises:
         WitnessError: it is unfit (code ``witness-unfit``); the text says why.
@@ -91,6 +94,7 @@ def check_mount(mount: Mount, path: str, *, local: bool, laboratory: str = "?loc
         return WitnessError(f"{path}: {why}", code="witness-unfit", hint=hint)
 
     kind, options = mount.kind, mount.options
+    laboratory = "--local" if disk else "?local=yes"
     if kind in _LOCAL and not local:
         raise unfit(
             f"it is on {kind} (mounted at {mount.point}), which is of this machine alone",
@@ -99,7 +103,9 @@ def check_mount(mount: Mount, path: str, *, local: bool, laboratory: str = "?loc
     if kind in {"9p", "virtiofs"} or (kind.startswith("fuse") and kind not in _LOCKING):
         raise unfit(
             f"{kind} (mounted at {mount.point}) may keep locks on this machine",
-            "use NFS 4.1 or SMB 3.1, mounted by the kernel",
+            "use NFS 4.1 or SMB 3.1, mounted by the kernel"
+            if disk
+            else f"use NFS 4.1, mounted by the kernel; on SMB {_AS_DISK}",
         )
     if kind in _NFS:
         version = next((text[5:] for text in options if text.startswith("vers=")), "4")

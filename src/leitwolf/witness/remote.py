@@ -160,7 +160,9 @@ class RemoteCas:
 
     def _refusal(self, reply: Reply) -> WitnessError:
         code = _CODES.get(reply.code, "witness")
-        return self._error(reply.text or f"answered {reply.code}", code=code)
+        damaged = "remove that file on the machine of the witness, then: leitwolf quorum replace"
+        hint = damaged if reply.code is Code.DAMAGED else ""
+        return self._error(reply.text or f"answered {reply.code}", code=code, hint=hint)
 
     def _error(
         self, text: str, *, code: str = "witness-unreachable", hint: str = ""

@@ -176,7 +176,7 @@ class WitnessServer:
             log.critical("the witness ends: what is durable is unknown", error=error.text)
             os._exit(_UNSAFE_EXIT)
         except LogCorrupt as error:
-            log.critical("a value is damaged", name=hello.name, error=error.text)
+            log.critical("a value is damaged", name=hello.name, error=error.text, hint=error.hint)
             return Reply(code=Code.DAMAGED, text=error.text)
         except (StorageError, OSError) as error:
             log.critical("the disk refuses", name=hello.name, error=str(error))

@@ -147,7 +147,7 @@ class ShareCas:
             raise WitnessError(
                 f"share:{self._path}: the newest value is damaged",
                 code="witness-damaged",
-                hint="what it held is lost: remove the witness and add it again, with a new file",
+                hint="what it held is lost: remove the file, then: leitwolf quorum replace",
             )
         self._write(file, newest)
         return newest

@@ -51,8 +51,8 @@ def open_folder(path: Path, *, local: bool) -> int:
     try:
         mount = find_mount(folder)
         if mount is not None:
-            check_mount(mount, str(path), local=local)
-            check_lock_loss(mount, str(path))
+            check_lock_loss(mount, str(path))  # first: no option of such a mount helps
+            check_mount(mount, str(path), local=local, disk=False)
     except BaseException:
         os.close(folder)
         raise

@@ -278,7 +278,7 @@ def _decoded(path: Path) -> tuple[int, Versioned | None]:
             return counter, Versioned(data=data, version=f"{counter}-{nonce.hex()}")
     raise LogCorrupt(
         f"{path} is damaged",
-        hint="what it held is lost: remove the file and, in the cluster, the witness; add it again",
+        hint="what it held is lost: remove the file; in the cluster: leitwolf quorum replace",
     )
 
 

@@ -179,7 +179,7 @@ def add_node(state: State, command: commands.AddNode, _seen: Observations) -> Ju
     number = NodeId(state.node_serial + 1)
     disk = state.wish.witness
     if disk is not None:
-        check_slots(disk.slots, [number], disk.location)
+        check_slots(disk.slots, [number], disk.location, in_use=True)
     found: list[Event] = [
         events.TokenUsed(digest=command.token),
         events.NodeAdded(

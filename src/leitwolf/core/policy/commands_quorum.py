@@ -19,7 +19,14 @@ from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumWish
 from leitwolf.model.state import State
 from leitwolf.model.witness import WITNESS_ID_MIN
 
-__all__ = ["check_silence", "check_slots", "longest_silence", "set_quorum", "set_votes"]
+__all__ = [
+    "check_silence",
+    "check_slots",
+    "longest_silence",
+    "place_hint",
+    "set_quorum",
+    "set_votes",
+]
 
 _STORAGE = re.compile(r"[0-9a-f-]{8,64}")
 _WITNESSES_MAX = 65_535 - WITNESS_ID_MIN
@@ -116,8 +123,8 @@ def _witness(state: State, command: commands.SetQuorum) -> Acceptor | None:
             hint="use mode full",
             field="full",
         )
-    check_slots(command.slots, state.nodes, command.location)
     known = state.wish.witness
+    check_slots(command.slots, state.nodes, command.location, in_use=known is not None)
     serial = state.witness_serial
     if known is not None and known.id.storage == command.storage:
         serial = known.id.node - WITNESS_ID_MIN
@@ -132,8 +139,11 @@ def _witness(state: State, command: commands.SetQuorum) -> Acceptor | None:
     )
 
 
-def check_slots(slots: int, nodes: Iterable[int], location: str) -> None:
-    """Refuse a disk on which a node has no place: it could never lead by it."""
+def check_slots(slots: int, nodes: Iterable[int], location: str, *, in_use: bool) -> None:
+    """Refuse a disk on which a node has no place: it could never lead by it.
+
+    ``in_use``: there is one to be replaced.
+    """
     check_range(slots, "slots", 0, NODES_MAX)
     highest = max(nodes, default=0)
     if slots and highest > slots:
@@ -141,9 +151,25 @@ def check_slots(slots: int, nodes: Iterable[int], location: str) -> None:
             "no-disk-slot",
             f"node number {highest} has no place on {location}, which is for nodes 1..{slots}: "
             "it could never lead by it",
-            hint="format another disk with --nodes 64, then: leitwolf quorum replace LOCATION",
+            hint=place_hint(highest, "" if in_use else location),
             field="slots",
         )
+
+
+def place_hint(number: int, new: str = "") -> str:
+    """Return the way to let a node with this number take part; beyond 64 no disk has a place.
+
+    ``new``: location of a disk that is not in use yet.
+    """
+    if number <= NODES_MAX and new:
+        return f"leitwolf quorum disk format {new} --nodes {NODES_MAX} --force; then again"
+    if number <= NODES_MAX:
+        return f"leitwolf quorum replace LOCATION --nodes {NODES_MAX}, on another disk"
+    return (
+        f"no disk has more than {NODES_MAX} places, and numbers are never used again: "
+        "leitwolf quorum set witness LOCATION, or quorum set nodes; a cluster that is formed anew "
+        "counts from 1"
+    )
 
 
 def check_silence(profile: Profile, silence_ms: int, field: str) -> None:
