@@ -24,6 +24,8 @@ Naming = Callable[[NodeId], str]
 _UNFIT = "witness-unfit"
 _ASTRAY = frozenset({"witness-foreign", "witness-unformatted"})
 """What a node finds that looks at another place: a share that is not mounted there, another LUN."""
+_ENGINE_ELECTION_NS = 900 * MILLISECOND
+"""etcd at its defaults answers nothing for so long, at least, while it elects a leader."""
 _CHECKS = {"disk": "quorum disk check", "object": "witness test"}
 """Commands that look closer, by the kind of the acceptor."""
 
@@ -95,7 +97,7 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
     Args:
         node: the core.
         naming: names nodes, disks and witnesses.
-        lasting: also what a disk lacks by its nature.
+        lasting: also what a disk or engine lacks by its nature.
     """
     found: list[FindingView] = []
     profile = acting(node.state, ALL_RULES)
@@ -124,6 +126,10 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
                     fix="a faster disk, or a longer profile: leitwolf set --profile",
                 )
             )
+        where = location_of(passive.acceptor, node.state.relocations, NO_NODE)
+        alone = node.state.wish.node_weight == 0 and where.startswith("etcd:")
+        if lasting and alone and profile.silence < _ENGINE_ELECTION_NS:
+            found.append(_slow_engine(what, profile.name, bears))
         if lasting and passive.unfenced:
             found.append(
                 FindingView(
@@ -134,6 +140,16 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
                 )
             )
     return tuple(found)
+
+
+def _slow_engine(what: str, profile: str, bears_ms: int) -> FindingView:
+    return FindingView(
+        code="engine-slow",
+        text=f"{what}: etcd at its defaults elects a leader in 0.9 to 1.6 s, profile {profile} "
+        f"bears {bears_ms} ms: each loss of its leader stops all groups",
+        fix="leitwolf set --profile wan; or virtual, and a shorter --heartbeat-interval and "
+        "--election-timeout for etcd",
+    )
 
 
 def _replaced(
