@@ -386,14 +386,26 @@ def in_turn(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("count", range(2, 6))
-def test_what_blind_nodes_survive_is_told(kind: str, count: int) -> None:
-    """Whichever nodes do not reach disk or witness: somebody must be left who has a quorum."""
-    log = formed_log(nodes=count, groups=1, links=1, profile="default", quorum=kind, dynamic=True)
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("count", "voters"), [(count, some) for count in range(2, 6) for some in range(1, count + 1)]
+)
+def test_what_blind_nodes_survive_is_told(
+    kind: str, dynamic: bool, count: int, voters: int
+) -> None:
+    """Whichever nodes do not reach disk or witness: one must be left that may lead, by a quorum.
+
+    The first ``voters`` nodes vote; the others do not, and may lead only where no node votes.
+    """
+    log = formed_log(
+        nodes=count, groups=1, links=1, profile="default", quorum=kind, dynamic=dynamic
+    )
     state = fold(State(), log.entries[0])
-    assert state.quorum is not None
-    acceptors, members = state.quorum.acceptors, everyone(kind, count)
-    nodes = frozenset(identity.node for identity in identities(count))
+    ids, members = identities(count), everyone(kind, count)
+    wish = replace(state.wish, voteless=tuple(one.node for one in ids[voters:]))
+    acceptors = wanted_acceptors(wish, ids)
+    state = replace(state, wish=wish, quorum=QuorumConfig(acceptors=acceptors))
+    nodes = frozenset(identity.node for identity in ids)
     passive = frozenset(members) - nodes
     voting = frozenset(a.id.node for a in acceptors if a.weight)
     for unsighted in subsets(nodes):
@@ -401,7 +413,7 @@ def test_what_blind_nodes_survive_is_told(kind: str, count: int) -> None:
         def holds(left: frozenset[int], unsighted: frozenset[int] = unsighted) -> bool:
             return any(
                 is_quorum(acceptors, left - passive if node in unsighted else left)
-                for node in nodes & left
+                for node in (nodes & voting or nodes) & left
             )
 
         blind = {NodeId(node): frozenset(map(NodeId, passive)) for node in unsighted}

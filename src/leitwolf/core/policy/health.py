@@ -6,6 +6,7 @@ nobody's vote is taken, both are the same.
 
 A node that does not reach a disk or witness cannot lead by its vote, though others may: with two
 nodes, of which one alone reaches the witness, the other one's death is survived and its own is not.
+A node without a vote cannot lead where others have one.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from itertools import combinations
 import msgspec
 
 from leitwolf.core.membership.votes import casting_holder, wanted_acceptors, within_reach
+from leitwolf.core.quorum.predicate import contenders
 from leitwolf.model.ids import NodeId
-from leitwolf.model.quorum import Acceptor
+from leitwolf.model.quorum import Acceptor, QuorumConfig
 from leitwolf.model.state import State
 
 __all__ = ["Loss", "Survival", "is_quorum", "survives"]
@@ -65,18 +67,15 @@ def is_quorum(acceptors: Iterable[Acceptor], alive: Collection[int]) -> bool:
 
 
 class _Votes:
-    """The votes of every configuration in force, and who cannot lead by whose."""
+    """The votes of every configuration in force, who may lead, and who cannot by whose."""
 
     def __init__(
-        self,
-        configurations: Iterable[tuple[Acceptor, ...]],
-        blind: Mapping[NodeId, frozenset[NodeId]],
+        self, config: QuorumConfig | None, blind: Mapping[NodeId, frozenset[NodeId]]
     ) -> None:
-        self.configurations = tuple(configurations)
+        parts = (config.acceptors, config.former) if config is not None else ()
+        self.configurations = tuple(acceptors for acceptors in parts if acceptors is not None)
         self.blind = blind
-        self.nodes = {
-            a.id.node for acceptors in self.configurations for a in acceptors if a.kind == "node"
-        }
+        self.nodes = {one.node for one in contenders(config)} if config is not None else set()
 
     def weight(self, one: int) -> int:
         """Return the votes of an acceptor, in the configuration in which it has more."""
@@ -139,14 +138,7 @@ def survives(
         alive = {node.id for node in state.nodes.values() if node.up}
         if config is not None:
             alive |= {a.id.node for a in config.acceptors if a.kind != "node"}
-    votes = _Votes(
-        (
-            acceptors
-            for acceptors in ((config.acceptors, config.former) if config is not None else ())
-            if acceptors is not None
-        ),
-        blind or {},
-    )
+    votes = _Votes(config, blind or {})
     alive = frozenset[int](
         one.node
         for acceptors in votes.configurations
@@ -185,7 +177,7 @@ def _in_turn(state: State, votes: _Votes, alive: frozenset[int]) -> int:
         alive -= {min(alive, key=votes.missed)}
         count += 1
         wanted = wanted_acceptors(state.wish, nodes, everyone - alive, holder)
-        adapted = _Votes([wanted], votes.blind)
+        adapted = _Votes(QuorumConfig(acceptors=wanted), votes.blind)
         if adapted.holds(alive):
             votes, holder = adapted, casting_holder(wanted)
     return count
