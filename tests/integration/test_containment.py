@@ -17,6 +17,7 @@ import pytest
 from tests.integration import kernel_support as support
 from tests.integration.host_support import unified
 
+from leitwolf.system import pidnamespace
 from leitwolf.system.containment import (
     CgroupContainment,
     Child,
@@ -347,6 +348,44 @@ def test_a_cell_does_not_end_while_somebody_joins(tmp_path: Path) -> None:
     assert cells._record("a").read_text().splitlines()[-1] == "ending"
 
 
+def test_the_init_of_a_dead_guide_writes_into_no_later_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends while the next guide makes the same cell, which is neither empty nor ending by it."""
+    cells = PidNamespaceContainment(tmp_path / "cells")
+    cells.prepare()
+    other, done = cells.directory / "a.cell.7.cell.5.draft", tmp_path / "done"
+    other.touch()
+    init_main, concluded = pidnamespace._init_main, pidnamespace._concluded
+    may_end = tmp_path / "may end"
+
+    def late(ledger: int) -> bool:
+        support.eventually(may_end.exists)
+        over = concluded(ledger)
+        done.touch()
+        return over
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pidnamespace, "_concluded", late)
+        patch.setattr(Path, "replace", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        assert wait(start(cells, "a", "exit 0")) == -signal.SIGKILL
+
+    def slow(*arguments: object) -> None:
+        may_end.touch()
+        support.eventually(done.exists)
+        init_main(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pidnamespace, "_init_main", slow)
+        child = start(cells, "a", "exec sleep 60")
+    assert not cells.empty("a")
+    assert wait(start(cells, "a", "exit 7")) == 7
+    kill(cells, "a")
+    assert wait(child) == -signal.SIGKILL
+    cells.remove("a")
+    assert list(cells.directory.iterdir()) == [other], "another cell's, and nothing is left of ours"
+
+
 def test_cells_outlive_their_maker_and_are_adopted(cells: Containment) -> None:
     """A later process finds what an earlier one, now dead, has started; and ends it."""
 
@@ -394,7 +433,8 @@ def test_a_record_of_a_reused_pid_kills_nobody(tmp_path: Path) -> None:
     """Pid alone is not enough: start time and boot must be the same."""
     cells = PidNamespaceContainment(tmp_path)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    for number, text in enumerate((f"{boot}\ninit {os.getpid()} 1\n", "x\ninit 1 1\n")):
+    former = "00000000-0000-4000-8000-000000000000"
+    for number, text in enumerate((f"{boot}\ninit {os.getpid()} 1\n", f"{former}\ninit 1 1\n")):
         (tmp_path / f"a{number}.cell").write_text(text)
         assert cells.empty(f"a{number}")
         cells.kill(f"a{number}")

@@ -26,6 +26,7 @@ from leitwolf.guard.memory import recall, remember
 from leitwolf.guard.stalls import Stalls
 from leitwolf.guard.stopper import Stopper
 from leitwolf.system import clock
+from leitwolf.system.pidnamespace import PidNamespaceContainment
 from leitwolf.system.rtnetlink import NodeAddress
 from leitwolf.wire.ballot import Now
 from leitwolf.wire.guard import Configure, PeerNode, Recorded, Votes
@@ -323,6 +324,34 @@ def test_a_stop_that_fails_is_recorded_and_tried_again() -> None:
     assert isinstance(results[0], Recorded)
     assert results[0].code == "stop-failed"
     assert results[1:] == [Stopped(5)]
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["", "ending\nBOOT\ninit 1 1\n", "BOOT\n", "BOOT\nguide 1 1\n", "BOOT\ninit 1\n", "\0\xff"],
+)
+def test_a_cell_whose_record_is_no_record_never_counts_as_stopped(
+    tmp_path: Path, record: str
+) -> None:
+    """Nobody knows what runs in it: that is told, until the deadline ends the node."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    path = tmp_path / "a.cell"
+    path.write_bytes(record.replace("BOOT", boot).encode("latin-1"))
+    cells = PidNamespaceContainment(tmp_path)
+    with pytest.raises(OSError, match="no record of a cell"):
+        cells.remove("a")
+    stopper = Stopper(cells, list, lambda *_: True)
+    stopper.start()
+    stopper.stop(StopAll(5, "test", 0))
+    assert select.select([stopper.descriptor], [], [], 20)[0]
+    [told] = stopper.results()
+    assert isinstance(told, Recorded)
+    assert told.code == "stop-failed"
+    assert told.detail.startswith("a: ")
+    path.unlink()
+    assert select.select([stopper.descriptor], [], [], 20)[0]
+    assert stopper.results() == [Stopped(5)]
+    stopper.end()
 
 
 def test_the_worst_stall_is_known_since_the_start_and_of_the_last_minute() -> None:

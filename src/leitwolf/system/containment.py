@@ -107,7 +107,11 @@ class Containment(Protocol):
         """Send SIGKILL to everything in the cell; repeat it until :meth:`empty`."""
 
     def empty(self, cell: str) -> bool:
-        """Tell whether nothing runs in the cell."""
+        """Tell whether nothing runs in the cell.
+
+        Raises:
+            OSError: nobody can tell; it does not count as empty.
+        """
 
     def remove(self, cell: str) -> None:
         """Forget an empty cell.

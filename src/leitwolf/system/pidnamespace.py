@@ -5,6 +5,9 @@ Rules:
   who kills all recorded cells after closing the gate leaves nothing behind (L7, see
   :mod:`leitwolf.system.containment`).
 - A process is named by pid, start time and boot, so that a reused pid is never killed.
+- A record is a file of its own for life, since its init writes to it once more: the next guide of
+  a cell takes none that a dead one had not put in place yet. One that cannot be understood is an
+  error: no cell counts as empty for it.
 - A cell ends when its last process ends, not when the first program does: one that goes to the
   background stays in its cell, and the next program started in the cell joins it.
 - Who joins holds the lock of the record until its program is there; the init ends only with that
@@ -29,6 +32,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import resource
 import signal
 import time
@@ -73,6 +77,8 @@ _LAST_POLL_SECONDS: Final = 0.2
 _ENDING_MS: Final = 1000
 """How long an init may take from its last system call to its end."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_BOOT_FORM: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DRAFT: Final = ".draft"
 _SHARED = ("user", "mnt", "pid")
 _INIT, _GUIDE = "init", "guide"
 _ENDING = "ending"
@@ -197,21 +203,25 @@ class PidNamespaceContainment:
         """Delete the record of an empty cell."""
         if not self.empty(cell):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), cell)
+        _remove_drafts(self._record(cell))
         self._record(cell).unlink(missing_ok=True)
 
     def _record(self, cell: str) -> Path:
         return self.directory / cell_file_name(cell)
 
     def _known(self, cell: str) -> list[_Known]:
-        """Return what the record names, inits first; nothing when it is of another boot."""
+        """Return what the record names, inits first; nothing when it is of another boot.
+
+        Raises:
+            OSError: EBADMSG: it is no record, so nobody knows what runs in the cell.
+        """
+        record = self._record(cell)
         try:
-            boot, *lines = self._record(cell).read_text().splitlines()
+            found = _understood(record.read_text())
         except FileNotFoundError:
             return []
-        if boot != _BOOT.read_text().strip():
-            return []
-        parts = (line.split() for line in lines if line != _ENDING)
-        found = [_Known(role, int(pid), int(started)) for role, pid, started in parts]
+        except ValueError as error:
+            raise OSError(errno.EBADMSG, f"no record of a cell ({error})", str(record)) from error
         return sorted(found, key=lambda one: one.role != _INIT)
 
     def _init(self, cell: str) -> ProcessHandle | None:
@@ -219,6 +229,32 @@ class PidNamespaceContainment:
             if known.role == _INIT:
                 return ProcessHandle.adopt(known.pid, known.started)
         return None
+
+
+def _understood(text: str) -> list[_Known]:
+    """Return what a record names, nothing when it is of another boot.
+
+    Raises:
+        ValueError: no guide wrote that.
+    """
+    boot, *lines = text.splitlines() or [""]
+    if not _BOOT_FORM.fullmatch(boot):
+        raise ValueError(f"no boot: {boot!r}")
+    if boot != _BOOT.read_text().strip():
+        return []
+    parts = (line.split() for line in lines if line != _ENDING)
+    found = [_Known(role, int(pid), int(started)) for role, pid, started in parts]
+    roles = [known.role for known in found]
+    if roles.count(_INIT) != 1 or not {_INIT, _GUIDE}.issuperset(roles):
+        raise ValueError(f"roles are {roles}")
+    return found
+
+
+def _remove_drafts(record: Path) -> None:
+    """Delete what guides of this cell did not put in place: they died, or are to fail now."""
+    for path in record.parent.glob(f"{record.name}.*{_DRAFT}"):
+        if path.name[len(record.name) + 1 : -len(_DRAFT)].isdigit():  # else of another cell
+            path.unlink(missing_ok=True)
 
 
 # --- in the children -----------------------------------------------------------------------------
@@ -265,8 +301,9 @@ def _guide(record: Path, program: Program, writing: int, permitted: Callable[[],
     _attempt(writing, _unshare)
     mounts = _namespace(os.getpid(), "user") != outside
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-    draft = record.with_suffix(".draft")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    _remove_drafts(record)
+    draft = record.with_name(f"{record.name}.{os.getpid()}{_DRAFT}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
     ledger = os.open(draft, flags, 0o600)
     init = os.fork()
     if init == 0:
