@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.sim_calm import SECOND, leader, started
+from tests.sim_calm import SECOND, ask, followers, leader, started
 
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.daemon.storage_views import blind, findings
+from leitwolf.model.commands import SetVotes
+from leitwolf.model.ids import NodeId
 from leitwolf.ports.witness import WitnessFault, WitnessResult
 
 SAID = "x cannot be used: fresh reads: reads are stale"
@@ -66,3 +68,32 @@ def test_what_one_node_alone_finds_replaced_is_its_own_fault(
         else:
             assert found.text.startswith(f"n{other.id} finds something else")
             assert found.fix.startswith(f"on n{other.id}: see what is mounted")
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_what_a_node_said_that_looks_no_more_counts_no_more(
+    monkeypatch: pytest.MonkeyPatch, sees: bool
+) -> None:
+    """A node that has no vote any more: neither is it blind for ever, nor is the witness whole."""
+
+    def empty(one: Passive, started: int, result: WitnessResult) -> None:
+        fault = WitnessFault(code="witness-unformatted", text="x holds nothing any more")
+        finish(one, started, fault if isinstance(result, WitnessFault) else result)
+
+    world = started("full-witness", 3)
+    first, other = leader(world), followers(world)[-1]
+    [place] = world.witnesses.values()
+    if not sees:
+        place.unreached.add(other.id)
+        world.run_until(world.now + 7 * SECOND)
+        assert blind(first.daemon.core) == {other.id: {60_000}}
+    ask(world, first, SetVotes(weights={NodeId(other.id): 0}))
+    world.run_until(world.now + 2 * SECOND)
+    assert not blind(first.daemon.core)
+    assert not findings(first.daemon.core, str)
+    monkeypatch.setattr(Passive, "_finish", empty)
+    place.unreached.update(world.nodes)
+    world.run_until(world.now + 7 * SECOND)
+    [found] = findings(first.daemon.core, lambda number: f"n{number}")
+    assert (found.code, found.fix) == ("witness-unformatted", "leitwolf quorum replace")
+    assert blind(first.daemon.core).keys() == world.nodes.keys() - {other.id}

@@ -10,6 +10,7 @@ from leitwolf.core.lease.profile import MILLISECOND
 from leitwolf.core.membership import acting
 from leitwolf.core.node import Node
 from leitwolf.core.quorum.passive import Passive
+from leitwolf.core.quorum.predicate import contenders
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.model.ids import NO_NODE, NodeId
 from leitwolf.model.observations import PathState
@@ -71,11 +72,14 @@ def _times(passive: Passive, now: int) -> TimesView:
 
 
 def _paths(node: Node, passive: Passive) -> list[tuple[NodeId, PathState]]:
-    """Return what each member said of its way to a disk or witness, by node."""
+    """Return what each node that may lead said of its way to a disk or witness, by node.
+
+    Others do not look any more: what they said last is old.
+    """
     told = {node.me: node.paths.own, **node.paths.others}
     return [
         (who, path)
-        for who in sorted(told.keys() & (node.state.nodes.keys() | {node.me}))
+        for who in sorted(told.keys() & {one.node for one in contenders(node.quorum.config)})
         for path in told[who]
         if path.storage == passive.acceptor.id.storage
     ]

@@ -227,7 +227,7 @@ class TimesView(_View, frozen=True, kw_only=True):
 
 
 class PathView(_View, frozen=True, kw_only=True):
-    """Whether a node reaches a disk or witness; each node looks every few seconds."""
+    """Whether a node reaches a disk or witness; each that may lead looks every few seconds."""
 
     node: str
     reaches: bool
@@ -275,7 +275,7 @@ class QuorumMember(_View, frozen=True, kw_only=True):
     times: TimesView | None = None
     """Of a disk or witness."""
     paths: tuple[PathView, ...] = ()
-    """Of a disk or witness: of the nodes within reach of the one asked, and of itself."""
+    """Of a disk or witness: of those that look, among the node asked and those in its reach."""
 
 
 class WitnessView(_View, frozen=True, kw_only=True):
