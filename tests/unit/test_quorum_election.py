@@ -387,6 +387,21 @@ def test_whom_nobody_named_lets_the_successor_go_first() -> None:
     assert world.leader() == 1, "whoever is next in rank follows the successor as any leader"
 
 
+def test_nobody_waits_for_a_successor_that_went_away() -> None:
+    """The release was under way when its connection broke: the others elect as after any."""
+    world = led(three())
+    ballot = world.cores[1].ballot
+    world.now += 2 * PROMISE  # idle: the leader's last message is long ago
+    world.cores[1].transfer(world.now, 3)
+    world.settle(1)
+    world.crash(3)
+    world.guards[2].page = world.guards[2].page._replace(renewed=ballot)
+    world.quiet()
+    assert not world.leader(), "it was released"
+    assert wait_for_leader(world) < PROMISE // 4
+    assert world.leader() == 2
+
+
 def test_a_promise_to_another_ends_following() -> None:
     """After a promise to a candidate no leader is known until one is seen."""
     world = led(three())

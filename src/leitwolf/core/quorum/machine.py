@@ -427,9 +427,9 @@ class QuorumCore(QuorumView):
         if transfer is None:
             self._step_down("released")
             return
-        # Entries go first on the same stream, so the successor is not behind.
+        # Entries go first, so the successor is not behind; nobody is to wait for one that is gone.
         leadership.flush()
-        for node in sorted(standing.connected):
+        for node in sorted(standing.connected) if transfer.node in standing.connected else ():
             standing.send(node, TransferOffice(ballot=ballot, successor=transfer.node))
         self._step_down("transferred")
 
