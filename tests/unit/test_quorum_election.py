@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.quorum_world import MS, PROMISE, World, configuration, identity
+from tests.quorum_world import MS, PROMISE, World, acceptors, configuration, identity
 
 from leitwolf.core.effects import AskGuard, Send
 from leitwolf.core.messages import Append, Prepare, PreProbeReply, TransferOffice
@@ -385,6 +385,33 @@ def test_whom_nobody_named_lets_the_successor_go_first() -> None:
     world.crash(3)
     world.pass_time(2 * PROMISE)
     assert world.leader() == 1, "whoever is next in rank follows the successor as any leader"
+
+
+def test_who_already_asks_lets_the_successor_go_first() -> None:
+    """It competes with it no more, nor asks a disk or witness; that counts as no attempt."""
+    witness = Acceptor(id=identity(WITNESS_ID_MIN), kind="object")
+    world = led(World(QuorumConfig(acceptors=(*acceptors(1, 2, 3), witness)), (1, 2, 3)))
+    ballot = world.cores[1].ballot
+    world.guards[2].page = world.guards[2].page._replace(renewed=ballot)
+    world.now += 2 * PROMISE  # idle: the leader's last message is long ago
+    world.cores[1].transfer(world.now, 3)
+    world.settle(1)
+    world.free(ballot)
+    core, candidate = world.cores[2], world.cores[2]._candidate
+    [passive] = core.passives
+    candidate.start()
+    core.receive(world.now, 1, TransferOffice(ballot=ballot, successor=3))
+    assert passive._probe is None
+    welcome = PreProbeReply(
+        round=candidate._serial, willing=True, promised=ballot, key=core.last_key
+    )
+    for node in (1, 3):
+        core.receive(world.now, node, welcome)
+    assert core.role == Role.FOLLOWER
+    assert candidate._attempts == 0
+    world.settle(2)
+    world.quiet()
+    assert world.leader() == 3
 
 
 def test_nobody_waits_for_a_successor_that_went_away() -> None:

@@ -186,6 +186,7 @@ class Candidate:
         if successor == standing.me.node:
             self.start(at_once=True)
         else:
+            self._drop()
             self.pause(standing.promise_ns // 2)
 
     def leader_seen(self) -> None:
@@ -376,9 +377,7 @@ class Candidate:
         standing, campaign = self._standing, self.campaign
         if campaign is None:
             return
-        self.campaign = None
-        for passive in standing.passives.values():
-            passive.cancel()
+        self._drop()
         self._attempts += 1
         doublings = min(self._attempts, _BACKOFF_DOUBLINGS_MAX)
         pause = standing.rank_delay_ns * (self.rank() + 1) << doublings
@@ -388,6 +387,12 @@ class Candidate:
             standing.outbox.ask(Release(campaign.ballot))
         if campaign.raised != NO_BALLOT:
             standing.outbox.ask(Release(campaign.raised))
+
+    def _drop(self) -> None:
+        """Campaign no more, and ask no disk or witness."""
+        self.campaign = None
+        for passive in self._standing.passives.values():
+            passive.cancel()
 
     def won(self) -> None:
         """The guard is in office: the campaign is over."""
