@@ -7,6 +7,7 @@ from tests.sim_calm import SECOND, ask, followers, leader, started
 
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.daemon.storage_views import blind, findings
+from leitwolf.daemon.views import quorum_view
 from leitwolf.model.commands import SetVotes
 from leitwolf.model.ids import NodeId
 from leitwolf.ports.witness import WitnessFault, WitnessResult
@@ -97,3 +98,23 @@ def test_what_a_node_said_that_looks_no_more_counts_no_more(
     [found] = findings(first.daemon.core, lambda number: f"n{number}")
     assert (found.code, found.fix) == ("witness-unformatted", "leitwolf quorum replace")
     assert blind(first.daemon.core).keys() == world.nodes.keys() - {other.id}
+
+
+def test_a_witness_that_the_leader_alone_does_not_reach_is_there() -> None:
+    """It may fail, or the leader may; without the other node the leader could not go on by it."""
+    world = started("full-witness", 2)
+    first, [other] = leader(world), followers(world)
+    [place] = world.witnesses.values()
+    place.unreached.add(first.id)
+    world.run_until(world.now + 7 * SECOND)
+    assert leader(world) is first
+    for node in (first, other):
+        core = node.daemon.core
+        assert core is not None
+        view = quorum_view(core, node.kernel.page, node.raw(), worst_stall=0, realtime=True)
+        assert view.survives == (
+            f"n{first.id} or the witness may fail, not n{other.id} "
+            "(no node would be left that reaches what it needs)"
+        )
+        [witness] = [one for one in view.members if one.kind == "object"]
+        assert witness.connected is (node is other), "what this node itself reaches"

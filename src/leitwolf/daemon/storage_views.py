@@ -18,7 +18,7 @@ from leitwolf.model.quorum import location_of
 from leitwolf.model.views import FindingView, PathView, TimesView
 from leitwolf.model.witness import LASTING_FAULTS
 
-__all__ = ["blind", "details", "findings"]
+__all__ = ["blind", "details", "findings", "seen"]
 
 Naming = Callable[[NodeId], str]
 
@@ -93,6 +93,15 @@ def blind(node: Node) -> dict[NodeId, frozenset[NodeId]]:
             if path.fault:
                 found[who] = found.get(who, frozenset()) | {NodeId(passive.node)}
     return found
+
+
+def seen(node: Node) -> set[NodeId]:
+    """Return the disks and witnesses that a node which may lead reaches: they are there."""
+    return {
+        NodeId(passive.node)
+        for passive in node.quorum.passives
+        if any(not path.fault for _, path in _paths(node, passive))
+    }
 
 
 def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[FindingView, ...]:

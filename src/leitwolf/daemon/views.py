@@ -12,13 +12,13 @@ from leitwolf.core.membership import acting, patience
 from leitwolf.core.membership.roster import interconnects
 from leitwolf.core.membership.votes import configured_weight
 from leitwolf.core.node import Node
-from leitwolf.core.policy import group_status, survives, why
+from leitwolf.core.policy import Survival, group_status, survives, why
 from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.link_views import told_of
 from leitwolf.daemon.network_views import network_views
 from leitwolf.daemon.networks import OwnSide
-from leitwolf.daemon.storage_views import blind, details, findings
+from leitwolf.daemon.storage_views import blind, details, findings, seen
 from leitwolf.model.errors import NotFound
 from leitwolf.model.events import Cause, Change, Event
 from leitwolf.model.ids import NO_NODE, GroupId, NodeId
@@ -330,7 +330,7 @@ def status_view(
         proof=proof,
         index=state.index,
         advice=advice(state),
-        survives=survives(state, _within(node), blind(node)).text,
+        survives=_survived(node).text,
         nodes=tuple(line if quorum else _without_quorum(line) for line in lines),
         networks=network_views(state, node.me, links, sides, told_of(node.paths, node.me)),
         groups=tuple(
@@ -358,10 +358,18 @@ def _within(node: Node) -> set[NodeId]:
     return {node.me, *node.connected, *_reached(node)}
 
 
+def _survived(node: Node) -> Survival:
+    """Return which further failures are survived; who leads by what, and not, :func:`blind` says.
+
+    A disk or witness that this node does not reach is there all the same if another does.
+    """
+    return survives(node.state, _within(node) | seen(node), blind(node))
+
+
 def _survival(node: Node, naming: Callable[[NodeId], str]) -> tuple[str, SurvivalView]:
     """Return which further failures are survived, in one line and in parts."""
     state = node.state
-    found = survives(state, _within(node), blind(node))
+    found = _survived(node)
     profile = acting(state, ALL_RULES)
     # A death is noticed by R at the latest, lasts until it counts, and the change waits by L10.
     apart = profile.run + patience(profile.promise) + awaited(profile.run) + profile.heartbeat
