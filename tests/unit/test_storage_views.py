@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 from msgspec.structs import replace
 
 from leitwolf.cli import check, render
 from leitwolf.client import Client
+from leitwolf.core.membership.paths import Paths
+from leitwolf.core.quorum.passive import Passive
 from leitwolf.daemon.heard import Heard
 from leitwolf.model.errors import ProtocolError, UnavailableError
+from leitwolf.model.ids import NodeId
+from leitwolf.model.quorum import Acceptor, AcceptorId
 from leitwolf.model.views import (
     FindingView,
     PathView,
@@ -140,3 +146,28 @@ def test_check_repeats_what_the_daemon_knows(
     assert found.ok is ok
     if findings:
         assert (found.found, found.lost, found.fix) == (FINDING.code, FINDING.text, FINDING.fix)
+
+
+@dataclass(frozen=True)
+class Called:
+    """What :class:`Paths` reads of a disk or witness that was called."""
+
+    acceptor: Acceptor
+    reached_since: int
+    fault: str
+    asks: int = 0
+
+
+def test_another_kind_of_failure_is_told_and_other_words_are_not() -> None:
+    """Unreachable, then mounted from elsewhere: what to do is another thing; since when is not."""
+    paths = Paths()
+    acceptor = Acceptor(id=AcceptorId(NodeId(60_000), "share"), kind="object")
+
+    def told(since: int, fault: str) -> list[tuple[str, int]]:
+        report = paths.note([cast("Passive", Called(acceptor, since, fault))], 100)
+        return [(path.fault, path.since_wall) for path in report.paths] if report else []
+
+    assert told(5, "witness-unreachable: gone") == [("witness-unreachable: gone", 105)]
+    assert told(6, "witness-unreachable: timed out") == []
+    assert told(7, "witness-foreign: another") == [("witness-foreign: another", 105)]
+    assert told(8, "") == [("", 108)]

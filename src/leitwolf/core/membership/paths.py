@@ -71,7 +71,9 @@ class Paths:
             former = known.get(storage)
             since = passive.reached_since + wall_base
             if former is not None and bool(former.fault) == bool(fault):
-                fault, since = former.fault, former.since_wall
+                since = former.since_wall
+                if former.fault.partition(": ")[0] == fault.partition(": ")[0]:
+                    fault = former.fault  # in other words perhaps, which is nothing new
             silence_ms = passive.asks // MILLISECOND
             own.append(
                 PathState(storage=storage, fault=fault, since_wall=since, silence_ms=silence_ms)
