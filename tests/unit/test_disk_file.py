@@ -7,6 +7,7 @@ import fcntl
 import os
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -177,6 +178,32 @@ def test_a_disk_that_cannot_be_made_leaves_no_file(tmp_path: Path) -> None:
         format_disk(str(path), cluster=str(uuid4()), region_bytes=1 << 48, create=True)
     assert "--region" in raised.value.hint
     assert not path.exists()
+
+
+def test_an_interrupted_making_leaves_no_file(tmp_path: Path) -> None:
+    """What Ctrl-C left would be a device that is too small, the next time."""
+    path = tmp_path / "disk"
+
+    def interrupt(_: str) -> None:
+        assert path.exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        format_disk(str(path), cluster=str(uuid4()), create=True, progress=interrupt)
+    assert not path.exists()
+
+
+def test_a_file_system_that_tells_no_size_is_not_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of FUSE may count no blocks at all: whether there is room is seen by writing."""
+    told = SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096)
+    monkeypatch.setattr(os, "fstatvfs", lambda _: told)
+    path, size = tmp_path / "disk", 64 << 10
+    format_disk(str(path), cluster=str(uuid4()), nodes_max=2, region_bytes=size, create=True)
+    told.f_blocks = 1
+    with pytest.raises(WitnessError, match="No space"):
+        format_disk(f"{path}2", cluster=str(uuid4()), nodes_max=2, region_bytes=size, create=True)
 
 
 def test_every_block_of_a_new_file_is_written(tmp_path: Path) -> None:

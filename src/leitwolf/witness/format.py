@@ -66,7 +66,7 @@ def _make_file(path: Path, size: int, progress: Progress) -> None:
         with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
             try:
                 _fill(file, size, progress)
-            except OSError:
+            except BaseException:  # interrupted, too: what is left is a device that is too small
                 path.unlink()
                 raise
         sync_folder(path.parent)
@@ -79,7 +79,7 @@ def _make_file(path: Path, size: int, progress: Progress) -> None:
 
 
 def _fill(file: BinaryIO, size: int, progress: Progress) -> None:
-    """Write zeros, durably; what cannot fit is not begun.
+    """Write zeros, durably; what is known not to fit is not begun.
 
     Not by posix_fallocate: where a file system cannot do that (shares), it writes a byte to every
     block, one after the other.
@@ -88,7 +88,8 @@ def _fill(file: BinaryIO, size: int, progress: Progress) -> None:
         OSError: there is no room for them, or they cannot be written.
     """
     room = os.fstatvfs(file.fileno())
-    if room.f_bavail * room.f_frsize < size:
+    # One of no blocks at all does not tell (FUSE).
+    if room.f_blocks > 0 and room.f_bavail * room.f_frsize < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     zeros = bytes(_CHUNK_BYTES)
     for offset in range(0, size, _CHUNK_BYTES):
