@@ -21,6 +21,8 @@ from tests.integration.host_support import (
 )
 from tests.integration.kernel_support import eventually, ip
 
+from leitwolf.system.progress import Flag, Progress, Role
+
 pytestmark = pytest.mark.root
 
 
@@ -43,6 +45,7 @@ def test_started_process_runs_and_its_output_is_kept(node: HostNode) -> None:
     assert daemon.state("srv", "offline").code == "stopped"
     assert not alive(pid)
     assert not (node.runtime / "host" / "srv.json").exists()
+    assert Progress(node.runtime / "progress.page").slot(Role.HOST).flags == Flag.CGROUPS
 
 
 def test_death_is_reported_with_its_status(node: HostNode) -> None:
@@ -440,6 +443,7 @@ def test_pid_namespaces_contain_and_are_adopted(unprivileged: HostNode) -> None:
     """With PID namespaces instead of cgroups: the same life, adoption and stop."""
     node = unprivileged
     daemon = node.start()
+    assert Progress(node.runtime / "progress.page").slot(Role.HOST).flags == Flag(0)
     command = "/bin/sh -c 'sleep 1000 & exec sleep 2000'"
     daemon.send(process_order("srv", command))
     daemon.state("srv", "online")

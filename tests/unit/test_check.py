@@ -18,10 +18,12 @@ from tests.unit.test_docs import example
 
 from leitwolf.cli import check
 from leitwolf.cli.commands import cli
+from leitwolf.daemon.service import DaemonService
 from leitwolf.model.views import (
     EndView,
     FindingView,
     LinkView,
+    MachineView,
     NetworkView,
     PairView,
     ProofView,
@@ -29,7 +31,9 @@ from leitwolf.model.views import (
     StrangerView,
 )
 from leitwolf.system.interfaces import InterfaceAddress
+from leitwolf.system.progress import Flag, Progress, Role
 from leitwolf.system.rtnetlink import ADDRESS_PROTOCOL
+from leitwolf.system.settings import Settings
 
 Patch = pytest.MonkeyPatch
 
@@ -58,22 +62,41 @@ MINE = [
 ]
 
 MISSING: dict[str, tuple[Callable[[Patch], object], Callable[[], check.Finding], str]] = {
-    "root": (lambda patch: patch.setattr(os, "geteuid", lambda: 1000), check._root, "uid 1000"),
+    "root": (
+        lambda patch: patch.setattr(os, "geteuid", lambda: 1000),
+        lambda: check._root(None),
+        "uid 1000",
+    ),
     "real time": (
         lambda patch: patch.setattr(os, "sched_setscheduler", refuse),
-        check._realtime,
+        lambda: check._realtime(None),
         "refused",
+    ),
+    "real time that is not wanted": (
+        lambda patch: patch.setenv("LEITWOLF_REALTIME", "no"),
+        lambda: check._realtime(None),
+        "switched off by LEITWOLF_REALTIME=no",
     ),
     "nftables": (
         lambda patch: patch.setattr(socket, "socket", refuse),
         lambda: check._nftables(None),
         "does not list its tables: not here",
     ),
-    "watchdog": (no_file, check._watchdog, "none"),
-    "cgroups": (no_file, check._cgroups, "no cgroup version 2"),
+    "watchdog": (no_file, lambda: check._watchdog(None), "/dev/watchdog: there is none"),
+    "watchdog that is not wanted": (
+        lambda patch: patch.setenv("LEITWOLF_WATCHDOG", "none"),
+        lambda: check._watchdog(None),
+        "switched off by LEITWOLF_WATCHDOG=none",
+    ),
+    "another watchdog": (
+        lambda patch: patch.setenv("LEITWOLF_WATCHDOG", "/dev/nothing"),
+        lambda: check._watchdog(None),
+        "/dev/nothing: there is none",
+    ),
+    "cgroups": (no_file, lambda: check._cgroups(None), "no cgroup version 2"),
     "cgroups that others may make": (
         lambda patch: patch.setattr(check, "own_cgroup", lambda: Path("/proc/self")),
-        check._cgroups,
+        lambda: check._cgroups(None),
         "none can be made in /proc/self: ",
     ),
     "addresses": (
@@ -242,8 +265,128 @@ def test_the_kernel_lists_tables_only_to_who_may_ask() -> None:
 def test_a_cgroup_is_made_and_removed(monkeypatch: Patch, tmp_path: Path) -> None:
     """Nothing is left of the trial."""
     monkeypatch.setattr(check, "own_cgroup", lambda: tmp_path)
-    assert check._cgroups().ok
+    assert check._cgroups(None).ok
     assert list(tmp_path.iterdir()) == []
+
+
+GOT = MachineView(
+    user=0,
+    realtime=True,
+    realtime_wanted=True,
+    cgroups=True,
+    watchdog="/dev/watchdog1",
+    watched=True,
+)
+
+
+def got(**changes: object) -> StatusView:
+    """A node in a cluster that got everything but these from the machine."""
+    return status_view(machine=replace(GOT, **changes))
+
+
+SAID: dict[str, tuple[Callable[[StatusView], check.Finding], StatusView, bool, str]] = {
+    "root": (lambda view: check._root(view.machine), got(), True, "yes"),
+    "another user": (lambda view: check._root(view.machine), got(user=7), False, "no (uid 7)"),
+    "real time": (lambda view: check._realtime(view.machine), got(), True, "the guard has it"),
+    "no real time": (
+        lambda view: check._realtime(view.machine),
+        got(realtime=False),
+        False,
+        "the guard did not get it",
+    ),
+    "real time not wanted": (
+        lambda view: check._realtime(view.machine),
+        got(realtime=False, realtime_wanted=False),
+        False,
+        "switched off by LEITWOLF_REALTIME=no",
+    ),
+    "cgroups": (lambda view: check._cgroups(view.machine), got(), True, "the host has them"),
+    "no cgroups": (
+        lambda view: check._cgroups(view.machine),
+        got(cgroups=False),
+        False,
+        "the host uses PID namespaces",
+    ),
+    "watchdog": (check._watchdog, got(), True, "/dev/watchdog1: the guard feeds it"),
+    "watchdog switched off": (
+        check._watchdog,
+        got(watchdog="none", watched=False),
+        False,
+        "switched off by LEITWOLF_WATCHDOG=none",
+    ),
+    "a watchdog that somebody else has": (
+        check._watchdog,
+        got(watched=False),
+        False,
+        "/dev/watchdog1: in use by another program",
+    ),
+    "a watchdog that was refused": (
+        check._watchdog,
+        got(watchdog="/dev/null", watched=False),
+        False,
+        "/dev/null: the guard did not get it",
+    ),
+    "a watchdog of a node in no cluster": (
+        check._watchdog,
+        replace(got(watchdog="/dev/null", watched=False), formed=False),
+        True,
+        "/dev/null: free, as far as can be seen",
+    ),
+}
+"""What a node says that it got -> who looks, what the node says, whether that is all, in words."""
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_a_node_that_answers_is_believed_and_not_the_shell(
+    monkeypatch: Patch, tmp_path: Path, what: str
+) -> None:
+    """What this process may do, and what its environment wants, is nothing to the guard."""
+    (tmp_path / "watchdog1").mkdir()
+    (tmp_path / "watchdog1" / "state").write_text("active\n")
+    look, view, ok, said = SAID[what]
+    with monkeypatch.context() as patch:
+        exists = Path.exists
+        patch.setattr(Path, "exists", lambda path: path.name == "watchdog1" or exists(path))
+        patch.setattr(check, "_WATCHDOGS", tmp_path)
+        patch.setenv("LEITWOLF_WATCHDOG", "/dev/zero")
+        patch.setenv("LEITWOLF_REALTIME", "auto" if not ok else "no")
+        patch.setattr(os, "geteuid", lambda: 0 if not ok else 1000)
+        patch.setattr(os, "sched_setscheduler", (lambda *_: None) if not ok else refuse)
+        patch.setattr(check, "own_cgroup", lambda: None if ok else tmp_path)
+        found = look(view)
+    assert (found.ok, found.found) == (ok, said)
+
+
+def test_a_node_says_what_its_processes_say_that_they_got(tmp_path: Path) -> None:
+    """Nothing, until guard and host are there; also of a node that is in no cluster."""
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    settings = Settings(runtime=runtime, state=tmp_path, config=tmp_path, watchdog="none")
+    page = runtime / "progress.page"
+    daemon = DaemonService(settings, Progress(page))
+    assert daemon.status().machine is None
+    for role, flags in ((Role.GUARD, Flag.REALTIME), (Role.HOST, Flag.CGROUPS)):
+        process = Progress(page)
+        process.begin(role)
+        process.mark(flags)
+        assert daemon.status().machine is None
+        process.advance(1)
+    assert daemon.status().machine == MachineView(
+        user=os.geteuid(),
+        realtime=True,
+        realtime_wanted=True,
+        cgroups=True,
+        watchdog="none",
+        watched=False,
+    )
+
+
+def test_the_guard_is_believed_where_this_user_may_not_look(monkeypatch: Patch) -> None:
+    """Who may ask the daemon need not be one whom the kernel tells its tables."""
+    monkeypatch.setattr(check.nfnetlink, "table_names", refuse)
+    assert check._nftables(formed(7000)).ok
+    assert not check._nftables(formed(7000, gate=False)).ok
+    assert not check._nftables(None).ok
 
 
 STRANGER = StrangerView(address="10.0.0.9", count=5)

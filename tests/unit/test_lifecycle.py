@@ -23,6 +23,7 @@ from leitwolf.model.history import HistoryStanding
 from leitwolf.model.views import ClusterSetup, JoinRequestView
 from leitwolf.peers.frames import Code
 from leitwolf.store import QuorumLog, StoreIdentity
+from leitwolf.system.progress import Slot
 from leitwolf.system.settings import Settings
 
 ME = Bootstrap(
@@ -61,7 +62,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def life_of(settings: Settings) -> Lifecycle:
-    progress: Any = SimpleNamespace(advance=lambda _: None)
+    progress: Any = SimpleNamespace(advance=lambda _: None, slot=lambda _: Slot())
     admit: Any = None
     return Lifecycle(settings, progress, admit)
 

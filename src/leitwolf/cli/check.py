@@ -17,7 +17,7 @@ import msgspec
 from leitwolf.client import Client
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.networks import choose_networks
-from leitwolf.model.views import NetworkView, StatusView
+from leitwolf.model.views import MachineView, NetworkView, StatusView
 from leitwolf.system import nfnetlink
 from leitwolf.system.containment import own_cgroup
 from leitwolf.system.interfaces import interface_addresses, lasting
@@ -30,6 +30,9 @@ _SYNC_MS_MAX = 20.0
 """A slower sync of the log than this endangers the election budget."""
 _PORT_DEFAULT = 6474
 _KINDS = ((socket.SOCK_STREAM, "TCP"), (socket.SOCK_DGRAM, "UDP"))
+_WATCHDOG = "/dev/watchdog"
+"""The device of the settings; the kernel makes it the other name of the first one."""
+_WATCHDOGS = Path("/sys/class/watchdog")
 _TABLE = "leitwolf"
 """Name of the gate's tables, one for each family of packets."""
 
@@ -44,18 +47,34 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
-def _root() -> Finding:
-    root = os.geteuid() == 0
+def _root(got: MachineView | None) -> Finding:
+    user = os.geteuid() if got is None else got.user
     return Finding(
         name="root",
-        ok=root,
-        found="yes" if root else f"no (uid {os.geteuid()})",
+        ok=user == 0,
+        found="yes" if user == 0 else f"no (uid {user})",
         lost="addresses, cgroups and real time need root",
         fix="run the node as root: systemctl enable --now leitwolf",
     )
 
 
-def _realtime() -> Finding:
+def _realtime(got: MachineView | None) -> Finding:
+    wanted = os.environ.get("LEITWOLF_REALTIME") != "no" if got is None else got.realtime_wanted
+    ok = wanted and (_realtime_permitted() if got is None else got.realtime)
+    said = ("permitted", "refused")
+    if got is not None:
+        said = ("the guard has it", "the guard did not get it")
+    return Finding(
+        name="real-time scheduling",
+        ok=ok,
+        found=said[not ok] if wanted else "switched off by LEITWOLF_REALTIME=no",
+        lost="heartbeats stall under load: profiles fast and default are refused",
+        fix="run as root; in containers grant CAP_SYS_NICE; or use: leitwolf set --profile virtual",
+    )
+
+
+def _realtime_permitted() -> bool:
+    """Try it in a child: this process goes on as it is."""
     child = os.fork()
     if child == 0:
         try:
@@ -64,18 +83,13 @@ def _realtime() -> Finding:
             os._exit(1)
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    ok = os.waitstatus_to_exitcode(status) == 0
-    return Finding(
-        name="real-time scheduling",
-        ok=ok,
-        found="permitted" if ok else "refused",
-        lost="heartbeats stall under load: profiles fast and default are refused",
-        fix="run as root; in containers grant CAP_SYS_NICE; or use: leitwolf set --profile virtual",
-    )
+    return os.waitstatus_to_exitcode(status) == 0
 
 
 def _nftables(status: StatusView | None) -> Finding:
     lost = "a frozen node would go on answering for its addresses (I5)"
+    fix = "see why the guard has no gate: journalctl -u leitwolf"
+    proof = status.proof if status is not None and status.formed else None
     try:
         channel = Channel(nfnetlink.NETFILTER)
         try:
@@ -83,6 +97,15 @@ def _nftables(status: StatusView | None) -> Finding:
         finally:
             channel.close()
     except OSError as error:
+        if proof is not None and error.errno in (errno.EPERM, errno.EACCES):
+            return Finding(
+                name="nftables",
+                ok=proof.address,
+                found=f"the guard has {'the' if proof.address else 'no'} gate; "
+                "this user may not list the tables of the kernel",
+                lost=lost,
+                fix=fix,
+            )
         return Finding(
             name="nftables",
             ok=False,
@@ -90,38 +113,60 @@ def _nftables(status: StatusView | None) -> Finding:
             lost=lost,
             fix="a kernel with nf_tables, and CAP_NET_ADMIN",
         )
-    proof = status.proof if status is not None and status.formed else None
     gate = f"the gate is in {tables.count(_TABLE)}" if proof is not None else "no gate is due"
     return Finding(
         name="nftables",
         ok=proof is None or (proof.address and _TABLE in tables),
         found=f"the kernel lists its tables ({len(tables)}); {gate}",
         lost=lost,
-        fix="see why the guard has no gate: journalctl -u leitwolf",
+        fix=fix,
     )
 
 
-def _watchdog() -> Finding:
-    devices = [path for path in ("/dev/watchdog", "/dev/watchdog0") if Path(path).exists()]
+def _watchdog(status: StatusView | None) -> Finding:
+    got = status.machine if status is not None else None
+    wanted = os.environ.get("LEITWOLF_WATCHDOG") or _WATCHDOG
+    path = wanted if got is None else got.watchdog
+    if got is not None and got.watched:
+        ok, said = True, "the guard feeds it"
+    else:
+        lacks = _unavailable(path)
+        if status is not None and status.formed and got is not None:
+            lacks = lacks or "the guard did not get it"
+        ok, said = not lacks, lacks or "free, as far as can be seen"
     return Finding(
         name="watchdog",
-        ok=bool(devices),
-        found=", ".join(devices) or "none",
+        ok=ok,
+        found=said if path == "none" else f"{path}: {said}",
         lost="a hung kernel, or processes that cannot be killed, are not rebooted (I5)",
-        fix="load a driver: modprobe i6300esb, iTCO_wdt or softdog; add it to /etc/modules",
+        fix="load a driver: modprobe i6300esb, iTCO_wdt or softdog; add it to /etc/modules; "
+        "another device: LEITWOLF_WATCHDOG; one that is in use: let nobody else open it",
     )
 
 
-def _cgroups() -> Finding:
-    base, found, ok = own_cgroup(), "no cgroup version 2", False
-    if base is not None:
-        probe = base / f"leitwolf-check-{os.getpid()}"
-        try:
-            probe.mkdir()
-            probe.rmdir()
-            found, ok = f"version 2, made and removed one in {base}", True
-        except OSError as error:
-            found = f"version 2, but none can be made in {base}: {error.strerror}"
+def _unavailable(path: str) -> str:
+    """Return why nobody can take this watchdog, '': nothing is seen against it.
+
+    Opening one starts it, and not every device can be stopped again.
+    """
+    if path == "none":
+        return "switched off by LEITWOLF_WATCHDOG=none"
+    if not Path(path).exists():
+        return "there is none"
+    name = "watchdog0" if path == _WATCHDOG else Path(path).name
+    try:
+        state = (_WATCHDOGS / name / "state").read_text().strip()
+    except OSError:
+        return ""
+    return "in use by another program" if state == "active" else ""
+
+
+def _cgroups(got: MachineView | None) -> Finding:
+    if got is None:
+        found, ok = _cgroups_permitted()
+    else:
+        ok = got.cgroups
+        found = "the host has them" if ok else "the host uses PID namespaces"
     return Finding(
         name="cgroups",
         ok=ok,
@@ -129,6 +174,20 @@ def _cgroups() -> Finding:
         lost="processes of a resource can escape its supervision; PID namespaces are used instead",
         fix="boot with systemd.unified_cgroup_hierarchy=1; run as root, or with Delegate=yes",
     )
+
+
+def _cgroups_permitted() -> tuple[str, bool]:
+    """Try it; return what was found, and whether one can be made."""
+    base = own_cgroup()
+    if base is None:
+        return "no cgroup version 2", False
+    probe = base / f"leitwolf-check-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        return f"version 2, but none can be made in {base}: {error.strerror}", False
+    return f"version 2, made and removed one in {base}", True
 
 
 def _kernel() -> Finding:
@@ -420,14 +479,15 @@ def findings(runtime: Path | None) -> list[Finding]:
     except LeitwolfError:
         status = None
     runtime = runtime or Path(os.environ.get("LEITWOLF_RUNTIME", "/run/leitwolf"))
+    got = status.machine if status is not None else None
     state = Path(os.environ.get("LEITWOLF_STATE", "/var/lib/leitwolf"))
     looks: tuple[Callable[[], Finding], ...] = (
-        _root,
+        lambda: _root(got),
         _kernel,
-        _realtime,
+        lambda: _realtime(got),
         lambda: _nftables(status),
-        _cgroups,
-        _watchdog,
+        lambda: _cgroups(got),
+        lambda: _watchdog(status),
         lambda: _runtime(runtime),
         lambda: _state(state),
         lambda: _port(status),

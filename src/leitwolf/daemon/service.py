@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import time
 from collections.abc import AsyncIterator, Callable
@@ -41,6 +42,7 @@ from leitwolf.model.views import (
     InitRequest,
     JoinRequestView,
     LogLine,
+    MachineView,
     NetworkView,
     ProofView,
     QuorumView,
@@ -103,6 +105,7 @@ class DaemonService:
                 index=0,
                 fault=self.life.fault.code if self.life.fault is not None else ending,
                 advice=self._fault_advice() or self._advice(),
+                machine=self._got(),
             )
         stopped = tuple(
             StoppedView(at_wall=line.at_wall_ns, text=line.text)
@@ -126,7 +129,11 @@ class DaemonService:
         kept = giving_way.notice(self._settings.state)
         told = (*cluster.histories.notices(), *((kept,) if kept is not None else ()))
         return msgspec.structs.replace(
-            view, stopped=stopped, strangers=strangers, findings=(*told, *view.findings)
+            view,
+            machine=self._got(),
+            stopped=stopped,
+            strangers=strangers,
+            findings=(*told, *view.findings),
         )
 
     def _sides(self, cluster: Cluster) -> dict[str, OwnSide]:
@@ -150,6 +157,19 @@ class DaemonService:
         flags = self._progress.slot(Role.GUARD).flags
         return ProofView(
             address=bool(flags & Flag.GATE), process=bool(flags & Flag.WATCHDOG), data=False
+        )
+
+    def _got(self) -> MachineView | None:
+        guard, host = self._progress.slot(Role.GUARD), self._progress.slot(Role.HOST)
+        if not (guard.counter and host.counter):
+            return None
+        return MachineView(
+            user=os.geteuid(),
+            realtime=bool(guard.flags & Flag.REALTIME),
+            realtime_wanted=self._settings.realtime == "auto",
+            cgroups=bool(host.flags & Flag.CGROUPS),
+            watchdog=self._settings.watchdog,
+            watched=bool(guard.flags & Flag.WATCHDOG),
         )
 
     def _advice(self) -> str:

@@ -25,7 +25,7 @@ from leitwolf.resources import Machine, Network, load_types
 from leitwolf.system import clock, containment, realtime
 from leitwolf.system.gate import Gate
 from leitwolf.system.page import PageReader
-from leitwolf.system.progress import Progress, Role
+from leitwolf.system.progress import Flag, Progress, Role
 from leitwolf.system.settings import Settings
 
 __all__ = ["main", "serve"]
@@ -49,6 +49,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     permission = Permission(PageReader(settings.runtime / "guard.page"), tenure)
     cells = containment.find(settings)
     cells.prepare()
+    progress.mark(Flag.CGROUPS if cells.kind == "cgroup" else Flag(0))
     reports: list[Channel] = []
 
     def report(one: HostReport) -> None:

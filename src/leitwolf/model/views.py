@@ -21,6 +21,7 @@ __all__ = [
     "LinkView",
     "LogLine",
     "LossView",
+    "MachineView",
     "NetworkView",
     "NodeLine",
     "PairView",
@@ -153,6 +154,23 @@ class ProofView(_View, frozen=True, kw_only=True):
     """Writes to shared data are fenced."""
 
 
+class MachineView(_View, frozen=True, kw_only=True):
+    """What the processes of this node got from the machine, as they say themselves."""
+
+    user: int
+    """Id of the user as whom they run."""
+    realtime: bool
+    """The guard has real-time scheduling."""
+    realtime_wanted: bool
+    """It tries to get it (LEITWOLF_REALTIME)."""
+    cgroups: bool
+    """Resources run in cgroups; else in PID namespaces."""
+    watchdog: str
+    """The device that the guard takes once the node is in a cluster, or none: LEITWOLF_WATCHDOG."""
+    watched: bool
+    """It has it, and feeds it."""
+
+
 class StoppedView(_View, frozen=True, kw_only=True):
     """What this node stopped without quorum: when (UTC ns) and why."""
 
@@ -196,6 +214,8 @@ class StatusView(_View, frozen=True, kw_only=True):
     survives: str = ""
     """Which further failures the cluster survives now; '': not formed."""
     proof: ProofView | None = None
+    machine: MachineView | None = None
+    """None: the guard or the host of this node is only starting."""
     fault: str = ""
     """Code of what keeps this node from taking part, '': nothing does."""
     port: int = 0

@@ -41,6 +41,8 @@ class Flag(enum.IntFlag):
     """It feeds a watchdog."""
     GATE = 8
     """The kernel gate on addresses works."""
+    CGROUPS = 16
+    """It runs resources in cgroups."""
 
 
 _NO_FLAGS = Flag(0)
