@@ -368,7 +368,7 @@ def test_votes_that_are_being_changed_are_waited_for(folder: Path, service: Fake
     """They follow who is there, by nobody's order; other refusals are told at once."""
     text = "another change of the quorum is under way"
     service.refusals = [UnavailableError(text, code="quorum-changing") for _ in range(2)]
-    done = run(folder, "quorum", "set", "nodes")
+    done = run(folder, "quorum", "set", "nodes", "--no-wait")
     assert done.exit_code == 0, done.output
     assert done.stderr.count("waiting for its end") == 1
     assert len(service.commands) == 1
@@ -402,7 +402,7 @@ def test_commands_about_votes_send_what_they_say(
     folder: Path, service: FakeService, arguments: tuple[str, ...], command: SetVotes
 ) -> None:
     """What is not named is left as it is."""
-    done = run(folder, "quorum", *arguments)
+    done = run(folder, "quorum", *arguments, "--no-wait")
     assert done.exit_code == 0, done.output
     assert service.commands[-1][0] == command
 

@@ -45,12 +45,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> MemoryDevice:
 
 def brought_in(monkeypatch: pytest.MonkeyPatch, *used: str) -> SetQuorum:
     """Bring the disk in; return what the leader is asked for."""
-    sent: list[SetQuorum] = []
-    monkeypatch.setattr(quorum, "send", lambda _context, command, _text: sent.append(command))
     monkeypatch.setattr(quorum, "_try_file", lambda *_, **__: None)
     given = {"location": PLACE, "witness": True, "silence_ms": 0, "local": False}
-    quorum.bring_in_disk(context(*used), **given)
-    return sent[0]
+    return quorum._disk_brought_in(context(*used), **given)
 
 
 def test_a_disk_that_is_brought_in_is_another_one(

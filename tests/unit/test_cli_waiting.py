@@ -7,8 +7,16 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
-from tests.unit.api_support import FakeService, group_view, resource_view, status_view
+from msgspec.structs import replace
+from tests.unit.api_support import (
+    FakeService,
+    group_view,
+    node_line,
+    resource_view,
+    status_view,
+)
 from tests.unit.test_cli import run, served
 
 from leitwolf.cli.commands import cli
@@ -31,6 +39,12 @@ def step(service: FakeService) -> None:
 
 def seen(*groups: GroupView, index: int = 8) -> StatusView:
     return status_view(groups=groups, index=index)
+
+
+def lacking(kind: str, *texts: str) -> list[StatusView]:
+    """What is to be seen of a change that takes its time: what lacks, one after the other."""
+    lacks = [replace(seen(), under_way={kind: text, "else": "more"}) for text in texts]
+    return [seen(index=7), *lacks, replace(seen(), under_way={"else": "more"})]
 
 
 def partial(*resources: ResourceView, **changes: object) -> GroupView:
@@ -115,6 +129,45 @@ OUTCOMES: dict[str, tuple[list[str], list[StatusView], list[str], str]] = {
         ["web: offline on no node"],
         "group web is partially-online on n2",
     ),
+    "rekey": (
+        ["rekey"],
+        lacking("keys", "told", "turning"),
+        ["entry 8 is not here yet", "keys: told", "keys: turning"],
+        "heartbeat keys are replaced (entry 8)",
+    ),
+    "set --profile": (
+        ["set", "--profile", "wan"],
+        lacking("profile", "leases"),
+        ["profile: leases"],
+        "cluster changed (entry 8)",
+    ),
+    "quorum set nodes": (
+        ["quorum", "set", "nodes"],
+        lacking("votes", "joint"),
+        ["votes: joint"],
+        "the quorum is a majority of the nodes (entry 8)",
+    ),
+    "quorum votes": (
+        ["quorum", "votes", "--strict"],
+        lacking("votes", "n3 votes", "joint"),
+        ["votes: n3 votes", "votes: joint"],
+        "votes are given as wanted: leitwolf quorum status (entry 8)",
+    ),
+    "quorum weight": (
+        ["quorum", "weight", "n3", "1"],
+        lacking("votes", "n3 votes"),
+        ["votes: n3 votes"],
+        "n3 votes while it is there: leitwolf quorum status (entry 8)",
+    ),
+    "node lead": (
+        ["node", "lead", "n2"],
+        [
+            seen(index=8),
+            replace(seen(index=9), nodes=(node_line(1, leader=False), node_line(2, leader=True))),
+        ],
+        ["waiting until somebody leads"],
+        "leadership is handed over to n2 (entry 8)",
+    ),
     "leave": (
         ["leave"],
         [status_view(), status_view(formed=False)],
@@ -155,6 +208,12 @@ def test_a_command_tells_progress_and_then_the_outcome(
         ("resource remove", "resource app removed (entry 8)"),
         ("group remove", "group web is being removed (entry 8)"),
         ("group recover", "group web is tried again (entry 8)"),
+        ("rekey", "heartbeat keys are being replaced (entry 8)"),
+        ("set --profile", "cluster is being changed (entry 8)"),
+        ("quorum set nodes", "the quorum becomes a majority of the nodes (entry 8)"),
+        ("quorum votes", "votes are being changed: leitwolf quorum status (entry 8)"),
+        ("quorum weight", "soon n3 votes while it is there: leitwolf quorum status (entry 8)"),
+        ("node lead", "leadership is being handed over (entry 8)"),
         ("leave", "n1 leaves lab (entry 8)"),
     ],
 )
@@ -204,19 +263,39 @@ def test_the_outcome_of_a_resource_is_one_json_value(tmp_path: Path) -> None:
 
 
 WAITING = {
-    "group": {"add", "move", "offline", "online", "recover", "remove"},
-    "node": {"evict", "pause"},
-    "resource": {"add", "offline", "online", "remove", "set"},
+    *(f"group {name}" for name in ("add", "move", "offline", "online", "recover", "remove")),
+    *(f"node {name}" for name in ("evict", "lead", "pause")),
+    *(f"quorum set {name}" for name in ("disk", "nodes", "witness")),
+    *(f"quorum {name}" for name in ("move", "replace", "votes", "weight")),
+    *(f"resource {name}" for name in ("add", "offline", "online", "remove", "set")),
+    *("leave", "rekey", "set"),
 }
 
 
-@pytest.mark.parametrize("kind", WAITING)
-def test_every_command_with_an_outcome_to_come_waits(kind: str) -> None:
+def waiting(group: click.Group, path: str = "") -> set[str]:
+    """Return the commands that can be told not to wait."""
+    found = set()
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found |= waiting(command, f"{path}{name} ")
+        elif any("--no-wait" in item.secondary_opts for item in command.params):
+            found.add(path + name)
+    return found
+
+
+def test_every_command_with_an_outcome_to_come_waits() -> None:
     """What only stores something has none."""
-    [group] = [found for name, found in cli.commands.items() if name == kind]
-    found = {
-        name
-        for name, command in group.commands.items()  # type: ignore[attr-defined]
-        if any("--no-wait" in item.secondary_opts for item in command.params)
-    }
-    assert found == WAITING[kind]
+    assert waiting(cli) == WAITING
+
+
+def test_a_name_is_there_at_once_and_a_profile_is_not(tmp_path: Path) -> None:
+    """Nothing is waited for that was not asked for; what lacks is named when time is up."""
+    view = replace(seen(), under_way={"profile": "leases of wan", "keys": "told"})
+    with served(FakeService(view=view), tmp_path):
+        done = run(tmp_path, "set", "--name", "other", "--timeout", "0")
+        assert (done.exit_code, done.stdout.strip()) == (0, "cluster changed (entry 8)")
+        done = run(tmp_path, "set", "--profile", "wan", "--timeout", "0")
+    assert (done.exit_code, "not done after 0 s: profile: leases of wan" in done.stderr) == (
+        6,
+        True,
+    )

@@ -17,7 +17,7 @@ from leitwolf.cli.common import (
     yes_option,
 )
 from leitwolf.cli.render import networks
-from leitwolf.cli.waiting import wait_options
+from leitwolf.cli.waiting import KEYS, PROFILE, change, wait_for_change, wait_option, wait_options
 from leitwolf.model.commands import ChangeCluster, EvictNode, SetNetwork
 from leitwolf.model.errors import Conflict, InvalidConfig, RequestTimeout
 from leitwolf.model.ids import NetworkRole
@@ -115,6 +115,8 @@ def rejoin(context: Context, token: str, node_name: str) -> None:
 
 
 def _join(context: Context, request: JoinRequestView) -> None:
+    # There is no --no-wait: until the daemon answers it may still be refused, and who does not want
+    # to wait for the vote ends this command; the daemon goes on.
     for item in context.client.join(request):
         if isinstance(item, str):
             context.progress(item)
@@ -207,22 +209,42 @@ def network_set(context: Context, name: str, subnets: tuple[str, ...], role: str
 
 
 @click.command()
+@wait_option
 @with_json
-def rekey(context: Context) -> None:
-    """Replace the key by which the nodes authenticate heartbeats, without outage."""
+def rekey(context: Context, wait: bool, timeout_s: float) -> None:
+    """Replace the key by which the nodes authenticate heartbeats, without outage.
+
+    It is done when all nodes that are there use the new one alone; others learn it when they come.
+    """
     answer = context.client.rekey()
-    context.show(answer, f"heartbeat keys are being replaced (entry {answer.index})")
+    if wait:
+        wait_for_change(context, KEYS, index=answer.index, timeout_s=timeout_s)
+    said = "are replaced" if wait else "are being replaced"
+    context.show(answer, f"heartbeat keys {said} (entry {answer.index})")
 
 
 @click.command("set")
 @click.option("--name", help="Name of the cluster.")
 @click.option("--profile", help="Timing profile: fast, default, virtual or wan.")
+@wait_option
 @with_json
-def change(context: Context, name: str | None, profile: str | None) -> None:
-    """Change settings of the cluster."""
+def set_(
+    context: Context, name: str | None, profile: str | None, wait: bool, timeout_s: float
+) -> None:
+    """Change settings of the cluster.
+
+    A profile is in force when no lease of the former one can be; a name is at once.
+    """
     if name is None and profile is None:
         raise InvalidConfig("nothing to change was given", hint="leitwolf set --help")
-    send(context, ChangeCluster(name=name, profile=profile), "cluster changed")
+    change(
+        context,
+        ChangeCluster(name=name, profile=profile),
+        PROFILE,
+        begun="cluster is being changed" if profile else "cluster changed",
+        done="cluster changed",
+        timeout_s=timeout_s if wait and profile is not None else None,
+    )
 
 
-COMMANDS = (init, token, join, rejoin, leave, destroy, network, change, rekey)
+COMMANDS = (init, token, join, rejoin, leave, destroy, network, set_, rekey)

@@ -33,6 +33,7 @@ __all__ = [
     "send",
     "timeout_option",
     "warn_if_old",
+    "when_settled",
     "with_json",
     "with_json_of",
     "yes_option",
@@ -40,8 +41,6 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_LEADER_S = 10.0
-"""So long may it take until somebody leads; every profile needs less."""
 _LOOK_S = 0.1
 _SETTLED_S = 60.0
 """So long is a change of votes waited for: on the profile wan one takes five seconds."""
@@ -207,12 +206,12 @@ def yes_option(function: F) -> F:
 
 def send(context: Context, command: Command, text: str) -> Answer:
     """Send a command and print what was done; votes that are being changed are waited for."""
-    answer = _when_settled(context, command)
+    answer = when_settled(context, command)
     context.show(answer, f"{text} (entry {answer.index})")
     return answer
 
 
-def _when_settled(context: Context, command: Command) -> Answer:
+def when_settled(context: Context, command: Command) -> Answer:
     """Send a command again while another change of the quorum is under way, for a minute.
 
     Votes follow who is there: nobody ordered that change, and it ends by itself.
@@ -230,15 +229,27 @@ def _when_settled(context: Context, command: Command) -> Answer:
         time.sleep(_LOOK_S)
 
 
-def hand_over(context: Context, target: NodeId, text: str) -> None:
+def hand_over(context: Context, target: NodeId, what: str, *, wait: bool, timeout_s: float) -> None:
     """Have a node lead (0: another one), and tell who does.
+
+    Args:
+        context: the invocation.
+        target: the node.
+        what: is handed over, in words.
+        wait: until somebody leads; else it is only begun.
+        timeout_s: how long to wait.
 
     Raises:
         Conflict: ``another-leads``, another node was quicker than the one that was named.
-        NoQuorum: nobody leads within 10 s.
+        NoQuorum: nobody leads in that time.
     """
     answer = context.client.command(TransferLeader(node=target))
-    deadline = time.monotonic() + _LEADER_S
+    if not wait:
+        context.show(answer, f"{what} is being handed over (entry {answer.index})")
+        return
+    context.waits_for = "it goes on without you; see: leitwolf status"
+    context.progress("waiting until somebody leads")
+    deadline = time.monotonic() + timeout_s
     while True:
         status = context.client.status()
         leader = next((node for node in status.nodes if node.leader), None)
@@ -254,7 +265,7 @@ def hand_over(context: Context, target: NodeId, text: str) -> None:
             code="another-leads",
             hint="ask again, when the node that is to lead is less busy",
         )
-    context.show(answer, f"{text} to {leader.name} (entry {answer.index})")
+    context.show(answer, f"{what} is handed over to {leader.name} (entry {answer.index})")
 
 
 def find_node(status: StatusView, name: str) -> NodeId:

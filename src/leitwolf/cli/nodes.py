@@ -16,7 +16,7 @@ from leitwolf.cli.common import (
     send,
     with_json,
 )
-from leitwolf.cli.waiting import wait_option
+from leitwolf.cli.waiting import wait_option, wait_options
 from leitwolf.model.commands import EvictNode, PauseNode
 from leitwolf.model.errors import Conflict, LeitwolfError, RequestTimeout
 from leitwolf.model.ids import NodeId
@@ -70,6 +70,7 @@ def pause(context: Context, name: str, drain: bool, wait: bool, timeout_s: float
 @with_json
 def resume(context: Context, name: str) -> None:
     """Let a paused node own groups again."""
+    # It may from this entry on: nothing is left to wait for. Groups come when they have a reason.
     number = find_node(context.client.status(), name)
     send(context, PauseNode(node=number, paused=False, drain=False), f"node {name} resumed")
 
@@ -145,11 +146,12 @@ def replace(context: Context, name: str, lifetime: int) -> None:
 
 @click.command("lead")
 @click.argument("name", required=False, shell_complete=complete_node)
+@wait_options(10.0)  # every profile needs less
 @with_json
-def lead(context: Context, name: str | None) -> None:
+def lead(context: Context, name: str | None, wait: bool, timeout_s: float) -> None:
     """Hand leadership to a node (or to the best other one)."""
     number = find_node(context.client.status(), name) if name else NodeId(0)
-    hand_over(context, number, "leadership is handed over")
+    hand_over(context, number, "leadership", wait=wait, timeout_s=timeout_s)
 
 
 node.add_command(lead)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from leitwolf.cli.common import Context, find_node, hand_over, send, with_json
+from leitwolf.cli.common import Context, find_node, hand_over, with_json
+from leitwolf.cli.waiting import VOTES, change, wait_option, wait_options
 from leitwolf.model.commands import SetQuorum, SetVotes
 from leitwolf.model.errors import Conflict, InvalidConfig, NoQuorum, WitnessError
 from leitwolf.model.ids import NodeId
@@ -17,7 +18,7 @@ from leitwolf.model.views import StatusView
 from leitwolf.model.witness import ROLLED_BACK, CasObject, WitnessMode
 from leitwolf.wire.ballot import NO_BALLOT
 
-__all__ = ["bring_in_disk", "move", "replace", "set_", "votes", "weight"]
+__all__ = ["move", "replace", "set_", "votes", "weight"]
 
 _TIMEOUT_S = 10.0
 _PLACES = 8
@@ -37,10 +38,18 @@ def set_() -> None:
 
 
 @set_.command("nodes")
+@wait_option
 @with_json
-def set_nodes(context: Context) -> None:
+def set_nodes(context: Context, wait: bool, timeout_s: float) -> None:
     """Let nodes alone vote: more than half of them must be there."""
-    send(context, SetQuorum(), "the quorum becomes a majority of the nodes")
+    change(
+        context,
+        SetQuorum(),
+        VOTES,
+        begun="the quorum becomes a majority of the nodes",
+        done="the quorum is a majority of the nodes",
+        timeout_s=timeout_s if wait else None,
+    )
 
 
 @set_.command("disk")
@@ -50,21 +59,44 @@ def set_nodes(context: Context) -> None:
     "--silence", "silence_ms", default=0, help="Wait at least so many ms for a silent owner."
 )
 @click.option("--local", is_flag=True, help="Allow a file of this machine alone, for laboratories.")
+@wait_option
 @with_json
-def set_disk(context: Context, location: str, witness: bool, silence_ms: int, local: bool) -> None:
+def set_disk(
+    context: Context,
+    location: str,
+    witness: bool,
+    silence_ms: int,
+    local: bool,
+    wait: bool,
+    timeout_s: float,
+) -> None:
     """Let a shared disk be the quorum: who has it leads, however many nodes are left.
 
     Format it first: leitwolf quorum disk format LOCATION; anew, if it was used before and is not in
     use now. It gets another UUID. With --witness it has one vote, like a node. A file is tested
     first: a share that caches or keeps locks to itself is refused.
     """
-    bring_in_disk(context, location, witness=witness, silence_ms=silence_ms, local=local)
+    command = _disk_brought_in(
+        context, location, witness=witness, silence_ms=silence_ms, local=local
+    )
+    _bring_in(context, command, timeout_s=timeout_s if wait else None)
 
 
-def bring_in_disk(
+def _bring_in(context: Context, command: SetQuorum, *, timeout_s: float | None) -> None:
+    change(
+        context,
+        command,
+        VOTES,
+        begun=f"{command.location} is brought in: leitwolf quorum status",
+        done=f"{command.location} is in the quorum: leitwolf quorum status",
+        timeout_s=timeout_s,
+    )
+
+
+def _disk_brought_in(
     context: Context, location: str, *, witness: bool, silence_ms: int, local: bool
-) -> None:
-    """Bring a disk in, with another UUID than anybody else may know it by, unless it is in use."""
+) -> SetQuorum:
+    """Give a disk another UUID than anybody else may know it by, unless it is in use."""
     from leitwolf.witness.format import stamp_anew  # noqa: PLC0415 — slow, needed here only
     from leitwolf.witness.inspect import demand_unused, read_disk_header  # noqa: PLC0415 — slow
 
@@ -79,7 +111,7 @@ def bring_in_disk(
     _try_file(context, location, local=local)
     if not known:
         header = stamp_anew(location)
-    command = SetQuorum(
+    return SetQuorum(
         witness="disk",
         storage=header.disk,
         location=location,
@@ -87,7 +119,6 @@ def bring_in_disk(
         silence_ms=silence_ms,
         slots=header.nodes_max,
     )
-    send(context, command, f"{location} is brought in: leitwolf quorum status")
 
 
 @set_.command("witness")
@@ -98,9 +129,17 @@ def bring_in_disk(
     "--silence", "silence_ms", default=0, help="Wait at least so many ms for a silent leader."
 )
 @_force_option
+@wait_option
 @with_json
 def set_witness(
-    context: Context, location: str, tag: bool, alone: bool, silence_ms: int, force: bool
+    context: Context,
+    location: str,
+    tag: bool,
+    alone: bool,
+    silence_ms: int,
+    force: bool,
+    wait: bool,
+    timeout_s: float,
 ) -> None:
     """Let a share, an object store, etcd or a witness daemon vote beside the nodes.
 
@@ -116,7 +155,7 @@ def set_witness(
         alone=alone,
         silence_ms=silence_ms,
     )
-    send(context, command, f"{location} is brought in: leitwolf quorum status")
+    _bring_in(context, command, timeout_s=timeout_s if wait else None)
 
 
 @click.command("replace")
@@ -130,6 +169,7 @@ def set_witness(
 @click.option("--create", is_flag=True, help="Make the file of a disk if it is not there.")
 @click.option("--local", is_flag=True, help="Allow a file of this machine alone, for laboratories.")
 @_force_option
+@wait_option
 @with_json
 def replace(
     context: Context,
@@ -138,6 +178,8 @@ def replace(
     create: bool,
     local: bool,
     force: bool,
+    wait: bool,
+    timeout_s: float,
 ) -> None:
     """Put a new disk or witness in the place of the one that is lost, without stopping a group.
 
@@ -179,7 +221,14 @@ def replace(
         silence_ms=present.silence_ms,
         slots=slots,
     )
-    send(context, command, f"{location} takes the place of {present.location}")
+    change(
+        context,
+        command,
+        VOTES,
+        begun=f"{location} takes the place of {present.location}",
+        done=f"{location} has the place of {present.location}",
+        timeout_s=timeout_s if wait else None,
+    )
 
 
 def _places(view: StatusView, asked: int | None) -> int:
@@ -351,8 +400,16 @@ def _former(context: Context, data: bytes, location: str, own: str) -> CasObject
 )
 @click.option("--prefer", metavar="NODE", help="Node that has the casting vote (dynamic).")
 @click.option("--prefer-none", is_flag=True, help="Whoever has the casting vote keeps it.")
+@wait_option
 @with_json
-def votes(context: Context, dynamic: bool | None, prefer: str | None, prefer_none: bool) -> None:
+def votes(
+    context: Context,
+    dynamic: bool | None,
+    prefer: str | None,
+    prefer_none: bool,
+    wait: bool,
+    timeout_s: float,
+) -> None:
     """Change how votes are given, without stopping a group.
 
     Dynamic: a node that is lost for a second has no vote until it is back; a witness votes while
@@ -368,27 +425,43 @@ def votes(context: Context, dynamic: bool | None, prefer: str | None, prefer_non
     wanted: NodeId | None = NodeId(0) if prefer_none else None
     if prefer is not None:
         wanted = find_node(context.client.status(), prefer)
-    send(context, SetVotes(dynamic=dynamic, prefer=wanted), "votes: leitwolf quorum status")
+    change(
+        context,
+        SetVotes(dynamic=dynamic, prefer=wanted),
+        VOTES,
+        begun="votes are being changed: leitwolf quorum status",
+        done="votes are given as wanted: leitwolf quorum status",
+        timeout_s=timeout_s if wait else None,
+    )
 
 
 @click.command("weight")
 @click.argument("node")
 @click.argument("votes", type=click.IntRange(0, 1))
+@wait_option
 @with_json
-def weight(context: Context, node: str, votes: int) -> None:
+def weight(context: Context, node: str, votes: int, wait: bool, timeout_s: float) -> None:
     """Give NODE a vote (1), or none whatever happens (0), as for a distant site."""
     number = find_node(context.client.status(), node)
-    said = "votes" if votes else "never votes"
-    send(context, SetVotes(weights={number: votes}), f"{node} {said}: leitwolf quorum status")
+    said = "votes while it is there" if votes else "never votes"
+    change(
+        context,
+        SetVotes(weights={number: votes}),
+        VOTES,
+        begun=f"soon {node} {said}: leitwolf quorum status",
+        done=f"{node} {said}: leitwolf quorum status",
+        timeout_s=timeout_s if wait else None,
+    )
 
 
 @click.command("move")
 @click.argument("node", required=False)
+@wait_options(10.0)  # every profile needs less
 @with_json
-def move(context: Context, node: str | None) -> None:
+def move(context: Context, node: str | None, wait: bool, timeout_s: float) -> None:
     """Hand the ownership of the quorum over, to NODE or to the most up-to-date other node."""
     status = context.client.status()
     target = find_node(status, node) if node else NodeId(0)
     if not status.quorum:
         raise InvalidConfig("there is no quorum here to hand over", hint="leitwolf quorum status")
-    hand_over(context, target, "the quorum is handed over")
+    hand_over(context, target, "the quorum", wait=wait, timeout_s=timeout_s)

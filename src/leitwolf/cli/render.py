@@ -145,6 +145,7 @@ def _tree(view: StatusView, *, folded: bool) -> list[str]:
     lines = [f"{view.cluster}  {state}  profile {view.profile}  entry {view.index}{age}"]
     if view.survives and view.quorum:
         lines.append(f"further failures: {view.survives}")
+    lines.extend(f"under way: {what}: {text}" for what, text in view.under_way.items())
     if view.advice:
         lines.append(f"! {view.advice}")
     lines.extend(

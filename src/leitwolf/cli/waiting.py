@@ -8,13 +8,19 @@ from typing import Any, TypeVar
 
 import click
 
-from leitwolf.cli.common import Context, timeout_option
+from leitwolf.cli.common import Context, timeout_option, when_settled
+from leitwolf.model.commands import Command
 from leitwolf.model.errors import Conflict, NotFound, RequestTimeout
 from leitwolf.model.views import GroupView, ResourceView, StatusView
 
 __all__ = [
+    "KEYS",
+    "PROFILE",
+    "VOTES",
     "as_wished",
+    "change",
     "unwanted_because",
+    "wait_for_change",
     "wait_for_group",
     "wait_for_resource",
     "wait_option",
@@ -77,6 +83,55 @@ def wait_until(
         if remaining <= 0:
             raise RequestTimeout(f"not done after {timeout_s:g} s: {line}", hint=context.waits_for)
         client.wait_beyond(status.index, min(remaining, _LOOK_S))
+
+
+# --- what the whole cluster takes part in ---------------------------------------------------------
+
+VOTES, PROFILE, KEYS = "votes", "profile", "keys"
+"""What is waited for; the keys of ``under_way`` in the status."""
+
+
+def wait_for_change(context: Context, kind: str, *, index: int, timeout_s: float) -> None:
+    """Wait until nothing lacks of a change of one of these kinds.
+
+    Raises:
+        RequestTimeout: something still does; the text says what.
+    """
+
+    def look(status: StatusView) -> tuple[bool | None, str]:
+        lacks = status.under_way.get(kind, "")
+        return (None, f"{kind}: {lacks}") if lacks else (True, "")
+
+    context.waits_for = "it goes on without you; see: leitwolf status"
+    wait_until(context, look, index=index, timeout_s=timeout_s)
+
+
+def change(
+    context: Context,
+    command: Command,
+    kind: str,
+    *,
+    begun: str,
+    done: str,
+    timeout_s: float | None,
+) -> None:
+    """Send a command, wait until nothing lacks of what it changes, and tell it.
+
+    Args:
+        context: the invocation.
+        command: what to do.
+        kind: of what it changes.
+        begun: what is to be told when nobody waits.
+        done: what is to be told at the end.
+        timeout_s: how long to wait, None: not at all.
+
+    Raises:
+        RequestTimeout: it is not complete in time.
+    """
+    answer = when_settled(context, command)
+    if timeout_s is not None:
+        wait_for_change(context, kind, index=answer.index, timeout_s=timeout_s)
+    context.show(answer, f"{begun if timeout_s is None else done} (entry {answer.index})")
 
 
 # --- groups --------------------------------------------------------------------------------------

@@ -155,6 +155,12 @@ class Governor:
         return self._leader.presence.pause(node)
 
     @property
+    def absent(self) -> frozenset[int]:
+        """Nodes and witnesses that dynamic votes do without, as seen last."""
+        stopping = {node.id for node in self._leader.ahead.nodes.values() if node.stopping}
+        return self._leader.presence.absent | stopping
+
+    @property
     def waiting(self) -> bool:
         """A change of members or keys is under way, which goes on as logs catch up."""
         state, config = self._leader.ahead, self._quorum.config
@@ -435,8 +441,8 @@ class Governor:
         ready = {one for one in quorum.ready_witnesses if quorum.match(one) >= quorum.commit}
         absent: frozenset[int] = frozenset()
         if leader.ahead.wish.dynamic:
-            stopping = {node.id for node in leader.ahead.nodes.values() if node.stopping}
-            absent = self._observe_presence(now, reached) | stopping
+            self._observe_presence(now, reached)
+            absent = self.absent
         return View(
             leader=leader.me,
             caught_up=frozenset(caught_up | ready),
@@ -447,7 +453,7 @@ class Governor:
             joint_over=joint_over,
         )
 
-    def _observe_presence(self, now: int, reached: frozenset[int]) -> frozenset[int]:
+    def _observe_presence(self, now: int, reached: frozenset[int]) -> None:
         leader, quorum = self._leader, self._quorum
         leader.presence.observe(
             now,
@@ -471,7 +477,6 @@ class Governor:
         )
         if leader.presence.next_at >= 0:
             leader.plan_by(max(leader.presence.next_at, now + 1))
-        return leader.presence.absent
 
     def _rekey(self, now: int, wall: int) -> None:
         leader, quorum = self._leader, self._quorum

@@ -15,6 +15,7 @@ from leitwolf.core.node import Node
 from leitwolf.core.policy import Survival, group_status, survives, why
 from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.core.rules import ALL_RULES
+from leitwolf.daemon.changes import under_way
 from leitwolf.daemon.link_views import told_of
 from leitwolf.daemon.network_views import network_views
 from leitwolf.daemon.networks import OwnSide
@@ -331,6 +332,7 @@ def status_view(
         index=state.index,
         advice=advice(state),
         survives=_survived(node).text,
+        under_way=under_way(node),
         nodes=tuple(line if quorum else _without_quorum(line) for line in lines),
         networks=network_views(state, node.me, links, sides, told_of(node.paths, node.me)),
         groups=tuple(

@@ -213,6 +213,9 @@ class StatusView(_View, frozen=True, kw_only=True):
     """One sentence about what is missing for safety, '' when nothing is."""
     survives: str = ""
     """Which further failures the cluster survives now; '': not formed."""
+    under_way: dict[str, str] = {}
+    """What lacks, in words, of a change that takes its time: of ``votes``, the ``profile``, or the
+    heartbeat ``keys``."""
     proof: ProofView | None = None
     machine: MachineView | None = None
     """None: the guard or the host of this node is only starting."""

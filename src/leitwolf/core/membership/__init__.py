@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from leitwolf.core.membership.presence import Presence, Sight, patience
 from leitwolf.core.membership.profiles import acting, longest
-from leitwolf.core.membership.reconfigure import Step, View, heirs, next_step, sought_witness
+from leitwolf.core.membership.reconfigure import (
+    Step,
+    View,
+    heirs,
+    next_step,
+    outstanding,
+    sought_witness,
+)
 from leitwolf.core.membership.rekey import SETTLE_NS, next_keys
 from leitwolf.core.membership.roster import guard_configuration
 
@@ -20,6 +27,7 @@ __all__ = [
     "longest",
     "next_keys",
     "next_step",
+    "outstanding",
     "patience",
     "sought_witness",
 ]

@@ -41,7 +41,7 @@ from leitwolf.model.ids import NO_NODE, NodeId, NodeStatus
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig
 from leitwolf.model.state import Node, State
 
-__all__ = ["Step", "View", "describe_quorum", "heirs", "next_step", "sought_witness"]
+__all__ = ["Step", "View", "describe_quorum", "heirs", "next_step", "outstanding", "sought_witness"]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +96,28 @@ def next_step(
         if step is not None:
             return step
     return _joint(state, config, view, rules, _wished(state, config, view))
+
+
+def outstanding(state: State, view: View) -> str:
+    """Say what lacks until the votes that are wanted are in force for good, '': nothing.
+
+    Args:
+        state: the fold of what is committed.
+        view: only ``leader`` and ``absent`` are looked at.
+    """
+    config, witness = state.quorum, state.wish.witness
+    if config is None:
+        return ""
+    if config.former is not None:
+        return "the former votes must agree, too, until every lease by them is over"
+    wanted = _wanted(state, config, view)
+    if set(wanted) == set(config.acceptors):
+        return ""
+    if witness is not None and all(acceptor.id != witness.id for acceptor in config.acceptors):
+        return f"{witness.location} is brought in"
+    if _kind(wanted) != _kind(config.acceptors):
+        return f"the quorum is to become {describe_quorum(wanted)}"
+    return f"to come: {_describe_votes(state, config.acceptors, wanted, view)}"
 
 
 def heirs(state: State, config: QuorumConfig, view: View) -> set[AcceptorId]:
