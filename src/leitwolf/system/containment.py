@@ -317,7 +317,7 @@ def find(settings: Settings) -> Containment:
         raise ContainmentUnavailable(
             errno.EACCES,
             "this user may not make cgroups (version 2) there: delegate one "
-            "(Delegate=yes in the unit), or choose --containment pidns",
+            "(Delegate=yes in the unit), or set LEITWOLF_CONTAINMENT=pidns",
             str(base or _UNIFIED[0]),
         )
     from leitwolf.system.pidnamespace import PidNamespaceContainment  # noqa: PLC0415  # rare

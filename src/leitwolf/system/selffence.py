@@ -74,7 +74,7 @@ def _end_namespace() -> None:
     """
     if in_first_pid_namespace():
         raise FenceRefused(
-            "this is the machine's own PID namespace, only --fence reboot may end that"
+            "this is the machine's own PID namespace, only LEITWOLF_FENCE=reboot may end that"
         )
     _reboot()
     os.kill(-1, signal.SIGKILL)  # reboot(2) not permitted: all but init and this process

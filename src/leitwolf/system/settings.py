@@ -23,10 +23,11 @@ _ENUMERATIONS: dict[str, tuple[str, ...]] = {
     "volatile": ("yes", "no"),
 }
 _PATHS = ("runtime", "state", "config")
+"""These are options of ``leitwolf run``, too."""
 
 
 class SettingsError(ValueError):
-    """A setting is wrong; the text names the option, its value, what is possible and the fix.
+    """A setting is wrong; the text names it, its value, what is possible and the fix.
 
     Attributes:
         code: stable, kebab-case.
@@ -36,7 +37,9 @@ class SettingsError(ValueError):
     code = "invalid-settings"
 
     def __init__(self, field: str, text: str) -> None:
-        super().__init__(f"--{field} (LEITWOLF_{field.upper()}): {text}")
+        variable = f"LEITWOLF_{field.upper()}"
+        name = f"--{field} ({variable})" if field in _PATHS else variable
+        super().__init__(f"{name}: {text}")
         self.field = field
 
 
@@ -46,7 +49,9 @@ JOIN_ONLY_NAME = "join-only"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of one node; every field is the option ``--name`` and ``LEITWOLF_NAME``.
+    """Settings of one node; every field is the environment variable ``LEITWOLF_NAME``.
+
+    Only ``runtime``, ``state`` and ``config`` are options ``--name`` of ``leitwolf run`` as well.
 
     Raises:
         SettingsError: a value is outside its range.

@@ -133,7 +133,7 @@ class DeviceWatchdog:
 def open_watchdog(path: str) -> Watchdog:
     """Open the watchdog of the settings; a :class:`NoWatchdog` says why there is none."""
     if path == "none":
-        return NoWatchdog("switched off by --watchdog none")
+        return NoWatchdog("switched off by LEITWOLF_WATCHDOG=none")
     try:
         return DeviceWatchdog(path)
     except OSError as error:
