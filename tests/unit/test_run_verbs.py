@@ -69,6 +69,47 @@ def test_root_installs_what_is_missing(checkout: Path) -> None:
     assert "Python 3.11 or newer is needed" in done.stderr
 
 
+@pytest.mark.parametrize("user", ["0", "1000"])
+def test_a_python_that_is_missing_is_installed_or_named(checkout: Path, user: str) -> None:
+    """As root it is installed, and the run goes on with it; others are told the packages."""
+    play(checkout, "dpkg-query", 'case "$3" in python3*) ;; *) echo "install ok installed" ;; esac')
+    play(checkout, "id", f"echo {user}")
+    for name in ("python3.11", "python3.12", "python3.13", "python3.14", "python3"):
+        play(checkout, name, "exit 1")
+    suits = checkout.parent / "suits"
+    suits.write_text(f'#!/bin/sh\necho "$@" >>{checkout}/asked\n')
+    suits.chmod(0o755)
+    tool = checkout.parent / "tools" / "python3"
+    play(checkout, "apt-get", f'echo "$@" >>{checkout}/asked; cp {suits} {tool}')
+    done = run(checkout, "demo")
+    if user != "0":
+        assert done.returncode == 3
+        assert "apt-get install -y python3 python3-venv" in done.stderr
+        assert not (checkout / "asked").exists()
+        return
+    asked = (checkout / "asked").read_text()
+    assert asked.startswith("install -y -qq python3 python3-venv\n")
+    assert "-m venv .venv" in asked
+
+
+def test_an_installation_needs_python_and_its_environments(checkout: Path) -> None:
+    """They are installed with nftables; what cannot be is named, and nothing is changed."""
+    shutil.copy(ROOT / "install", checkout)
+    play(checkout, "dpkg-query", "exit 1")
+    play(checkout, "id", "echo 0")
+    play(checkout, "apt-get", "exit 100")
+    done = subprocess.run(
+        [checkout / "install"],
+        env={"PATH": f"{checkout.parent}/tools:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("by hand: nftables python3 python3-venv")
+
+
 def test_a_venv_without_ensurepip_names_its_package(checkout: Path) -> None:
     """Debian's Python without its venv package: the package is named."""
     play(checkout, "dpkg-query", '[ "$3" = python3-venv ] || echo "install ok installed"')
