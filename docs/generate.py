@@ -152,7 +152,9 @@ def profiles() -> str:
     return _page(
         "Timing profiles",
         "All times in milliseconds. A cluster has one profile; `leitwolf set --profile NAME` "
-        "changes it, `leitwolf quorum status` shows it with what this machine holds.",
+        "changes it, `leitwolf quorum status` shows it with what this machine holds. `leitwolf "
+        "init` without `--profile` takes `default`, or `virtual` where this machine does not hold "
+        "that; `fast` is never taken unasked: it needs a network of its own.",
         _table(("profile", "H", "P", "R", "K", "for"), rows),
         "- **H**: between two heartbeats.\n"
         "- **P**: promise of a node to its leader, and leader lease. The groups of a dead leader "

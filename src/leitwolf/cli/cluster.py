@@ -42,7 +42,12 @@ def setup_text(setup: ClusterSetup) -> str:
 @click.option("--node-name", default="", help="Name of this node (default: the host name).")
 @click.option("--interconnect", multiple=True, help="Subnet or interface between the nodes.")
 @click.option("--client", multiple=True, help="Subnet or interface of the clients.")
-@click.option("--profile", default="", help="fast, default, virtual or wan (default: the best).")
+@click.option(
+    "--profile",
+    default="",
+    help="fast, default, virtual or wan "
+    "(not given: default or virtual, whichever this machine holds).",
+)
 @click.option("--port", default=0, help="One port, TCP and UDP (default 6474).")
 @click.option(
     "--votes",

@@ -62,9 +62,7 @@ def enter(priority: int, *, wanted: bool, threads: bool = False) -> Realtime:
     return_memory()
     gc.freeze()
     if not wanted:
-        return Realtime(
-            scheduled=False, locked=False, problems=("LEITWOLF_REALTIME=no",)
-        )
+        return Realtime(scheduled=False, locked=False, problems=("LEITWOLF_REALTIME=no",))
     problems = [problem for problem in (schedule(priority, threads=threads), _lock()) if problem]
     return Realtime(
         scheduled=not any(problem.startswith("scheduling") for problem in problems),
