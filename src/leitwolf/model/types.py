@@ -135,7 +135,8 @@ TYPES: dict[str, ResourceType] = {
                     default=str(10 << 20),
                     minimum=4_096,
                     maximum=1 << 40,
-                    text="Size at which the file with its output is turned over, in bytes.",
+                    text="Bound of the file with its output and its old part together, in bytes. "
+                    "At half of it, looked at once a second, the file becomes the old part.",
                 ),
                 Parameter(
                     name="check_command",
