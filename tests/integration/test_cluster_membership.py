@@ -392,7 +392,13 @@ def check_minority(members: Members, victim: str, rest: str) -> None:
         return not view.quorum and bool(view.stopped) and not others
 
     view = members.until(victim, alone, "the loss")
-    assert any("run-lease over" in item.text for item in view.stopped)
+    [begun] = [item for item in view.stopped if "run-lease over" in item.text]
+    assert "stopping web (" in begun.text
+    view = members.until(
+        victim, lambda view: any("is stopped: web" in item.text for item in view.stopped), "the end"
+    )
+    [done] = [item for item in view.stopped if "is stopped: web" in item.text]
+    assert done.at_wall >= begun.at_wall
     shown = members.lab.command(victim, "status")
     assert shown.returncode == 6
     assert "NO QUORUM" in shown.stdout

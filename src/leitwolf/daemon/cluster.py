@@ -82,6 +82,7 @@ from leitwolf.system.progress import Progress
 from leitwolf.system.settings import Settings
 from leitwolf.wire.guard import (
     GUARD,
+    Attest,
     DaemonHello,
     DatagramReport,
     GuardCommand,
@@ -389,7 +390,12 @@ class Cluster:
             case Recorded():
                 self.record(f"guard: {report.code}: {report.detail}")
             case LeaseClosed():
-                self.record(f"run-lease over ({report.reason}): everything here is being stopped")
+                for line in self._notes.ending(report, self.node.state, self.node.me):
+                    self.record(line)
+                self.feed(FromGuard(report=report))
+            case Attest():
+                if done := self._notes.ended(report.lease):
+                    self.record(done)
                 self.feed(FromGuard(report=report))
             case _:
                 self.feed(FromGuard(report=report))

@@ -1,19 +1,27 @@
 """What is said and changes no state, but must be read: for the log, once each.
 
 A change of state is an entry by itself. But that somebody else claims an address of ours changes
-no state; nor does a fault of a disk or witness, which only those see who call it.
+no state; nor does a fault of a disk or witness, which only those see who call it. And what ends
+with the lease of this node is told before anybody can write an entry about it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 
-from leitwolf.model.ids import ResourceId
+from leitwolf.model.ids import GroupId, NodeId, ResourceId, ResourceState
 from leitwolf.model.observations import ResourceReport
 from leitwolf.model.quorum import Acceptor
+from leitwolf.model.state import State
 from leitwolf.model.witness import LASTING_FAULTS
+from leitwolf.wire.guard import LeaseClosed
 
 __all__ = ["Notes"]
+
+_LINE_CHARACTERS = 90
+"""A line with more groups is begun anew."""
+_RESOURCES_NAMED_MAX = 5
+_STOPPED = (ResourceState.OFFLINE, ResourceState.FAILED)
 
 
 class Notes:
@@ -22,6 +30,8 @@ class Notes:
     def __init__(self) -> None:
         self._newest: dict[ResourceId, ResourceReport] = {}
         self._faults: dict[int, str] = {}
+        self._ended: dict[int, str] = {}
+        """By lease that is closed and not attested: the groups that are being stopped."""
 
     def news(self, report: ResourceReport) -> str:
         """Return a line about a report that changes no state and says something new, else ''."""
@@ -32,6 +42,28 @@ class Notes:
         if (former.code, former.text) == (report.code, report.text):
             return ""
         return f"{report.resource}: {report.text} [{report.code}]"
+
+    def ending(self, lease: LeaseClosed, state: State, me: NodeId) -> list[str]:
+        """Return lines about what is being stopped here as the lease is over, and why."""
+        groups = [group.id for group in state.groups.values() if group.owner == me]
+        running = {group: _running(state, group) for group in sorted(groups)}
+        named = [f"{group} ({names})" for group, names in running.items() if names]
+        self._ended[lease.lease] = ", ".join(group for group, names in running.items() if names)
+        begun = f"run-lease over ({lease.reason})"
+        if not named:
+            return [f"{begun}: nothing runs here"]
+        lines = [f"{begun}: stopping {named[0]}"]
+        for group in named[1:]:
+            if len(lines[-1]) + len(group) < _LINE_CHARACTERS:
+                lines[-1] += f", {group}"
+            else:
+                lines.append(f"stopping {group}")
+        return lines
+
+    def ended(self, lease: int) -> str:
+        """Return a line when everything of such a lease is stopped; '': nothing was to be."""
+        groups = self._ended.pop(lease, "")
+        return f"all of it is stopped: {groups}" if groups else ""
 
     def faults(
         self, faults: Mapping[int, str], used: Iterable[Acceptor], working: Container[int] = ()
@@ -53,6 +85,17 @@ class Notes:
             elif number in working and self._faults.pop(number, ""):
                 found.append(f"{acceptor.kind} {acceptor.location} counts again")
         return found
+
+
+def _running(state: State, group: GroupId) -> str:
+    """Return the resources of a group that are not known to be stopped."""
+    names = sorted(
+        one.id
+        for one in state.resources.values()
+        if one.group == group and one.state not in _STOPPED
+    )
+    more = len(names) - _RESOURCES_NAMED_MAX
+    return ", ".join(names[:_RESOURCES_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
 def _standing(report: ResourceReport) -> tuple[object, ...]:
