@@ -136,6 +136,22 @@ def test_taken_address_is_refused(members: Members) -> None:
     assert caught.value.hint == "give the machine an address of its own"
 
 
+def test_a_machine_with_the_address_of_a_member_is_refused(members: Members) -> None:
+    """It asks by the interconnect; among the clients it has the address of another node."""
+    members.dismiss()
+    token = members.client("n1").token(60)
+    own, theirs = (f"{members.world.address(node)}/24" for node in (GUEST, "n2"))
+    members.world.run(GUEST, ["ip", "addr", "del", own, "dev", "client0"])
+    members.world.run(GUEST, ["ip", "addr", "add", theirs, "dev", "client0"])
+    try:
+        assert refused(members, token) == "address-taken"
+    finally:
+        members.world.run(GUEST, ["ip", "addr", "del", theirs, "dev", "client0"])
+        members.world.run(GUEST, ["ip", "addr", "add", own, "dev", "client0"])
+    members.join(GUEST, token=token)
+    members.until_member()
+
+
 def test_lost_answer_is_granted_again(members: Members) -> None:
     """Who asks with the same token as the same node gets the same number; nobody else does."""
     command = AddNode(
