@@ -181,9 +181,9 @@ def crashes_at_every_step(seed: int, rules: Rules) -> None:
     named = (NodeId(first.id), NodeId(second.id))
     world.ask(first.id, 77, ForceQuorum(nodes=named, others_down=True))
     world.run_until(world.now + 3_900 * MS)
-    world.crash_per_million = 30_000
+    world.crash_per_million = dict.fromkeys(("guard", "daemon", "host"), 30_000)
     world.run_until(world.now + 3 * SECOND)
-    world.crash_per_million = 0
+    world.crash_per_million = {}
     world.run_until(world.now + 5 * SECOND)
     if world.checker.histories == 1 and not first.lineage:
         forced(world, first, second)

@@ -1,4 +1,8 @@
-"""The daemon of a simulated node: the real node core behind the real executor."""
+"""The daemon of a simulated node: the real node core behind the real executor.
+
+It may die before any effect that the executor lets go, and before a write or a sync begins. What it
+did before stays done, or under way: messages, orders, records that may or may not reach the disk.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +54,7 @@ class SimDaemon(Process):
     back_ns = _BACK_NS
 
     def __init__(self, node: SimNode) -> None:
-        super().__init__("daemon", lambda: node.world.now)
+        super().__init__("daemon", lambda: node.world.now, node.world.crash_now)
         self._node = node
         self._world = node.world
         self._entropy = node.entropy
@@ -131,7 +135,7 @@ class SimDaemon(Process):
     def take(self, event: Event) -> None:
         """Take an event now (or when this process runs again)."""
         if self.running:
-            self._step(event)
+            self.do(self._step, event)
         else:
             self.deliver(self.life, self._step, event)
 
@@ -160,12 +164,14 @@ class SimDaemon(Process):
         self.config = core.quorum.config
         effects = core.step(self._node.raw(), event)
         self._note_office(core)
-        if self._world.crash_now():
-            self.perish("dies between two effects")
-            return
         for effect in effects:
-            if isinstance(effect, Write | SaveSnapshot):
-                self._submitted = effect.position
+            match effect:
+                case Write() | SaveSnapshot():
+                    self._submitted = effect.position
+                case Applied():  # committed, whether or not it lives to publish it
+                    self._world.checker.applied(
+                        node.id, effect.entries, core.state, core.quorum.ballot
+                    )
         executor.submit(effects)
         node.join_only = core.quorum.join_only
         if core.in_charge:
@@ -217,6 +223,7 @@ class SimDaemon(Process):
         batch = self._executor.next_batch() if self._executor else None
         if batch is None:
             return
+        self.about_to("write")
         if batch.position == self._submitted and self.core is not None:
             self._writing = self.core.history
         world.checker.written(node, batch.records)
@@ -238,6 +245,7 @@ class SimDaemon(Process):
             executor.failed()
             self.perish("ends: its disk failed a sync")
             return
+        self.about_to("sync")
         if batch.snapshot is not None:
             node.storage.save_snapshot(batch.snapshot.snapshot, reset=batch.snapshot.reset)
         node.storage.sync()
@@ -287,6 +295,7 @@ class SimDaemon(Process):
 
     def ask_guard(self, command: GuardCommand) -> None:
         """Send a command to the own guard."""
+        self.about_to("ask its guard")
         node, guard = self._node, self._node.guard
         life = guard.life
         at = node.in_order("to-guard", self._entropy.between(20, 150) * MICROSECOND)
@@ -295,6 +304,7 @@ class SimDaemon(Process):
 
     def call_witness(self, call: CallWitness) -> None:
         """Call a shared disk or object."""
+        self.about_to("call a witness")
         world, core = self._world, self.core
         if core is None:
             return
@@ -305,16 +315,20 @@ class SimDaemon(Process):
 
     def send(self, node: int, message: PeerMessage) -> None:
         """Send to another daemon."""
+        self.about_to("send")
         self._world.send_daemon(self._node.id, node, message)
 
-    def applied(self, entries: tuple[Entry, ...]) -> None:
+    def applied(self, _: tuple[Entry, ...]) -> None:
         """Publish what was committed."""
-        self._world.applied(self._node, Applied(entries=entries))
+        self.about_to("publish")
+        self._world.published(self._node)
 
     def order_host(self, order: HostOrder) -> None:
         """Order the own host."""
+        self.about_to("order its host")
         self._node.host.order_later(order)
 
     def reply(self, request: int, answer: Answer) -> None:
         """Answer an operator."""
+        self.about_to("answer")
         self._world.replied(self._node.id, request, answer)

@@ -151,6 +151,10 @@ MIXES: dict[str, dict[str, int]] = {
 }
 """Weights of the kinds of faults, by the name of the mix."""
 
+_CRASH_PER_MILLION = {"guard": 2_000, "daemon": 10_000, "host": 100_000}
+"""Each dies about as often: guards have some five times the effects of daemons, and more than a
+hundred times those of hosts."""
+
 
 class Faults:
     """Injects one fault after another until told to stop."""
@@ -186,7 +190,7 @@ class Faults:
             "kill-resource": self._kill_resource,
             "slow-arming": lambda _: self._world_wide("slow_arm_per_thousand", 100, 2_000),
             "unkillable": lambda _: self._world_wide("slow_kill_per_thousand", 300, 3_000),
-            "crashes": lambda _: self._world_wide("crash_per_million", 2_000, 3_000),
+            "crashes": self._crashes,
             "lose-path": self._lose_path,
             "slow-shared": self._slow_shared,
             "lose-replies": self._lose_replies,
@@ -213,7 +217,7 @@ class Faults:
         self._on = self._operators.on = False
         world = self._world
         world.note(0, "faults", "over; everything heals")
-        world.crash_per_million = 0
+        world.crash_per_million = {}
         world.slow_arm_per_thousand = world.slow_kill_per_thousand = 0
         world.network.heal()
         for witness in world.witnesses.values():
@@ -294,7 +298,12 @@ class Faults:
     def _kill_resource(self, node: SimNode) -> None:
         cells = list(node.kernel.cells)
         if cells and node.host.work is not None and node.host.running:
-            node.host.work.fail(self._entropy.choice(cells))
+            node.host.do(node.host.work.fail, self._entropy.choice(cells))
+
+    def _crashes(self, _: SimNode) -> None:
+        world = self._world
+        world.crash_per_million = _CRASH_PER_MILLION
+        self._later(100, 3_000, lambda: setattr(world, "crash_per_million", {}))
 
     def _world_wide(self, setting: str, value: int, longest_ms: int) -> None:
         setattr(self._world, setting, value)

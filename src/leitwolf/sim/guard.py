@@ -49,7 +49,7 @@ class SimGuard(Process):
     back_ns = _BACK_NS
 
     def __init__(self, node: SimNode) -> None:
-        super().__init__("guard", lambda: node.world.now)
+        super().__init__("guard", lambda: node.world.now, node.world.crash_now)
         self._node = node
         self._world = node.world
         self._entropy = node.entropy
@@ -82,19 +82,19 @@ class SimGuard(Process):
             rules=self._world.rules,
         )
         self._world.note(node.id, "guard", "started" if node.kernel.page else "started, no memory")
-        self._execute(self.machine.start(node.clocks()))
+        self.do(self._execute, self.machine.start(node.clocks()))
         self.greet()
 
     def forget(self) -> None:
         """The process is gone with all that it knew."""
         self.machine = None
 
-    def perish(self, *, page: bool) -> None:
+    def perish(self, why: str = "killed", *, page: bool = False) -> None:
         """Die (``page``: and lose the page); the keeper starts another."""
         node = self._node
         if not self.alive:
             return
-        self._world.note(node.id, "guard", "killed" + (" with its page" if page else ""))
+        self._world.note(node.id, "guard", why + (" with its page" if page else ""))
         self.kill()
         self.machine = None
         if page and node.kernel.page is not None:
@@ -121,7 +121,7 @@ class SimGuard(Process):
     def take(self, event: LeaseEvent) -> None:
         """Take an event now (or when this process runs again)."""
         if self.alive and not self.holds:
-            self._step(event)
+            self.do(self._step, event)
         else:
             self.deliver(self.life, self._step, event)
 
@@ -167,13 +167,11 @@ class SimGuard(Process):
     # --- effects ---------------------------------------------------------------------------------
 
     def _execute(self, effects: list[LeaseEffect]) -> None:
-        life, world = self.life, self._world
+        life = self.life
         for effect in effects:
             if not self.alive or self.life != life:
                 return
-            if world.crash_per_million and world.crash_now():
-                self.perish(page=False)
-                return
+            self.about_to(type(effect).__name__)
             self._effect(effect)
             if self.dies_after is not None and self.dies_after(effect):
                 self.dies_after = None

@@ -1,4 +1,8 @@
-"""The resource host of a simulated node: the rules of the real one (L7), without its machinery."""
+"""The resource host of a simulated node: the rules of the real one (L7), without its machinery.
+
+It may die before it changes what runs or what is on file here, and before it tells the daemon. The
+next one adopts what stands, as the real one does.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,6 @@ from leitwolf.model.observations import (
     CloseGroup,
     GroupAttested,
     HostOrder,
-    HostReport,
     Inventory,
     ResourceReport,
     StartResource,
@@ -35,6 +38,7 @@ _BACK_NS = 200 * MILLISECOND
 _WATCH_NS = 100 * MILLISECOND
 
 Later = Callable[[int, Callable[[], None]], None]
+_Report = ResourceReport | GroupAttested
 
 
 class SimHost:
@@ -47,8 +51,9 @@ class SimHost:
         page: Callable[[], LeasePage | None],
         clocks: Callable[[], Now],
         later: Later,
-        tell: Callable[[HostReport], None],
+        tell: Callable[[_Report], None],
         started: Callable[[Cell], None],
+        about_to: Callable[[str], None],
         entropy: Entropy,
         rules: Rules,
     ) -> None:
@@ -61,6 +66,7 @@ class SimHost:
             later: does work of this process after a delay.
             tell: sends a report to the daemon, if one is connected.
             started: says that a cell was started, for the checkers.
+            about_to: called before every effect but ``tell``; raises when the process dies there.
             entropy: delays.
             rules: switched off in tests.
         """
@@ -70,6 +76,7 @@ class SimHost:
         self._later = later
         self._tell = tell
         self._started = started
+        self._about_to = about_to
         self._entropy = entropy
         self._rules = rules
         self._stopping: dict[ResourceId, int] = {}
@@ -140,6 +147,7 @@ class SimHost:
             return
         pending = self._report(order, ResourceState.ONLINE_PENDING, "starting")
         cell = Cell(order=order, address=order.type == "ip_address", report=pending)
+        self._about_to("start")
         self._kernel.cells[order.resource] = cell
         self._started(cell)
         self._tell(pending)
@@ -155,12 +163,14 @@ class SimHost:
             return
         refusal = self._refused(cell.order)
         if refusal:
+            self._about_to("undo a start")
             del self._kernel.cells[resource]
             self._tell(self._report(cell.order, ResourceState.FAILED, refusal))
             return
         if self._entropy.chance(5):
             self.fail(resource)
             return
+        self._about_to("note a start")
         cell.report = self._report(cell.order, ResourceState.ONLINE, "started")
         self._tell(cell.report)
 
@@ -187,6 +197,7 @@ class SimHost:
                     )
                 )
             return
+        self._about_to("note a stop")
         cell.report = self._report(cell.order, ResourceState.OFFLINE_PENDING, "stopping")
         self._tell(cell.report)
         self._end(cell)
@@ -200,6 +211,7 @@ class SimHost:
         resource = cell.order.resource
         self._stopping.pop(resource, None)
         if self._kernel.cells.get(resource) is cell:
+            self._about_to("stop")
             del self._kernel.cells[resource]
         self._tell(self._report(cell.order, ResourceState.OFFLINE, "stopped"))
         waiting = self._closing.pop(cell.order.group, None)
@@ -213,6 +225,7 @@ class SimHost:
                 self._closing[order.group] = order
             return
         known = self._kernel.closed.get(order.group, 0)
+        self._about_to("close")
         self._kernel.closed[order.group] = max(known, order.generation)
         self._tell(GroupAttested(group=order.group, generation=order.generation))
 
@@ -228,6 +241,7 @@ class SimHost:
         if instant.raw < over and not self._slept(page, instant):
             return over
         for resource in list(self._kernel.cells):
+            self._about_to("kill")
             cell = self._kernel.cells.pop(resource)
             self._tell(self._report(cell.order, ResourceState.FAILED, "lease-over"))
         return 0
@@ -239,7 +253,7 @@ class HostProcess(Process):
     back_ns = _BACK_NS
 
     def __init__(self, node: SimNode) -> None:
-        super().__init__("host", lambda: node.world.now)
+        super().__init__("host", lambda: node.world.now, node.world.crash_now)
         self._node = node
         self._world = node.world
         self.work: SimHost | None = None
@@ -262,6 +276,7 @@ class HostProcess(Process):
             later=later,
             tell=self._tell,
             started=lambda cell: world.checker.started(node.id, cell),
+            about_to=self.about_to,
             entropy=node.entropy,
             rules=world.rules,
         )
@@ -275,14 +290,18 @@ class HostProcess(Process):
     def greet(self) -> None:
         """Tell the daemon what runs here, when both live."""
         if self.work is not None:
-            report = self.work.inventory()
-            self._node.daemon.take_later(MILLISECOND, FromHost(report=report))
+            self.do(self._show, self.work.inventory())
 
-    def perish(self) -> None:
+    def _show(self, report: Inventory) -> None:
+        if self.running:
+            self.about_to("tell what runs")
+        self._node.daemon.take_later(MILLISECOND, FromHost(report=report))
+
+    def perish(self, why: str = "killed") -> None:
         """Die; what it runs goes on, and the keeper starts another."""
         if not self.alive:
             return
-        self._world.note(self._node.id, "host", "killed")
+        self._world.note(self._node.id, "host", why)
         self.kill()
         self.forget()
         self._node.daemon.take_later(100 * MICROSECOND, HostLost())
@@ -298,9 +317,10 @@ class HostProcess(Process):
         at = over if self._world.now < over < soon else soon
         self._world.at(at, self.deliver, life, self._watch, life)
 
-    def _tell(self, report: HostReport) -> None:
-        if isinstance(report, GroupAttested):
+    def _tell(self, report: _Report) -> None:
+        if isinstance(report, GroupAttested):  # on file by now: the next host says so as well
             self._world.checker.attested(self._node.id, report.group, report.generation)
+        self.about_to(f"tell {'attested' if isinstance(report, GroupAttested) else report.code}")
         delay = self._node.entropy.between(20, 200) * MICROSECOND
         self._node.daemon.take_later(delay, FromHost(report=report))
 

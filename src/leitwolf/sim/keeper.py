@@ -58,11 +58,11 @@ class SimKeeper(Process):
             if not process.alive:
                 self.ended(process)
 
-    def perish(self) -> None:
+    def perish(self, why: str = "killed") -> None:
         """Die; what lives goes on."""
         if not self.alive:
             return
-        self._world.note(self._node.id, "keeper", "killed")
+        self._world.note(self._node.id, "keeper", why)
         self.kill()
         self._gone_at = self._world.now
         if self._node.entropy.chance(_MANAGED_PER_THOUSAND):

@@ -5,8 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
-__all__ = ["Process"]
+__all__ = ["Died", "Process"]
+
+
+class Died(BaseException):  # nobody may handle it as an error
+    """The process died in the midst of its work; what it did not do yet is never done."""
 
 
 class Process(ABC):
@@ -15,10 +20,24 @@ class Process(ABC):
     back_ns = 0
     """Usual time from its end until another one works, when the keeper starts that at once."""
 
-    def __init__(self, name: str, clock: Callable[[], int]) -> None:
-        """Begin dead; ``clock`` is true time."""
+    def __init__(
+        self,
+        name: str,
+        clock: Callable[[], int],
+        dies_now: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """Begin dead.
+
+        Args:
+            name: of the process.
+            clock: true time, ns.
+            dies_now: draws whether the process of this name dies before its next effect.
+        """
         self.name = name
         self._clock = clock
+        self._dies_now = dies_now
+        self.dies_before: Callable[[str], bool] | None = None
+        """The first effect of which this holds is not done any more; then it is forgotten."""
         self.runs_since = 0
         """Since when it runs without a pause."""
         self.alive = False
@@ -49,6 +68,28 @@ class Process(ABC):
         self.runs_since = self._clock()
         self._waiting.clear()
 
+    @abstractmethod
+    def perish(self, why: str = "killed") -> None:
+        """Die alone, if it lives; ``why`` is for the trace."""
+
+    def about_to(self, effect: str) -> None:
+        """Say that an effect is next: this may be where the process dies.
+
+        Raises:
+            Died: it did. Only work that :meth:`do` or :meth:`deliver` began may get here.
+        """
+        if self.dies_before is not None and self.dies_before(effect):
+            self.dies_before = None
+        elif not self._dies_now(self.name):
+            return
+        self.perish(f"dies before: {effect}")
+        raise Died
+
+    def do(self, work: Callable[..., None], *arguments: object) -> None:
+        """Do work to its end, or up to the effect before which the process dies."""
+        with suppress(Died):
+            work(*arguments)
+
     def kill(self) -> None:
         """End this life; what waited for it is lost."""
         self.alive = False
@@ -61,7 +102,7 @@ class Process(ABC):
         if self.holds:
             self._waiting.append((life, work, arguments))
         else:
-            work(*arguments)
+            self.do(work, *arguments)
 
     def hold(self) -> int:
         """Stand still for one more reason; return the life to be named to :meth:`release`."""
@@ -78,4 +119,4 @@ class Process(ABC):
         while self._waiting and not self.holds and self.alive:
             work_life, work, arguments = self._waiting.popleft()
             if work_life == self.life:
-                work(*arguments)
+                self.do(work, *arguments)

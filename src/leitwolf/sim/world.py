@@ -10,8 +10,8 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 
-from leitwolf.core.effects import Applied, PeerSeen
 from leitwolf.core.effects import PeerMessage as DaemonMessage
+from leitwolf.core.effects import PeerSeen
 from leitwolf.core.histories import Verdict, judge
 from leitwolf.core.lease import Heard
 from leitwolf.core.quorum.predicate import witnesses
@@ -40,6 +40,8 @@ _OWN_REQUESTS = 1 << 40
 _CALL_AGAIN_NS = 2_000 * MILLISECOND
 """Nodes that turned each other away call again."""
 _WALL_START = 1_700_000_000_000_000_000
+_DEATHS = 0x6465617468
+"""Tells the stream that decides who dies at which effect from the one of the world."""
 
 
 class World:
@@ -76,7 +78,11 @@ class World:
         self.rules = rules
         self.now = 0
         self.snapshot_entries = snapshot_entries
-        self.crash_per_million = 0
+        self.crash_per_million: dict[str, int] = {}
+        """Effects of guards, daemons and hosts before which these die, by name; none: they do not.
+        """
+        self._deaths = Entropy(seed ^ _DEATHS).split()
+        """A stream of its own: nothing else that is drawn depends on how many effects there are."""
         self.slow_arm_per_thousand = 0
         self.slow_kill_per_thousand = 0
         self.kill_ns_max = 12 * MILLISECOND
@@ -177,11 +183,11 @@ class World:
 
     # --- faults of one node ----------------------------------------------------------------------
 
-    def crash_now(self) -> bool:
-        """Tell whether a process dies at this very effect."""
+    def crash_now(self, process: str) -> bool:
+        """Draw whether a guard, daemon or host dies before the effect that it is about to do."""
         if not self.crash_per_million:
             return False
-        return self.entropy.bits() % 1_000_000 < self.crash_per_million
+        return self._deaths.bits() % 1_000_000 < self.crash_per_million[process]
 
     # --- guards ----------------------------------------------------------------------------------
 
@@ -321,12 +327,11 @@ class World:
 
     # --- what nodes tell -------------------------------------------------------------------------
 
-    def applied(self, node: SimNode, effect: Applied) -> None:
-        """A daemon published committed entries."""
+    def published(self, node: SimNode) -> None:
+        """A daemon published what was committed."""
         core = node.daemon.core
         if core is None:
             return
-        self.checker.applied(node.id, effect.entries, core.state, core.quorum.ballot)
         after, self.after_commit = self.after_commit, None
         if after is not None:
             after()
