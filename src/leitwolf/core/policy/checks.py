@@ -15,7 +15,7 @@ from leitwolf.model.events import Cause, Event
 from leitwolf.model.ids import GroupId, NetworkRole, NodeId, ResourceId
 from leitwolf.model.limits import DEPENDENCY_DEPTH_MAX, NAME_LENGTH_MAX
 from leitwolf.model.observations import Observations
-from leitwolf.model.state import Group, Node, Resource, State
+from leitwolf.model.state import Group, Network, Node, Resource, State
 from leitwolf.model.types import address_of, problems
 
 __all__ = [
@@ -26,11 +26,13 @@ __all__ = [
     "check_name",
     "check_parameters",
     "check_range",
+    "check_reachable",
     "check_usable",
     "find_group",
     "find_node",
     "find_resource",
     "judged",
+    "parse_address",
     "parse_subnet",
 ]
 
@@ -204,12 +206,22 @@ def check_address(
                 hint="take an address that no machine has",
                 field="address",
             )
+    check_reachable(state.networks, address, network)
+
+
+def check_reachable(
+    networks: Mapping[str, Network],
+    address: ipaddress.IPv4Interface | ipaddress.IPv6Interface,
+    network: str,
+) -> None:
+    """Check that a virtual address lies in one of these networks that carries clients.
+
+    ``network``: as of :func:`check_address`.
+    """
     clients = {
-        each.name: each
-        for each in state.networks.values()
-        if each.role is not NetworkRole.INTERCONNECT
+        each.name: each for each in networks.values() if each.role is not NetworkRole.INTERCONNECT
     }
-    if network and network not in state.networks:
+    if network and network not in networks:
         return
     if network and network not in clients:
         raise Refused(
@@ -260,6 +272,19 @@ def parse_subnet(text: str, field: str) -> ipaddress.IPv4Network | ipaddress.IPv
             f"{field}: {text!r} is no subnet ({error})",
             hint="for example 192.0.2.0/24 or 2001:db8::/64",
             field=field,
+        ) from error
+
+
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the address of a node."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as error:
+        raise Refused(
+            "invalid-address",
+            f"{text!r} is no IP address",
+            hint="for example 192.0.2.1 or 2001:db8::1",
+            field="addresses",
         ) from error
 
 

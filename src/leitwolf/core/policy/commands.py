@@ -16,6 +16,7 @@ from leitwolf.core.policy import (
     commands_cluster,
     commands_force,
     commands_groups,
+    commands_networks,
     commands_quorum,
     commands_storage,
 )
@@ -45,7 +46,7 @@ _JUDGES: dict[type, Callable[[State, Any, Observations], Judged]] = {
     commands.AddNode: commands_cluster.add_node,
     commands.EvictNode: commands_cluster.evict_node,
     commands.IssueToken: commands_cluster.issue_token,
-    commands.SetNetwork: commands_cluster.set_network,
+    commands.SetNetwork: commands_networks.set_network,
     commands.ChangeCluster: commands_cluster.change_cluster,
     commands.MakeBackup: commands_cluster.make_backup,
     commands.Rekey: commands_cluster.rekey,

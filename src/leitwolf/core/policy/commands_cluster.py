@@ -1,10 +1,8 @@
-"""What commands about the cluster, its nodes, networks and tokens mean."""
+"""What commands about the cluster, its nodes and tokens mean."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Iterable
 
 from leitwolf.core.lease.profile import PROFILES, ProfileError
 from leitwolf.core.policy.checks import (
@@ -14,6 +12,7 @@ from leitwolf.core.policy.checks import (
     check_range,
     find_node,
     judged,
+    parse_address,
     parse_subnet,
 )
 from leitwolf.core.policy.commands_quorum import check_silence, check_slots, longest_silence
@@ -29,7 +28,7 @@ from leitwolf.model.limits import (
     TOKEN_LIFETIME_S_MAX,
 )
 from leitwolf.model.observations import Observations
-from leitwolf.model.state import Network, State
+from leitwolf.model.state import State
 from leitwolf.model.types import address_of
 
 __all__ = [
@@ -40,7 +39,6 @@ __all__ = [
     "make_backup",
     "pause_node",
     "rekey",
-    "set_network",
     "stop_node",
     "tell_ability",
     "tell_record",
@@ -67,8 +65,6 @@ _TRANSFER_FAILED = {
     ),
 }
 """By the reason of a failed transfer: code, what is wrong, and what to do."""
-_SUBNETS_MAX = 16
-"""Of one network; a machine with more addresses on one wire is a router."""
 
 
 def pause_node(state: State, command: commands.PauseNode, _seen: Observations) -> Judged:
@@ -235,7 +231,7 @@ def _check_addresses(state: State, addresses: dict[str, str]) -> None:
                 hint=f"networks: {', '.join(sorted(state.networks)) or 'none'}",
                 field="addresses",
             )
-        address = _parse_address(text)
+        address = parse_address(text)
         if not any(address in parse_subnet(subnet, "subnets") for subnet in network.subnets):
             raise Refused(
                 "address-outside",
@@ -251,18 +247,6 @@ def _check_addresses(state: State, addresses: dict[str, str]) -> None:
                 hint="give the machine an address of its own",
                 field="addresses",
             )
-
-
-def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError as error:
-        raise Refused(
-            "invalid-address",
-            f"{text!r} is no IP address",
-            hint="for example 192.0.2.1 or 2001:db8::1",
-            field="addresses",
-        ) from error
 
 
 def issue_token(state: State, command: commands.IssueToken, _seen: Observations) -> Judged:
@@ -393,56 +377,6 @@ def transfer_leader(state: State, command: commands.TransferLeader, seen: Observ
 
 
 # --- cluster -------------------------------------------------------------------------------------
-
-
-def set_network(state: State, command: commands.SetNetwork, _seen: Observations) -> Judged:
-    """Add or change a network."""
-    check_name(command.name, "name")
-    if not 1 <= len(command.subnets) <= _SUBNETS_MAX:
-        raise Refused(
-            "out-of-range",
-            f"network {command.name} has {len(command.subnets)} subnets",
-            hint=f"1..{_SUBNETS_MAX}",
-            field="subnets",
-        )
-    subnets = [parse_subnet(text, "subnets") for text in command.subnets]
-    for other in state.networks.values():
-        if other.name != command.name:
-            _check_apart(subnets, other)
-    for node in state.nodes.values():
-        text = node.addresses.get(command.name)
-        if text and not any(_parse_address(text) in subnet for subnet in subnets):
-            raise Refused(
-                "network-in-use",
-                f"node {node.name} has the address {text} on {command.name}, outside of "
-                f"{', '.join(command.subnets)}",
-                hint="keep the subnet of every node's address",
-                field="subnets",
-            )
-    text = f"set network {command.name}"
-    known = state.networks.get(command.name)
-    normal = tuple(str(subnet) for subnet in subnets)
-    if known is not None and known.subnets == normal and known.role is command.role:
-        return judged([], text)
-    changed = events.NetworkSet(name=command.name, subnets=normal, role=command.role)
-    return judged([changed], text)
-
-
-def _check_apart(
-    subnets: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network], other: Network
-) -> None:
-    """Check that none of these subnets overlaps with one of another network."""
-    for text in other.subnets:
-        taken = parse_subnet(text, "subnets")
-        for subnet in subnets:
-            first, last = subnet.network_address, subnet.broadcast_address
-            if first in taken or last in taken or taken.network_address in subnet:
-                raise Refused(
-                    "network-overlap",
-                    f"{subnet} overlaps with {taken} of network {other.name}",
-                    hint=f"change network {other.name} first",
-                    field="subnets",
-                )
 
 
 def _check_ability(state: State, profile: str) -> None:
