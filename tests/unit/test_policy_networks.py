@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.policy_world import World
 
+from leitwolf.core.membership.roster import guard_configuration, interconnects
+from leitwolf.model import events
 from leitwolf.model.commands import (
     AddGroup,
     NewResource,
@@ -13,6 +15,7 @@ from leitwolf.model.commands import (
     TellAbility,
 )
 from leitwolf.model.ids import GroupId, NetworkRole, NodeId, ResourceId
+from leitwolf.model.quorum import QuorumConfig
 
 BOTH, CLIENT, HEART = NetworkRole.BOTH, NetworkRole.CLIENT, NetworkRole.INTERCONNECT
 LAN = ("192.0.2.0/24", "2001:db8::/64")
@@ -129,3 +132,53 @@ def test_an_address_that_was_outside_before_hinders_nothing() -> None:
     virtual(world, "10.3.0.9/24", network="eth7")
     world.do(network("eth7", HEART, "10.3.0.0/24"))
     world.do(network("client", BOTH, *LAN, "198.51.100.0/24"))
+
+
+# --- numbers of links ----------------------------------------------------------------------------
+
+
+def test_a_link_keeps_its_number_whatever_becomes_of_the_others() -> None:
+    """A heartbeat names its link by it, and nodes learn of a change one after the other."""
+    world = World(2)
+    assert interconnects(world.state) == ["client"]
+    world.do(network("another", HEART, "10.2.0.0/24"))
+    assert interconnects(world.state) == ["client", "another"]
+    for number in (1, 2):
+        told(world, number, "another", f"10.2.0.{number}")
+    world.do(network("client", CLIENT))
+    assert interconnects(world.state) == ["", "another"]
+    configuration = guard_configuration(world.state, QuorumConfig(acceptors=()), NodeId(1))
+    assert configuration is not None
+    assert configuration.addresses == ("", "10.2.0.1")
+    assert [peer.addresses for peer in configuration.peers] == [("", "10.2.0.2")]
+    world.do(network("back", BOTH, "10.3.0.0/24"))
+    assert interconnects(world.state) == ["", "another", "back"]
+    world.do(network("client", BOTH, "192.0.2.0/24", "2001:db8::/64", "10.4.0.0/24"))
+    assert interconnects(world.state) == ["client", "another", "back"]
+
+
+def test_the_networks_of_the_forming_are_links_in_the_order_of_their_names() -> None:
+    """Also when one of them is changed later, or becomes an interconnect only then."""
+    world = World(1)
+    for name, role in (("a", HEART), ("e", HEART), ("b", CLIENT)):
+        subnet = f"10.{ord(name)}.0.0/24"
+        world.apply(events.NetworkSet(name=name, subnets=(subnet,), role=role))
+    assert interconnects(world.state) == ["a", "client", "e"]
+    world.do(network("client", HEART))
+    world.do(network("e", BOTH, "10.101.0.0/24"))
+    assert interconnects(world.state) == ["a", "client", "e"]
+    world.do(network("client", BOTH))
+    world.do(network("b", HEART, "10.98.0.0/24"))
+    world.do(network("a", CLIENT, "10.97.0.0/24"))
+    assert interconnects(world.state) == ["", "client", "e", "b"]
+
+
+def test_there_are_as_many_links_as_a_heartbeat_can_name() -> None:
+    """The next network is refused; one that was a link before is not."""
+    world = World(1)
+    world.apply(
+        events.NetworkSet(name="last", subnets=("10.1.0.0/24",), role=CLIENT, link=255),
+    )
+    found = refused(world, network("next", HEART, "10.2.0.0/24"))
+    assert (found.code, found.field) == ("too-many", "role")
+    world.do(network("last", HEART, "10.1.0.0/24"))

@@ -39,6 +39,7 @@ def network_views(
     pairs = {
         name: tuple(pair_views(state, name, told, every_pair=every_pair))
         for name in interconnects(state)
+        if name
     }
     return tuple(
         _view(state, me, item, links, sides, pairs.get(item.name, ()))

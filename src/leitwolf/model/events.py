@@ -226,6 +226,8 @@ class NetworkSet(_Event, frozen=True, kw_only=True):
     name: str
     subnets: tuple[str, ...]
     role: NetworkRole
+    link: int = -1
+    """Number of its link, for good; -1: it comes of its name, see ``link_numbers``."""
 
 
 class TokenIssued(_Event, frozen=True, kw_only=True):

@@ -73,6 +73,8 @@ class Network(_Data, frozen=True, kw_only=True):
     name: str
     subnets: tuple[str, ...]
     role: NetworkRole
+    link: int = -1
+    """As of the event that set it."""
     changed: int = 0
 
 

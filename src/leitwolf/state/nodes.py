@@ -302,7 +302,13 @@ def apply_network_set(draft: Draft, event: events.NetworkSet) -> None:
     """Add or change a network."""
     draft.networks.put(
         event.name,
-        Network(name=event.name, subnets=event.subnets, role=event.role, changed=draft.index),
+        Network(
+            name=event.name,
+            subnets=event.subnets,
+            role=event.role,
+            link=event.link,
+            changed=draft.index,
+        ),
     )
 
 

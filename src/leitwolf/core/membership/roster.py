@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 from leitwolf.core.membership.profiles import acting, longest
 from leitwolf.core.rules import ALL_RULES, Rules
@@ -13,17 +14,41 @@ from leitwolf.model.quorum import Acceptor, QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.wire.guard import Configure, PeerNode, Votes
 
-__all__ = ["guard_configuration", "interconnects", "newest_config", "with_timing_of"]
+__all__ = [
+    "guard_configuration",
+    "interconnects",
+    "link_numbers",
+    "newest_config",
+    "with_timing_of",
+]
 
 _FIRST = HistoryStanding()
 """The history of a cluster in which nobody ever forced anything."""
 
 
+def link_numbers(state: State) -> dict[str, int]:
+    """Return by name the number of the link of each network that carries heartbeats, or ever did.
+
+    Nodes learn of a change one after the other, and a heartbeat names its link by the number: one
+    that changed would not be heard until all had followed. So whatever changes a network later
+    writes its number into the log (:class:`leitwolf.model.events.NetworkSet`), and it stays. Those
+    of the forming have none there: they take the lowest numbers that are free, by their names.
+    """
+    networks = sorted(state.networks.values(), key=lambda network: network.name)
+    numbers = {network.name: network.link for network in networks if network.link >= 0}
+    free = (number for number in count() if number not in set(numbers.values()))
+    plain = [item for item in networks if item.link < 0 and item.role is not NetworkRole.CLIENT]
+    return {**numbers, **{item.name: next(free) for item in plain}}
+
+
 def interconnects(state: State) -> list[str]:
-    """Return the names of the networks that carry heartbeats, in the order of the links."""
-    return sorted(
-        network.name for network in state.networks.values() if network.role != NetworkRole.CLIENT
-    )
+    """Return for each link, by its number, the network that carries it; '' where none does now."""
+    numbers = link_numbers(state)
+    names = [""] * (max(numbers.values(), default=-1) + 1)
+    for name, number in numbers.items():
+        if state.networks[name].role is not NetworkRole.CLIENT:
+            names[number] = name
+    return names
 
 
 def _votes(acceptors: tuple[Acceptor, ...]) -> Votes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 
+from leitwolf.core.membership.roster import link_numbers
 from leitwolf.core.policy.checks import (
     Judged,
     Refused,
@@ -24,6 +25,8 @@ __all__ = ["set_network"]
 
 _SUBNETS_MAX = 16
 """Of one network; a machine with more addresses on one wire is a router."""
+_LINKS_MAX = 256
+"""A heartbeat names its link by one byte."""
 
 
 def set_network(state: State, command: commands.SetNetwork, _seen: Observations) -> Judged:
@@ -53,16 +56,34 @@ def set_network(state: State, command: commands.SetNetwork, _seen: Observations)
     text = f"set network {command.name}"
     known = state.networks.get(command.name)
     normal = tuple(str(subnet) for subnet in subnets)
-    changed = events.NetworkSet(name=command.name, subnets=normal, role=command.role)
+    if known is not None and known.subnets == normal and known.role is command.role:
+        return judged([], text)
+    changed = events.NetworkSet(
+        name=command.name, subnets=normal, role=command.role, link=_link_of(state, command)
+    )
     if known is None:
         return judged([changed], text)
-    if known.subnets == normal and known.role is command.role:
-        return judged([], text)
     after = Network(name=command.name, subnets=normal, role=command.role)
     if known.role is not NetworkRole.CLIENT and command.role is NetworkRole.CLIENT:
         _check_interconnects(state, command.name)
     _check_virtual(state, {**state.networks, command.name: after})
     return judged([changed], text)
+
+
+def _link_of(state: State, command: commands.SetNetwork) -> int:
+    """Return the number of a network's link: the one that it has, or the next; -1: it has none."""
+    numbers = link_numbers(state)
+    if command.name in numbers or command.role is NetworkRole.CLIENT:
+        return numbers.get(command.name, -1)
+    number = max(numbers.values(), default=-1) + 1
+    if number >= _LINKS_MAX:
+        raise Refused(
+            "too-many",
+            f"{_LINKS_MAX} networks carry heartbeats, or did so once",
+            hint="take one of them again: leitwolf network set NAME --role interconnect",
+            field="role",
+        )
+    return number
 
 
 def _check_apart(
