@@ -91,6 +91,8 @@ def joiner() -> Joiner:
         storage="storage-3",
         request=KEY.request,
         addresses={"127.0.0.0/8": address(3, 0)},
+        realtime=False,
+        stall_ms=7,
     )
 
 
@@ -162,6 +164,7 @@ async def test_join_makes_a_member(tmp_path: Path) -> None:
         assert digest(request.secret) == digest(SECRET)
         assert request.name == "third"
         assert request.addresses == {"127.0.0.0/8": address(3, 0)}
+        assert (request.realtime, request.stall_ms) == (False, 7)
         assert told == [
             f"calling TCP {PORT} on {address(2, 0)}",
             "the node belongs to cluster web; asking to be admitted",
@@ -354,7 +357,14 @@ async def test_one_request_per_connection(tmp_path: Path) -> None:
         raw.send(frame(encode_control(JoinHello(cluster=cluster.uuid))))
         assert isinstance(await raw.receive(), AuthorityShown)
         request = JoinRequest(
-            secret=SECRET, name="n", uuid="u", storage="s", request=b"", addresses={}
+            secret=SECRET,
+            name="n",
+            uuid="u",
+            storage="s",
+            request=b"",
+            addresses={},
+            realtime=True,
+            stall_ms=0,
         )
         raw.send(frame(encode_control(request)) * 2)
         assert await raw.rest() == b""
@@ -411,7 +421,14 @@ async def test_blocked_udp_is_named(tmp_path: Path) -> None:
     """A guard that does not answer is named with port, address and node; the others are not."""
     cluster = Cluster(tmp_path, 2)
     request = JoinRequest(
-        secret=SECRET, name="n", uuid="u", storage="s", request=KEY.request, addresses={}
+        secret=SECRET,
+        name="n",
+        uuid="u",
+        storage="s",
+        request=KEY.request,
+        addresses={},
+        realtime=True,
+        stall_ms=0,
     )
     grant = grant_of(cluster, request)
     async with guard(cluster):

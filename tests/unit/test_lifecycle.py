@@ -423,12 +423,14 @@ async def test_a_join_goes_on_when_nobody_listens_any_more(
 ) -> None:
     """Half of it done, the node would be neither in nor out; and nothing else begins meanwhile."""
     (settings.state / "bootstrap.json").unlink()
-    daemon = DaemonService(settings, life_of(settings)._progress)
+    progress: Any = SimpleNamespace(slot=lambda _: Slot(counter=1))
+    daemon = DaemonService(settings, progress)
     go, done = asyncio.Event(), asyncio.Event()
 
     async def join(
-        _: object, __: object, ___: str, tell: Callable[[str], None], ____: object
+        _: object, __: object, ___: str, guard: Slot, tell: Callable[[str], None], ____: object
     ) -> Any:
+        assert guard == Slot(counter=1)
         tell("calling")
         await go.wait()
         return ME, SimpleNamespace(profile="default", addresses={})

@@ -243,6 +243,49 @@ def test_a_profile_that_a_node_cannot_hold_is_refused(world: World) -> None:
     assert world.do(ChangeCluster(profile="virtual")).events
 
 
+@pytest.mark.parametrize(
+    ("profile", "realtime", "stall_ms", "said", "hint"),
+    [
+        ("default", None, 900, "", ""),
+        ("default", True, 30, "", ""),
+        ("virtual", False, 0, "", ""),
+        (
+            "default",
+            False,
+            0,
+            "node4 has no real-time scheduling: profile default: P = 260 ms, needs at least 612 ms",
+            "run Leitwolf as root on node4, or on a member: leitwolf set --profile virtual",
+        ),
+        (
+            "fast",
+            True,
+            120,
+            "node4 stalls: profile fast: P = 150 ms, needs at least 222 ms (3 H 60 + worst stall 1",
+            "on a member: leitwolf set --profile virtual, or ask again a minute after",
+        ),
+        ("virtual", True, 600, "node4 stalls: profile virtual: P = ", "leitwolf set --profile wan"),
+        ("wan", True, 9_000, "worst stall 9000", "ask again a minute after"),
+    ],
+)
+def test_who_cannot_hold_the_profile_does_not_join(
+    world: World, profile: str, realtime: bool | None, stall_ms: int, said: str, hint: str
+) -> None:
+    """The refusal says what the profile needs, what the machine shows, and both ways out of it."""
+    world.do(IssueToken(digest=TOKEN, lifetime_s=60))
+    if profile != "default":
+        world.do(ChangeCluster(profile=profile))
+        world.apply(events.ProfileSettled())
+    found = world.command(joining(realtime=realtime, stall_ms=stall_ms))
+    if not said:
+        assert isinstance(found, Judged)
+        return
+    assert isinstance(found, Refusal)
+    assert (found.code, found.field) == ("profile-too-short", "profile")
+    assert said in found.text
+    assert hint in found.hint
+    assert TOKEN in world.state.tokens
+
+
 NOTHING: list[Command] = [
     WishGroup(group=WEB, wish=Wish.ONLINE),
     WishResource(resource=ResourceId("web-ip"), wish=Wish.ONLINE),

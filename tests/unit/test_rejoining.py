@@ -9,26 +9,36 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.policy_world import World
+from tests.policy_world import AWAY, World
 from tests.unit.test_store_log import IDENTITY, SMALL
 
 from leitwolf.core.policy import Judged
+from leitwolf.daemon.admission import admit
 from leitwolf.daemon.bootstrap import Bootstrap, Peer
 from leitwolf.daemon.departure import Lockout, save_lockout
 from leitwolf.daemon.rejoining import make_room, own_token
 from leitwolf.model.commands import AddNode, Answer, Command, IssueToken, Refusal, SetQuorum
 from leitwolf.model.errors import Conflict
 from leitwolf.model.limits import NODES_MAX
+from leitwolf.model.state import State
 from leitwolf.peers.authority import create_identity, new_node_key, sign, signed_by
-from leitwolf.peers.frames import JoinRequest
+from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
 from leitwolf.peers.identity import save_identity
+from leitwolf.peers.token import digest
 from leitwolf.store import QuorumLog
 from leitwolf.system.settings import Settings
 
 
 def request(**changes: object) -> JoinRequest:
     made = JoinRequest(
-        secret=b"s" * 16, name="n3", uuid="u", storage="d", request=b"csr", addresses={}
+        secret=b"s" * 16,
+        name="n3",
+        uuid="u",
+        storage="d",
+        request=b"csr",
+        addresses={},
+        realtime=True,
+        stall_ms=0,
     )
     return msgspec.structs.replace(made, **changes)
 
@@ -80,6 +90,58 @@ def test_a_token_is_made_of_what_a_node_still_has(tmp_path: Path) -> None:
     )
     save_lockout(settings.state, locked)
     assert own_token(settings, granted)[0].addresses == ("10.0.0.2", "10.0.0.1")
+
+
+# --- the timing profile ---------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_nobody_is_evicted_for_a_joiner_that_cannot_hold_the_profile(tmp_path: Path) -> None:
+    """It is refused before room is made for it; who can is let in, and who was before, too."""
+    world, settings = World(3), Settings(runtime=tmp_path, config=tmp_path / "etc")
+    save_identity(settings.config, create_identity("cluster", "u"))
+    asked: list[Command] = []
+
+    async def commit(command: Command, _: str, __: float) -> Answer:
+        asked.append(command)
+        found = world.command(command)
+        assert isinstance(found, Judged)
+        return Answer(index=world.state.index, data=found.data)
+
+    class Seen:
+        """The node, as it is now."""
+
+        me = 1
+
+        @property
+        def state(self) -> State:
+            return world.state
+
+        def cluster_time(self, _: int) -> int:
+            return world.now
+
+    cluster: Any = SimpleNamespace(node=Seen(), settings=settings)
+    wanted = request(
+        name="node4",
+        request=new_node_key("u").request,
+        addresses={"192.0.2.0/24": "192.0.2.4"},
+        realtime=False,
+    )
+    world.do(IssueToken(digest=digest(wanted.secret), lifetime_s=60))
+    world.see(3, AWAY)
+    world.settle()
+    placed = msgspec.structs.replace(wanted, name="node3", replace=True)
+    for one in (wanted, placed):
+        found = await admit(cluster, one, "192.0.2.4", commit)
+        assert isinstance(found, Rejection)
+        assert found.code == "profile-too-short"
+        assert "leitwolf set --profile virtual" in found.hint
+    assert asked == []
+    able = msgspec.structs.replace(wanted, realtime=True, stall_ms=20)
+    assert isinstance(await admit(cluster, able, "192.0.2.4", commit), JoinGrant)
+    again = msgspec.structs.replace(able, stall_ms=100)
+    assert isinstance(await admit(cluster, again, "192.0.2.4", commit), JoinGrant)
+    assert all(isinstance(command, AddNode) for command in asked)
 
 
 # --- places on a disk ----------------------------------------------------------------------------

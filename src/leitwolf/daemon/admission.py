@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from leitwolf.core.membership.roster import interconnects
+from leitwolf.core.policy import unfit_joiner
 from leitwolf.daemon import forming
 from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.rejoining import make_room, vouch
@@ -78,7 +79,13 @@ async def admit(
         addresses=addresses,
         fingerprint=fingerprint_of_pem(certificate),
         token=token,
+        realtime=request.realtime,
+        stall_ms=request.stall_ms,
     )
+    # Before another node is evicted for it: one that takes its place must be able to.
+    unfit = None if _granted_before(state, request, token) else unfit_joiner(state, command)
+    if unfit is not None:
+        return _rejection(unfit)
     try:
         refusal = await make_room(cluster, request, by, commit)
         if refusal is not None:

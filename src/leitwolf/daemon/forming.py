@@ -101,10 +101,14 @@ def verify_profile(name: str, guard: Slot) -> None:
         raise InvalidConfig(text, field="profile")
     realtime = bool(guard.flags & Flag.REALTIME)
     try:
-        PROFILES[name].verify_on(realtime=realtime, stall_ms=-(-guard.extra // MILLISECOND))
+        PROFILES[name].verify_on(realtime=realtime, stall_ms=_stall_ms(guard))
     except ProfileError as error:
         how = "use the profile virtual" if realtime else "run as root, or use the profile virtual"
         raise InvalidConfig(str(error), field="profile", hint=how) from error
+
+
+def _stall_ms(guard: Slot) -> int:
+    return -(-guard.extra // MILLISECOND)
 
 
 def best_profile(guard: Slot) -> tuple[str, str]:
@@ -253,6 +257,7 @@ async def join(
     settings: Settings,
     token: JoinToken,
     name: str,
+    guard: Slot,
     progress: Callable[[str], None],
     place: Place | None = None,
 ) -> tuple[Bootstrap, JoinGrant]:
@@ -286,6 +291,8 @@ async def join(
         storage=trial.storage,
         request=trial.request,
         addresses={item.subnet: item.address for item in interface_addresses()},
+        realtime=bool(guard.flags & Flag.REALTIME),
+        stall_ms=_stall_ms(guard),
         replace=place is not None,
         former=place.former if place is not None else None,
     )

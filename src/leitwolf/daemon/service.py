@@ -34,6 +34,7 @@ from leitwolf.model.errors import (
     Conflict,
     InvalidConfig,
     RequestTimeout,
+    UnavailableError,
 )
 from leitwolf.model.networks import choose_networks
 from leitwolf.model.views import (
@@ -54,7 +55,7 @@ from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.frames import JoinGrant, JoinRequest, Rejection
 from leitwolf.system.clock import now, raw_ns
 from leitwolf.system.interfaces import interface_addresses, lasting
-from leitwolf.system.progress import Flag, Progress, Role
+from leitwolf.system.progress import Flag, Progress, Role, Slot
 from leitwolf.system.settings import Settings
 from leitwolf.wire.permit import leads
 
@@ -63,6 +64,8 @@ __all__ = ["DaemonService"]
 _POLL_S = 0.005
 _NOT_READY_S = 2.0
 """A leader that was just elected is in charge when its first entry is on a quorum of disks."""
+_GUARD_S = 10.0
+"""The guard starts together with this daemon, and is quicker."""
 _ASIDE_S = 60.0
 """Everything is stopped and set aside meanwhile."""
 
@@ -301,7 +304,7 @@ class DaemonService:
             if votes not in ("dynamic", "strict"):
                 text = f"votes = {votes!r}, allowed is 'dynamic' or 'strict'"
                 raise InvalidConfig(text, field="votes")
-            guard = self._progress.slot(Role.GUARD)
+            guard = await self._guard()
             profile, why = request.profile, ""
             if not profile:
                 profile, why = forming.best_profile(guard)
@@ -322,6 +325,17 @@ class DaemonService:
             )
             setup = await self._started(formed, profile, own)
             return msgspec.structs.replace(setup, profile_reason=why)
+
+    async def _guard(self) -> Slot:
+        """Return what the guard shows of this machine, once it shows anything."""
+        deadline = time.monotonic() + _GUARD_S
+        while not (found := self._progress.slot(Role.GUARD)).counter:
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    "the guard of this node does not run yet", code="no-guard", hint="ask again"
+                )
+            await asyncio.sleep(_POLL_S)
+        return found
 
     async def _started(
         self, bootstrap: Bootstrap, profile: str, networks: dict[str, str]
@@ -410,7 +424,8 @@ class DaemonService:
             name = request.node_name or known or platform.node()
             vacate = self._leave_faulty if again else None
             token, place = invitation(self._settings, self.life.bootstrap, request, name, vacate)
-            bootstrap, grant = await forming.join(self._settings, token, name, tell, place)
+            guard = await self._guard()
+            bootstrap, grant = await forming.join(self._settings, token, name, guard, tell, place)
             tell("waiting for the log of the cluster, and a place among those that vote")
             return await self._started(bootstrap, grant.profile, grant.addresses)
 

@@ -191,6 +191,10 @@ class AddNode(_Command, frozen=True, kw_only=True):
     fingerprint: str
     token: str
     """Digest of the join token that pays for it."""
+    realtime: bool | None = None
+    """Its guard has real-time scheduling; None: it did not say, and is believed to."""
+    stall_ms: int = 0
+    """The worst stall that its guard measured lately."""
 
 
 class EvictNode(_Command, frozen=True, kw_only=True):

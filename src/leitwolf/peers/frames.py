@@ -149,6 +149,10 @@ class JoinRequest(_Control, frozen=True, kw_only=True):
     """Certificate request (PEM)."""
     addresses: dict[str, str]
     """Own address in each subnet, for example ``{"10.0.0.0/24": "10.0.0.3"}``."""
+    realtime: bool
+    """My guard has real-time scheduling."""
+    stall_ms: int
+    """The worst stall that my guard measured lately."""
     replace: bool = False
     """Take the place of the node of this name, which lost its storage."""
     certificate: bytes = b""

@@ -67,6 +67,7 @@ _ERRORS: dict[str, type[LeitwolfError]] = {
     Code.NAME_TAKEN: Conflict,
     Code.ADDRESS_TAKEN: Conflict,
     "invalid-name": InvalidConfig,
+    "profile-too-short": Conflict,
     Code.VERSION_MISMATCH: HandshakeRejected,
     Code.NO_QUORUM: NoQuorum,
     Code.BUSY: UnavailableError,
@@ -87,6 +88,8 @@ class Joiner:
         storage: uuid of its storage.
         request: its certificate request (PEM), see :func:`leitwolf.peers.authority.new_node_key`.
         addresses: own address in each subnet, for example ``{"10.0.0.0/24": "10.0.0.3"}``.
+        realtime: its guard has real-time scheduling.
+        stall_ms: worst stall that its guard measured lately.
         replace: take the place of the node of this name, which lost its storage.
         former: certificate and key (PEM) of that node, if it still has them: a proof.
     """
@@ -99,6 +102,8 @@ class Joiner:
         storage: str,
         request: bytes,
         addresses: dict[str, str],
+        realtime: bool,
+        stall_ms: int,
         replace: bool = False,
         former: tuple[bytes, bytes] | None = None,
     ) -> None:
@@ -107,6 +112,8 @@ class Joiner:
         self.storage = storage
         self.request = request
         self.addresses = addresses
+        self.realtime = realtime
+        self.stall_ms = stall_ms
         self.replace = replace
         self.former = former
 
@@ -126,8 +133,8 @@ async def request_join(token: JoinToken, joiner: Joiner, progress: Progress) -> 
     Raises:
         PeerUnreachable: no member of the token could be reached; names address, port and cause.
         LeitwolfError: the cluster refused, with its code: token-expired, token-used, token-foreign
-            (NotPermitted), name-taken, address-taken (Conflict), no-quorum (NoQuorum),
-            version-mismatch (HandshakeRejected), join-busy (UnavailableError).
+            (NotPermitted), name-taken, address-taken, profile-too-short (Conflict), no-quorum
+            (NoQuorum), version-mismatch (HandshakeRejected), join-busy (UnavailableError).
         RequestTimeout: no answer; the join may still be done.
         ProtocolError: what answers does not speak join.
     """
@@ -208,6 +215,8 @@ async def _converse(
         storage=joiner.storage,
         request=joiner.request,
         addresses=joiner.addresses,
+        realtime=joiner.realtime,
+        stall_ms=joiner.stall_ms,
         replace=joiner.replace,
     )
     if joiner.former is not None:

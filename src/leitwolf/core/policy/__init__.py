@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leitwolf.core.policy.codes import CAUSES, NOT_CHOSEN, REFUSALS
 from leitwolf.core.policy.commands import Judged, changed_meanwhile, judge
-from leitwolf.core.policy.commands_cluster import transfer_refusal
+from leitwolf.core.policy.commands_cluster import transfer_refusal, unfit_joiner
 from leitwolf.core.policy.health import Survival, survives
 from leitwolf.core.policy.placement import Candidates, candidates
 from leitwolf.core.policy.plan import Plan, Planned, plan
@@ -32,5 +32,6 @@ __all__ = [
     "plan",
     "survives",
     "transfer_refusal",
+    "unfit_joiner",
     "why",
 ]

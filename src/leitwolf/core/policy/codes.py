@@ -104,7 +104,7 @@ REFUSALS: dict[str, str] = {
     "overload": "Too many requests wait.",
     "owner-not-connected": "The daemon of the owner does not answer; the group runs on.",
     "profile-changing": "A change of the timing profile is under way.",
-    "profile-too-short": "A node has no real-time scheduling, which the timing profile needs.",
+    "profile-too-short": "A node stalls for too long, or may do so, to hold the timing profile.",
     "provider-offline": "An online resource cannot begin to depend on one that is not.",
     "quorum-exists": "There is a quorum: nothing is to be forced.",
     "rekey-under-way": "The heartbeat keys are being replaced already.",

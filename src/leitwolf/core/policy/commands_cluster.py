@@ -44,6 +44,7 @@ __all__ = [
     "tell_record",
     "transfer_leader",
     "transfer_refusal",
+    "unfit_joiner",
 ]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -172,6 +173,9 @@ def add_node(state: State, command: commands.AddNode, _seen: Observations) -> Ju
                     field=field,
                 )
     _check_addresses(state, command.addresses)
+    unfit = unfit_joiner(state, command)
+    if unfit is not None:
+        raise Refused(unfit.code, unfit.text, hint=unfit.hint, field=unfit.field)
     number = NodeId(state.node_serial + 1)
     disk = state.wish.witness
     if disk is not None:
@@ -189,6 +193,39 @@ def add_node(state: State, command: commands.AddNode, _seen: Observations) -> Ju
         ),
     ]
     return judged(found, f"let node {command.name} join", {"node": str(number)})
+
+
+def unfit_joiner(state: State, command: commands.AddNode) -> commands.Refusal | None:
+    """Return why a joiner cannot hold the timing profile of the cluster, None: it can."""
+    if command.realtime is None:
+        return None
+    stall_ms = command.stall_ms
+    problem = _unheld(state.profile, realtime=command.realtime, stall_ms=stall_ms)
+    if not problem:
+        return None
+    longer = [
+        name for name in PROFILES if not _unheld(name, realtime=command.realtime, stall_ms=stall_ms)
+    ]
+    ways = [] if command.realtime else [f"run Leitwolf as root on {command.name}"]
+    ways += [f"on a member: leitwolf set --profile {name}" for name in longer[:1]]
+    if command.realtime:
+        ways.append("ask again a minute after what made the machine stall")
+    shown = "stalls" if command.realtime else "has no real-time scheduling"
+    return commands.Refusal(
+        code="profile-too-short",
+        text=f"{command.name} {shown}: {problem}",
+        hint=", or ".join(ways),
+        field="profile",
+    )
+
+
+def _unheld(profile: str, *, realtime: bool, stall_ms: int) -> str:
+    """Return why a machine cannot hold a profile, '': it can."""
+    try:
+        PROFILES[profile].verify_on(realtime=realtime, stall_ms=stall_ms)
+    except ProfileError as error:
+        return str(error)
+    return ""
 
 
 def _granted_before(state: State, command: commands.AddNode) -> Judged | None:
@@ -387,11 +424,9 @@ def _check_ability(state: State, profile: str) -> None:
     for node in state.nodes.values():
         if node.realtime is None or node.status is NodeStatus.LEAVING:
             continue
-        try:
-            PROFILES[profile].verify_on(realtime=node.realtime)
-        except ProfileError as error:
+        if found := _unheld(profile, realtime=node.realtime, stall_ms=0):
             unfit.append(node.name)
-            problem = str(error)
+            problem = found
     if unfit:
         names = ", ".join(sorted(unfit))
         raise Refused(
