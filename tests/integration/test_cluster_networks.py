@@ -15,13 +15,18 @@ from tests.integration.membership_support import PORT, VIP, Members
 
 from leitwolf.model.commands import SetNetwork
 from leitwolf.model.ids import NetworkRole
-from leitwolf.model.views import StatusView
+from leitwolf.model.views import ClusterSetup, InitRequest, JoinRequestView, StatusView
 
 pytestmark = pytest.mark.root
 
 _FIRST, _NEW = "interconnect", "another"
 """The new one comes first by its name."""
 _SUBNET = "10.77.3.0/24"
+_NO_UDP = (
+    "add table inet deaf; "
+    "add chain inet deaf in { type filter hook input priority 0; }; "
+    'add rule inet deaf in iifname "ic0" meta l4proto udp drop'
+)
 
 
 @pytest.fixture
@@ -84,3 +89,26 @@ def test_an_interconnect_is_added_to_a_running_cluster(members: Members) -> None
             assert standing(members) == before
     assert seen.outage_ms < 1_000, seen.outages
     assert seen.moves == 0, seen.story
+
+
+def test_a_join_says_that_a_firewall_stops_the_heartbeats() -> None:
+    """Also to a program: the node is a member, and takes part as soon as the port is open."""
+    with ExitStack() as stack:
+        world = stack.enter_context(World(2))
+        members = Members(world, world.nodes)
+        stack.callback(members.lab.close)
+        for node in world.nodes:
+            members.lab.boot(node)
+        for node in world.nodes:
+            members.until(node, lambda view: not view.formed, "the daemon")
+        members.client("n1").form(InitRequest(interconnect=("ic0",), client=("client0",)))
+        world.run("n2", ["nft", _NO_UDP])
+        request = JoinRequestView(token=members.client("n1").token(60))
+        *_, setup = members.client("n2").join(request)
+        assert isinstance(setup, ClusterSetup)
+        blocked, vote, *_ = setup.advice.splitlines()
+        assert "this node is a member, but hears nobody: UDP port 6474 is blocked" in blocked
+        assert "between 10.77.1.12 and 10.77.1.11; open it" in blocked
+        assert "no vote yet" in vote
+        world.run("n2", ["nft", "delete table inet deaf"])
+        members.settle(2)

@@ -435,8 +435,10 @@ async def test_blocked_udp_is_named(tmp_path: Path) -> None:
         assert await check_udp(grant) == ()
     problems = await check_udp(grant, timeout_s=0.3)
     assert len(problems) == 1
-    assert f"UDP {PORT} on {address(2, 0)}: no answer from node 2" in problems[0]
+    assert f"UDP {PORT} on {address(2, 0)}: no answer from node 2" in problems[0].text
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind((address(3, 0), PORT))
         problems = await check_udp(grant, timeout_s=0.3)
-    assert problems == (f"UDP {PORT} on {address(3, 0)} (this node): {os.strerror(98)}",)
+    assert tuple(one.text for one in problems) == (
+        f"UDP {PORT} on {address(3, 0)} (this node): {os.strerror(98)}",
+    )

@@ -433,7 +433,8 @@ async def test_a_join_goes_on_when_nobody_listens_any_more(
         assert guard == Slot(counter=1)
         tell("calling")
         await go.wait()
-        return ME, SimpleNamespace(profile="default", addresses={})
+        granted = SimpleNamespace(profile="default", addresses={})
+        return SimpleNamespace(bootstrap=ME, grant=granted, unanswered=())
 
     async def started(*_: object) -> ClusterSetup:
         done.set()

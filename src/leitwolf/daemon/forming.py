@@ -47,10 +47,11 @@ from leitwolf.system.settings import Settings
 from leitwolf.wire.ballot import Ballot
 
 if TYPE_CHECKING:
-    from leitwolf.peers.join import Joiner
+    from leitwolf.peers.join import Joiner, Unanswered
 
 __all__ = [
     "Founder",
+    "Joined",
     "Place",
     "addresses_on",
     "begun_secret",
@@ -253,6 +254,15 @@ class Place(NamedTuple):
     """Sets aside what is here, once the cluster has let the node in."""
 
 
+class Joined(NamedTuple):
+    """What became of a join."""
+
+    bootstrap: Bootstrap
+    grant: JoinGrant
+    unanswered: tuple[Unanswered, ...]
+    """Guards that were not reached by UDP before this node's own one took part."""
+
+
 async def join(
     settings: Settings,
     token: JoinToken,
@@ -260,7 +270,7 @@ async def join(
     guard: Slot,
     progress: Callable[[str], None],
     place: Place | None = None,
-) -> tuple[Bootstrap, JoinGrant]:
+) -> Joined:
     """Join the cluster of a token and write what was granted.
 
     Raises:
@@ -299,8 +309,9 @@ async def join(
     grant = await _granted(token, joiner, progress)
     if place is not None and place.vacate is not None:
         await place.vacate()
-    for problem in await check_udp(grant):
-        progress(problem)
+    unanswered = await check_udp(grant)
+    for one in unanswered:
+        progress(one.text)
     save_identity(settings.config, identity_of(grant, trial.key))
     _remove_unfinished(settings)
     store = QuorumLog.create(
@@ -310,7 +321,7 @@ async def join(
     store.close()
     bootstrap = Bootstrap.of_grant(grant, name=name, uuid=trial.uuid, storage=trial.storage)
     save_bootstrap(settings.state, bootstrap)
-    return bootstrap, grant
+    return Joined(bootstrap, grant, unanswered)
 
 
 async def _granted(token: JoinToken, joiner: Joiner, progress: Callable[[str], None]) -> JoinGrant:

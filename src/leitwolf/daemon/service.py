@@ -15,6 +15,7 @@ from leitwolf.daemon.admission import admit, new_token
 from leitwolf.daemon.aside import unformed_advice
 from leitwolf.daemon.bootstrap import Bootstrap, load_bootstrap
 from leitwolf.daemon.cluster import Cluster
+from leitwolf.daemon.joined import shortcomings
 from leitwolf.daemon.kept import written_down
 from leitwolf.daemon.keys import rekey_command
 from leitwolf.daemon.lifecycle import PASSING, Lifecycle
@@ -425,9 +426,21 @@ class DaemonService:
             vacate = self._leave_faulty if again else None
             token, place = invitation(self._settings, self.life.bootstrap, request, name, vacate)
             guard = await self._guard()
-            bootstrap, grant = await forming.join(self._settings, token, name, guard, tell, place)
+            joined = await forming.join(self._settings, token, name, guard, tell, place)
             tell("waiting for the log of the cluster, and a place among those that vote")
-            return await self._started(bootstrap, grant.profile, grant.addresses)
+            grant = joined.grant
+            setup = await self._started(joined.bootstrap, grant.profile, grant.addresses)
+            lines = self._shortcomings(joined)
+            return msgspec.structs.replace(setup, advice="\n".join([*lines, setup.advice]).strip())
+
+    def _shortcomings(self, joined: forming.Joined) -> list[str]:
+        """Return what this node lacks after a join that was waited for."""
+        cluster = self.life.cluster
+        if cluster is None:
+            return ["this node does not take part yet: leitwolf status says why"]
+        heard = {node for (node, _), link in cluster.links.items() if link.up}
+        node = cluster.node
+        return shortcomings(node.state, node.me, joined.unanswered, heard)
 
     async def _leave_faulty(self) -> None:
         """Set an unusable state aside and wait until that is done."""

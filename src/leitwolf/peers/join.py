@@ -14,6 +14,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -51,7 +52,7 @@ from leitwolf.peers.token import JoinToken
 from leitwolf.wire.heartbeat import PEER, Probe, ProbeReply
 from leitwolf.wire.layout import LayoutError
 
-__all__ = ["Joiner", "check_udp", "identity_of", "request_join"]
+__all__ = ["Joiner", "Unanswered", "check_udp", "identity_of", "request_join"]
 
 _CONNECT_S = 3.0
 _ANSWER_S = 15.0
@@ -276,13 +277,37 @@ def identity_of(grant: JoinGrant, key: bytes) -> Identity:
 # --- UDP -----------------------------------------------------------------------------------------
 
 
-async def check_udp(grant: JoinGrant, timeout_s: float = _UDP_S) -> tuple[str, ...]:
+class Unanswered(NamedTuple):
+    """A guard that did not answer on a link."""
+
+    node: int
+    """0: none of this link could be asked."""
+    own: str
+    """Address that it was asked from."""
+    address: str
+    """Its own."""
+    port: int
+    fault: str = ""
+    """Why none could be asked."""
+
+    @property
+    def text(self) -> str:
+        """What is wrong."""
+        if self.fault:
+            return f"UDP {self.port} on {self.own} (this node): {self.fault}"
+        return (
+            f"UDP {self.port} on {self.address}: no answer from node {self.node}"
+            " — open it in the firewalls of both nodes"
+        )
+
+
+async def check_udp(grant: JoinGrant, timeout_s: float = _UDP_S) -> tuple[Unanswered, ...]:
     """Probe the guards of all members on all links from this node's own UDP port.
 
     This node's guard must not run yet, since its port is used.
 
     Returns:
-        One sentence for each address that did not answer in time; nothing when all did.
+        Each address that did not answer in time; nothing when all did.
     """
     checks = []
     for link, network in enumerate(grant.links):
@@ -294,27 +319,23 @@ async def check_udp(grant: JoinGrant, timeout_s: float = _UDP_S) -> tuple[str, .
         }
         if own and others:
             checks.append(_check_link(grant, link, own, others, timeout_s))
-    return tuple(text for texts in await asyncio.gather(*checks) for text in texts)
+    return tuple(one for silent in await asyncio.gather(*checks) for one in silent)
 
 
 async def _check_link(
     grant: JoinGrant, link: int, own: str, others: dict[int, str], timeout_s: float
-) -> list[str]:
+) -> list[Unanswered]:
     with socket.socket(family_of(own), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
         try:
             channel.bind((own, grant.port))
         except OSError as error:
-            return [f"UDP {grant.port} on {own} (this node): {error.strerror}"]
+            return [Unanswered(0, own, "", grant.port, error.strerror or str(error))]
         silent = dict(others)
         asking = asyncio.create_task(_ask(channel, grant, link, others, silent))
         try:
             await asyncio.wait_for(_hear(channel, grant, link, silent), timeout_s)
         except TimeoutError:
-            return [
-                f"UDP {grant.port} on {address}: no answer from node {node}"
-                " — open it in the firewalls of both nodes"
-                for node, address in silent.items()
-            ]
+            return [Unanswered(node, own, address, grant.port) for node, address in silent.items()]
         finally:
             asking.cancel()
     return []
