@@ -54,6 +54,7 @@ V = TypeVar("V", StatusView, QuorumView)
 _WAIT_S = 30.0
 _SETTLED_S = 30.0
 _WATCH_S = 0.2
+_PLACE_TRIES = 3
 """So long the observer's questions are without an answer when nobody owns the address."""
 
 
@@ -393,9 +394,12 @@ class Members:
     # --- the group -------------------------------------------------------------------------------
 
     def place(self, node: str) -> None:
-        """Have a node own the group."""
-        if self.owner(node) != node:
-            self.run("group", "move", "web", node, node=node)
+        """Have a node own the group; one that stalls meanwhile loses it, so that it is asked again."""
+        for _ in range(_PLACE_TRIES):
+            if self.owner(node) == node:
+                break
+            done = self.lab.command(node, "group", "move", "web", node)
+            assert done.returncode == 0 or "moved-elsewhere" in done.stderr, done.stderr
         self.until(node, lambda _: self.owner(node) == node, f"the group on {node}")
 
     def holds(self, node: str) -> str:

@@ -198,6 +198,18 @@ def test_a_command_tells_progress_and_then_the_outcome(
         assert any(line in item for item in lines), done.stderr
 
 
+def test_a_move_that_ends_elsewhere_is_told_at_once(tmp_path: Path) -> None:
+    """Its target was lost meanwhile, and another node took the group: nothing more is to come."""
+    elsewhere = group_view(APP, IP, owner="n1", generation=3, reason="n3 is lost")
+    views = [seen(group_view(APP, IP), index=7), seen(group_view(APP, IP)), seen(elsewhere)]
+    with served(FakeService(view=views[0], later=views[1:]), tmp_path):
+        done = run(tmp_path, "group", "move", "web", "n3", "--json")
+    assert done.exit_code != 0
+    told = json.loads(done.stdout)
+    assert told["code"] == "moved-elsewhere"
+    assert "on n1 instead: n3 is lost" in told["error"]
+
+
 @pytest.mark.parametrize(
     ("what", "outcome"),
     [

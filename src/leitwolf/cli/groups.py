@@ -22,8 +22,9 @@ from leitwolf.model.commands import (
     RemoveGroup,
     WishGroup,
 )
-from leitwolf.model.errors import InvalidConfig
+from leitwolf.model.errors import Conflict, InvalidConfig
 from leitwolf.model.ids import GroupId, NodeId, ResourceId, Wish
+from leitwolf.model.views import GroupView
 
 __all__ = ["COMMANDS"]
 
@@ -204,17 +205,21 @@ def move(context: Context, name: str, node: str | None, wait: bool, timeout_s: f
         context.show(answer, f"group {name} moves (entry {answer.index})")
         return
     wanted = next((n.name for n in status.nodes if n.id == target), "")
-    view = wait_for_group(
-        context,
-        name,
-        lambda g: (
-            as_wished(g)
-            and g.phase == "active"
-            and (g.owner == wanted if wanted else g.owner != before.owner)
-        ),
-        index=answer.index,
-        timeout_s=timeout_s,
-    )
+
+    def arrived(group: GroupView) -> bool:
+        if not as_wished(group) or group.phase != "active":
+            return False
+        if group.owner == wanted or (not wanted and group.owner != before.owner):
+            return True
+        if group.generation == before.generation:
+            return False
+        raise Conflict(
+            f"group {name} is on {group.owner} instead: {group.reason}",
+            code="moved-elsewhere",
+            hint=f"leitwolf why {name}",
+        )
+
+    view = wait_for_group(context, name, arrived, index=answer.index, timeout_s=timeout_s)
     state = view.status if view.resources else "empty"
     context.show(view, f"group {name} is {state} on {view.owner}")
 
