@@ -394,7 +394,7 @@ class Members:
     # --- the group -------------------------------------------------------------------------------
 
     def place(self, node: str) -> None:
-        """Have a node own the group; one that stalls meanwhile loses it, so that it is asked again."""
+        """Have a node own the group; one that stalls meanwhile loses it, and is asked again."""
         for _ in range(_PLACE_TRIES):
             if self.owner(node) == node:
                 break

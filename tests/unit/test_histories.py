@@ -217,7 +217,7 @@ def test_who_was_let_in_since_is_no_other_half() -> None:
         histories.heard(HistoryHeard(node=node, lineage=(6,), closed=False))
     told = [one for one in histories.notices() if one.code == Verdict.APART]
     assert len(told) == 1
-    assert f"n{far}" in told[0].text
+    assert f"node {far}" in told[0].text
     assert core.state.nodes[friend].name not in told[0].text
     core.connected.discard(friend)
     [told_again] = [one for one in histories.notices() if one.code == Verdict.APART]
