@@ -16,9 +16,9 @@ from lab.world import CLIENT
 from tests.integration.membership_support import Members
 from tests.integration.witness_support import ROOT, Witness, ended, moto, wait_for
 
-__all__ = ["PLACES", "Place", "breaking"]
+__all__ = ["PLACES", "Place", "breaking", "engine"]
 
-_S3_PORT = 9000
+_S3_PORT, _ETCD_PORT = 9000, 2379
 _MEMORY = Path("/dev/shm")
 _PRIORITY = -15
 """A witness has a machine of its own: what a busy one does to it is not what is tested."""
@@ -142,6 +142,38 @@ def breaking(members: Members) -> Iterator[Place]:
 
 
 @contextmanager
+def engine(members: Members) -> Iterator[Place]:
+    """An etcd of one member on the clients' machine; its disk is memory."""
+    world = members.world
+    host, enter = world.address(CLIENT), world.enter_network(CLIENT)
+    data = Path(tempfile.mkdtemp(prefix="leitwolf-etcd-", dir=_MEMORY))
+    url, location = f"http://{host}:{_ETCD_PORT}", f"etcd://{host}:{_ETCD_PORT}/lab"
+    server = subprocess.Popen(
+        [
+            *enter,
+            "etcd",
+            f"--data-dir={data}",
+            f"--listen-client-urls={url}",
+            f"--advertise-client-urls={url}",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with ended(server):
+            os.setpriority(os.PRIO_PROCESS, server.pid, _PRIORITY)
+            wait_for(lambda: _fit(members, location), "etcd")
+            yield Place(
+                location,
+                lambda: server.send_signal(signal.SIGSTOP),
+                lambda: server.send_signal(signal.SIGCONT),
+            )
+    finally:
+        shutil.rmtree(data)
+
+
+@contextmanager
 def _share(members: Members) -> Iterator[Place]:
     """A folder that all see. It falls silent when a machine dies that holds the file's lock."""
     folder = members.world.folder / "share"
@@ -174,6 +206,7 @@ def _fit(members: Members, location: str) -> bool:
 
 PLACES: Mapping[str, Callable[[Members], AbstractContextManager[Place]]] = {
     "daemon": _daemon,
+    "etcd": engine,
     "s3": _store,
     "share": _share,
 }

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from lab.world import CLIENT
 from tests.integration.membership_support import MEMBERS, Members, formed
+from tests.integration.place_support import Place, engine
 
 from leitwolf.model.views import QuorumView, StatusView
 
 pytestmark = [pytest.mark.root, pytest.mark.needs("etcd")]
-
-_PORT = 2379
-_WAIT_S = 30.0
-_MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture
@@ -30,38 +20,14 @@ def members() -> Iterator[Members]:
 
 
 @pytest.fixture
-def engine(members: Members) -> Iterator[subprocess.Popen[bytes]]:
-    """An etcd on the clients' machine; its disk is memory, so that the protocol is tested."""
-    data = _MEMORY / f"leitwolf-{os.getpid()}.etcd"
-    url = f"http://{members.world.address(CLIENT)}:{_PORT}"
-    server = subprocess.Popen(
-        [
-            *members.world.enter_network(CLIENT),
-            "etcd",
-            f"--data-dir={data}",
-            f"--listen-client-urls={url}",
-            f"--advertise-client-urls={url}",
-            "--listen-peer-urls=http://127.0.0.1:2380",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield server
-    finally:
-        server.kill()
-        server.wait()
-        shutil.rmtree(data, ignore_errors=True)
+def etcd(members: Members) -> Iterator[Place]:
+    with engine(members) as place:
+        yield place
 
 
-def use_engine(members: Members) -> None:
-    """Let it decide alone, once it answers."""
-    location = f"etcd://{members.world.address(CLIENT)}:{_PORT}/lab"
-    deadline = time.monotonic() + _WAIT_S
-    while (done := members.lab.command("n1", "witness", "test", location)).returncode:
-        assert time.monotonic() < deadline, done.stderr
-        time.sleep(0.2)
-    members.run("quorum", "set", "witness", location, "--alone")
+def use_engine(members: Members, etcd: Place) -> None:
+    """Let it decide alone."""
+    members.run("quorum", "set", "witness", etcd.location, "--alone")
 
     def alone(view: QuorumView) -> bool:
         weights = [member.weight for member in view.members if member.weight]
@@ -74,13 +40,13 @@ def online(view: StatusView) -> bool:
     return view.quorum and all(group.status == "online" for group in view.groups)
 
 
-def test_an_engine_is_the_only_acceptor(members: Members, engine: subprocess.Popen[bytes]) -> None:
+def test_an_engine_is_the_only_acceptor(members: Members, etcd: Place) -> None:
     """Leader after leader dies; the last node serves; it stops without the engine and comes back.
 
     Changes that were confirmed before a death are there after it.
     """
     before = [group.generation for group in members.status("n1").groups]
-    use_engine(members)
+    use_engine(members, etcd)
     assert [group.generation for group in members.status("n1").groups] == before
     left = set(MEMBERS)
     for restarts in (3, 4):
@@ -95,7 +61,7 @@ def test_an_engine_is_the_only_acceptor(members: Members, engine: subprocess.Pop
         )
         assert f"restart_threshold={restarts}" in members.log_text(min(left))
     [last] = left
-    engine.send_signal(signal.SIGSTOP)
+    etcd.lose()
     members.until(last, lambda view: not view.quorum, "no quorum without the engine")
-    engine.send_signal(signal.SIGCONT)
+    etcd.find()
     members.until(last, online, "the group online again")

@@ -120,7 +120,13 @@ def test_two_nodes_and_a_disk_follow_who_is_there(pair: Members) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode"), [("daemon", "full"), ("s3", "tag"), ("s3", "full"), ("share", "tag")]
+    ("kind", "mode"),
+    [
+        ("daemon", "full"),
+        ("s3", "tag"),
+        pytest.param("etcd", "full", marks=pytest.mark.needs("etcd")),
+        ("share", "tag"),
+    ],
 )
 def test_two_nodes_and_a_witness(pair: Members, kind: str, mode: str) -> None:
     """It falls silent: votes follow. The link is cut; the leader dies; partition in time."""
