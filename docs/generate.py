@@ -174,8 +174,10 @@ def rules() -> str:
     """Return the page of safety rules."""
     return _page(
         "Safety rules",
-        "Each rule can be switched off by name in tests only. The simulator must then find the "
-        "harm, or the build fails. L, R, I and A are explained in "
+        "Each rule can be switched off by name in tests only. A test must then see the harm, or "
+        "the build fails: in random or directed runs of the simulator, and for a few rules of "
+        "shared disks and witnesses in a directed run of one core whose disk the test plays, or in "
+        "a search of all runs. L, R, I and A are explained in "
         "[guarantees.md](../guarantees.md) and in the docstrings of `core/lease` and "
         "`core/quorum`.",
         _table(("rule", "what breaks without it"), [(f"`{k}`", v) for k, v in RULES.items()]),

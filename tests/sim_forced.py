@@ -468,6 +468,7 @@ def demand(world: World, condition: object, text: str) -> None:
 
 FORCED: dict[str, Callable[[int, Rules], None]] = {
     "lineage": two_forced_halves,
+    "lineage-nonce": two_forced_halves,
     "close-before-answer": majority_was_declared_dead,
     "force-silence": forced_while_others_live,
     "force-wait": forced_too_early,
@@ -488,6 +489,6 @@ SURVIVED: tuple[Callable[[int, Rules], None], ...] = (
     two_halves_and_the_former_disk,
     stale_node_and_tag_witness,
     leader_lives_at_the_witness,
-    *FORCED.values(),
+    *dict.fromkeys(FORCED.values()),
 )
 """Runs in which nothing may break."""

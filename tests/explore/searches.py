@@ -48,6 +48,7 @@ class Mutant:
 
 MUTANTS: dict[str, Mutant] = {
     "R1": Mutant("three-nodes", frozenset({"promise-above", "fence-before-promise"})),
+    "R1-object": Mutant("object", frozenset({"object-promise"})),
     "R2": Mutant("three-nodes", frozenset({"up-to-date"})),
     "R2-tag": Mutant("tag-and-nodes", frozenset({"tag-compare"})),
     "R3": Mutant("three-nodes", frozenset({"accept-at-promised"})),

@@ -1,24 +1,28 @@
-"""Every safety rule is needed: without it the simulator sees an invariant break.
+"""Every rule is needed: without it a test sees the harm.
 
 Many rules fall to random faults of a mix that suits them. Where chance is too rare a directed run
-(``tests/sim_*.py``) brings the one situation about in which the
-rule acts. Nothing may break in the same run with all rules.
+(``tests/sim_*.py``) brings the one situation about in which the rule acts. A few act in moments at
+shared disks and witnesses which the simulator does not meet: one core meets them whose disk the
+test plays (``tests/unit/test_disk_acceptor.py``), or a search of all runs does
+(``tests/explore/searches.py``). Nothing may break in the same run with all rules.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
+from types import ModuleType
 
 import pytest
-from tests.sim.test_quorum_kinds import DIRECTED as FENCED
-from tests.sim.test_quorum_kinds import MUTANTS as PASSIVE
-from tests.sim.test_rolled_back import SCENES as ROLLED_BACK
+from tests.explore.searches import MUTANTS
+from tests.sim import test_quorum_kinds, test_rolled_back, test_takeover
 from tests.sim_elections import ELECTIONS
 from tests.sim_forced import FORCED
 from tests.sim_forced_again import AGAIN
 from tests.sim_needed import SEEDS_MAX, broken, by_chance, missed
 from tests.sim_scenes import SCENES
 from tests.sim_votes import VOTES
+from tests.unit import test_disk_acceptor
 
 from leitwolf.core.rules import RULES, Rules
 from leitwolf.sim.scenario import Setting
@@ -65,15 +69,20 @@ meet anyway. What is seen is an entry that counts as committed and lacks a quoru
 """
 
 
+def switched_off_in(module: ModuleType) -> set[str]:
+    """Return the rules that tests of a module get as their parameter ``rule``, each by itself."""
+    marks = [mark for test in vars(module).values() for mark in getattr(test, "pytestmark", ())]
+    given = [mark.args[1] for mark in marks if mark.args and mark.args[0] == "rule"]
+    return {rule for rules in given for rule in rules}
+
+
 def test_every_rule_is_accounted_for() -> None:
-    """The simulator shows that each rule is needed, in one kind of run."""
-    alone = {
-        *("disk-claim", "fresh-reads", "drop-before-disarm", "silence-bounded"),
-        *("silence-outlasts", "region-bounded", "adopted-once", "adopted-in-ballot", "tag-durable"),
-        *("tag-backed", "committed-stays", "renewed-before-promise"),
-    }
-    shared = PASSIVE.keys() | FENCED.keys() | ROLLED_BACK.keys() | alone
-    assert RANDOM.keys() | DIRECTED.keys() | shared == RULES.keys()
+    """Each rule is the parameter of a test, or of a search, that shows what breaks without it."""
+    here = sys.modules[__name__]
+    elsewhere = (test_quorum_kinds, test_rolled_back, test_takeover, test_disk_acceptor)
+    tested = set().union(*map(switched_off_in, (here, *elsewhere)))
+    alone = [mutant.rules for mutant in MUTANTS.values() if len(mutant.rules) == 1]
+    assert tested.union(*alone) == RULES.keys()
     assert not RANDOM.keys() & DIRECTED.keys()
 
 

@@ -388,12 +388,13 @@ def disarmed_in_the_wrong_moment(seed: int, rules: Rules) -> None:
     world.run_until(world.now + SECOND)
 
 
-def test_lease_is_given_up_before_the_witness_is_disarmed() -> None:
+@pytest.mark.parametrize("rule", ["drop-before-disarm"])
+def test_lease_is_given_up_before_the_witness_is_disarmed(rule: str) -> None:
     """With the rule nothing breaks; without it two leader leases overlap."""
     run = functools.partial(broken, disarmed_in_the_wrong_moment)
     for seed in range(1, 11):
         assert run(seed, ALL_RULES) == "", seed
-    assert not (why := missed("drop-before-disarm", run, range(1, SEEDS_MAX + 1))), why
+    assert not (why := missed(rule, run, range(1, SEEDS_MAX + 1))), why
 
 
 @pytest.mark.parametrize("quorum", ["disk", "engine"])
@@ -684,10 +685,11 @@ def owner_of_a_slow_disk_dies(rules: Rules) -> bool:
     return all(after[GroupId(group)].generation == before[group] for group in before)
 
 
-def test_a_slow_disk_does_not_cost_the_groups_of_the_others() -> None:
+@pytest.mark.parametrize("rule", ["silence-bounded"])
+def test_a_slow_disk_does_not_cost_the_groups_of_the_others(rule: str) -> None:
     """The silence stays below what R bears (L14)."""
     assert owner_of_a_slow_disk_dies(ALL_RULES)
-    assert not owner_of_a_slow_disk_dies(Rules.without("silence-bounded"))
+    assert not owner_of_a_slow_disk_dies(Rules.without(rule))
 
 
 def silence_falls_before_a_stall(rules: Rules) -> None:
@@ -710,11 +712,12 @@ def silence_falls_before_a_stall(rules: Rules) -> None:
     world.run_until(world.now + 3 * SECOND)  # two leader leases at once are a violation
 
 
-def test_a_silence_that_falls_outlasts_what_is_counted() -> None:
+@pytest.mark.parametrize("rule", ["silence-outlasts"])
+def test_a_silence_that_falls_outlasts_what_is_counted(rule: str) -> None:
     """With the rule nothing breaks; without it two leader leases overlap."""
     silence_falls_before_a_stall(ALL_RULES)
     with pytest.raises(Violation):
-        silence_falls_before_a_stall(Rules.without("silence-outlasts"))
+        silence_falls_before_a_stall(Rules.without(rule))
 
 
 def test_an_owner_measures_its_disk() -> None:
@@ -826,11 +829,12 @@ def leads_after_every_crash(seed: int, rules: Rules) -> bool:
     return True
 
 
-def test_a_tag_names_only_what_its_writer_has_on_its_disk() -> None:
+@pytest.mark.parametrize("rule", ["tag-durable"])
+def test_a_tag_names_only_what_its_writer_has_on_its_disk(rule: str) -> None:
     """I9: a witness does not refuse for ever who lost what it wrote there."""
     seeds = range(1, 6)
     assert all(leads_after_every_crash(seed, ALL_RULES) for seed in seeds)
-    assert not all(leads_after_every_crash(seed, Rules.without("tag-durable")) for seed in seeds)
+    assert not all(leads_after_every_crash(seed, Rules.without(rule)) for seed in seeds)
 
 
 def leads_when_parted(seed: int, rules: Rules) -> bool:
@@ -845,8 +849,9 @@ def leads_when_parted(seed: int, rules: Rules) -> bool:
     return bool(world.leaders()) and leader(world) is not first
 
 
+@pytest.mark.parametrize("rule", ["tag-backed"])
 @pytest.mark.parametrize("seed", range(1, 4))
-def test_a_tag_names_only_what_it_makes_a_quorum_for(seed: int) -> None:
+def test_a_tag_names_only_what_it_makes_a_quorum_for(seed: int, rule: str) -> None:
     """I9: the last entry of a leader that nobody hears does not lock the others out."""
     assert leads_when_parted(seed, ALL_RULES)
-    assert not leads_when_parted(seed, Rules.without("tag-backed"))
+    assert not leads_when_parted(seed, Rules.without(rule))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.sim_calm import MS, SECOND, leader, started
 
 from leitwolf.core.rules import ALL_RULES, Rules
@@ -53,10 +54,11 @@ def groups_go_on(rules: Rules) -> bool:
     return generations(world, among) == before
 
 
-def test_a_long_reign_costs_no_other_group_anything() -> None:
+@pytest.mark.parametrize("rule", ["region-bounded"])
+def test_a_long_reign_costs_no_other_group_anything(rule: str) -> None:
     """I10: a region is read within an election, however long its owner wrote."""
     assert groups_go_on(ALL_RULES)
-    assert not groups_go_on(Rules.without("region-bounded"))
+    assert not groups_go_on(Rules.without(rule))
 
 
 def takes_over(rules: Rules) -> bool:
@@ -66,7 +68,8 @@ def takes_over(rules: Rules) -> bool:
     return world.run_to(lambda: bool(world.leaders()), 4 * SECOND)
 
 
-def test_what_was_read_too_late_is_not_read_again() -> None:
+@pytest.mark.parametrize("rule", ["adopted-once"])
+def test_what_was_read_too_late_is_not_read_again(rule: str) -> None:
     """I9: the campaign is over meanwhile; the next one finds everything in the own log."""
     assert takes_over(Rules.without("region-bounded"))
-    assert not takes_over(Rules.without("region-bounded", "adopted-once"))
+    assert not takes_over(Rules.without("region-bounded", rule))

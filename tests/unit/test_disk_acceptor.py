@@ -171,6 +171,33 @@ def test_a_higher_promise_found_behind_a_region_refuses() -> None:
     assert bench.core.last_key == Key(OWNER, 3), "what was read is kept"
 
 
+def writes_though_outbid(rules: Rules) -> bool:
+    """Another candidate promises more behind the welcome; return whether this one claims."""
+    bench, running = Bench(rules=rules), None
+    for _ in range(1_000):
+        running = bench.core._candidate.campaign
+        if running is not None and running.phase is Phase.PREPARE:
+            break
+        if bench.calls:
+            bench.answer()
+        bench.pass_time(MS)
+    assert running is not None
+    higher = Ballot(0, 99, 3)
+    assert running.ballot < higher
+    bench.blocks[3] = DiskBlock(node=NodeId(3), boot=1, sequence=1, promised=higher)
+    while bench.core._candidate.campaign is running:
+        bench.answer()
+    assert not bench.led
+    return 1 in bench.blocks
+
+
+@pytest.mark.parametrize("rule", ["disk-outbid"])
+def test_who_is_outbid_before_its_claim_writes_nothing(rule: str) -> None:
+    """P1: it is refused by the reading alone; a claim would be refused by P3."""
+    assert not writes_though_outbid(ALL_RULES)
+    assert writes_though_outbid(Rules.without(rule))
+
+
 def won_beside_a_late_stamp(rules: Rules) -> list[Ballot]:
     """Another candidate, which promised less, arms its stamp while the region is read."""
     bench = Bench(rules=rules)
@@ -186,11 +213,11 @@ def won_beside_a_late_stamp(rules: Rules) -> list[Ballot]:
     return bench.renewed
 
 
-def test_who_arms_behind_a_promise_was_never_the_last_leader() -> None:
+@pytest.mark.parametrize("rule", ["renewed-before-promise"])
+def test_who_arms_behind_a_promise_was_never_the_last_leader(rule: str) -> None:
     """L6: it reads the promise behind its write; it may run by the lease of the leader before."""
     assert won_beside_a_late_stamp(ALL_RULES) == [OWNER]
-    mutant = won_beside_a_late_stamp(Rules.without("renewed-before-promise"))
-    assert mutant == [Ballot(0, 6, 3)]
+    assert won_beside_a_late_stamp(Rules.without(rule)) == [Ballot(0, 6, 3)]
 
 
 def test_what_was_read_for_a_campaign_that_is_over_is_not_read_again() -> None:
@@ -262,10 +289,11 @@ def second_campaign_is_promised(rules: Rules) -> bool:
     return running is not None and DISK.node in running.promises
 
 
-def test_a_promise_stands_on_the_disk_before_it_counts() -> None:
+@pytest.mark.parametrize("rule", ["adopted-in-ballot"])
+def test_a_promise_stands_on_the_disk_before_it_counts(rule: str) -> None:
     """P2: what was read for a former campaign is no promise to the present one."""
     assert not second_campaign_is_promised(ALL_RULES)
-    assert second_campaign_is_promised(Rules.without("adopted-in-ballot"))
+    assert second_campaign_is_promised(Rules.without(rule))
 
 
 COMMITTED = Entry(index=1, ballot=Ballot(0, 4, 3), payload=b"y")
@@ -297,8 +325,9 @@ def candidate_knows_better(rules: Rules, region: Region) -> Bench:
     return bench
 
 
+@pytest.mark.parametrize("rule", ["committed-stays"])
 @pytest.mark.parametrize("last", [1, 3])
-def test_what_was_committed_elsewhere_stays(last: int) -> None:
+def test_what_was_committed_elsewhere_stays(last: int, rule: str) -> None:
     """P4: a disk that was away holds entries of its last owner that never were committed."""
     bench = candidate_knows_better(ALL_RULES, content(last))
     running = bench.core._candidate.campaign
@@ -306,7 +335,7 @@ def test_what_was_committed_elsewhere_stays(last: int) -> None:
     assert DISK.node not in (running.promises if running is not None else {})
     assert bench.behind == [Behind(node=OWNER.node, key=Key(OWNER, last))]
     with pytest.raises(InvariantError, match="truncate"):
-        candidate_knows_better(Rules.without("committed-stays"), content(last))
+        candidate_knows_better(Rules.without(rule), content(last))
 
 
 def test_two_committed_entries_that_differ_end_the_node() -> None:

@@ -29,9 +29,9 @@ Scenario = Callable[[Rules], bool]
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(name: str) -> Callable[[Scenario], Scenario]:
+def scenario(*names: str) -> Callable[[Scenario], Scenario]:
     def register(function: Scenario) -> Scenario:
-        SCENARIOS[name] = function
+        SCENARIOS.update(dict.fromkeys(names, function))
         return function
 
     return register
@@ -407,7 +407,7 @@ def forced(bench: Bench, number: int, lineage: tuple[int, ...]) -> Ballot:
     return ballot
 
 
-@scenario("lineage")
+@scenario("lineage", "lineage-nonce")
 def _(rules: Rules) -> bool:
     """Two parts are forced; the guard of one is not to hear the leader of the other for its own."""
     bench = Bench(rules=rules)

@@ -47,13 +47,16 @@ def judge(
     me: int, own: HistoryStanding, node: int, other: HistoryStanding, rules: Rules = ALL_RULES
 ) -> Verdict:
     """Return how this node (``me``) stands to ``node``."""
-    if own.lineage == other.lineage or not rules.holds("lineage"):
+    mine, theirs = own.lineage, other.lineage
+    if not rules.holds("lineage-nonce"):
+        mine, theirs = (0,) * len(mine), (0,) * len(theirs)
+    if mine == theirs or not rules.holds("lineage"):
         return Verdict.SAME
-    if continues(other.lineage, own.lineage):
+    if continues(theirs, mine):
         if not other.established:
             return Verdict.ORDERED if me in other.named else Verdict.UNFINISHED
         return Verdict.BEHIND
-    if continues(own.lineage, other.lineage):
+    if continues(mine, theirs):
         if not own.established:
             return Verdict.ORDERED if node in own.named else Verdict.UNFINISHED
         return Verdict.SUPERSEDED

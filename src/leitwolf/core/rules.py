@@ -120,6 +120,14 @@ RULES: dict[str, str] = {
     ),
     # --- passive acceptors ------------------------------------------------------------------------
     "stamp-wait": "R5: a challenger takes a disk while its owner's lease rests on it",
+    "object-promise": (
+        "R1: a candidate replaces a newer promise at a witness: both lead, and one overwrites what "
+        "the other one committed"
+    ),
+    "disk-outbid": (
+        "P1: a candidate that was outbid writes all the same, and learns only from P3 that it must "
+        "not be promised: it campaigns for longer"
+    ),
     "disk-claim": (
         "P2: who reads the disk again without having written what it promises is seen by nobody: "
         "two candidates both think they won"
@@ -193,6 +201,9 @@ RULES: dict[str, str] = {
     # --- forced quorum ---------------------------------------------------------------------------
     "lineage": (
         "L11: nodes of two histories take each other for members of one: logs that parted mix"
+    ),
+    "lineage-nonce": (
+        "L11: two halves that were both forced have the same epoch, and are taken for one history"
     ),
     "close-before-answer": (
         "L11: a node answers the leader of a forced history while its former lease is open"

@@ -52,9 +52,12 @@ class Histories:
         ledger = self._ledger
         if not ledger.rules.holds("lineage"):
             return True
-        if message.lineage == self._lineage:
+        mine, theirs = self._lineage, message.lineage
+        if mine != theirs and not ledger.rules.holds("lineage-nonce"):
+            mine, theirs = (0,) * len(mine), (0,) * len(theirs)
+        if mine == theirs:
             return ledger.raw >= self._superseded_until
-        forced = continues(message.lineage, self._lineage)
+        forced = continues(theirs, mine)
         if forced and not ledger.rules.holds("close-before-answer"):
             return True
         if forced:

@@ -161,7 +161,8 @@ class CasAcceptor(Passive):
                 self._deposed(value.promised)
             return
         standing, prepare = self._standing, self._prepare
-        if prepare is not None and value.promised >= prepare.ballot:
+        outbid = prepare is not None and value.promised >= prepare.ballot
+        if outbid and standing.rules.holds("object-promise"):
             self._refuse(value.promised, NO_KEY)
             return
         remaining = self.free_at() - standing.now

@@ -244,7 +244,8 @@ class DiskAcceptor(Passive):
         standing = self._standing
         higher = self._higher()
         prepare = self._prepare
-        if prepare is not None and higher > prepare.ballot:
+        outbid = prepare is not None and higher > prepare.ballot
+        if outbid and standing.rules.holds("disk-outbid"):
             self._refuse(higher, NO_KEY)
             return
         remaining = self.free_at() - standing.now
