@@ -13,6 +13,7 @@ from leitwolf.model.ids import GroupId
 from leitwolf.sim.checks import Checker
 from leitwolf.sim.entropy import Entropy
 from leitwolf.sim.faults import SECOND, Faults
+from leitwolf.sim.forming import QUORUMS
 from leitwolf.sim.network import MILLISECOND
 from leitwolf.sim.node import SimNode
 from leitwolf.sim.world import World
@@ -141,7 +142,7 @@ def recorded(
     *,
     quorum: str = "majority",
     nodes: int = 3,
-    mix: str = "clients",
+    mix: str = "",
     rules: Rules | None = None,
     lease_checked: bool = True,
     blind: bool = False,
@@ -152,12 +153,13 @@ def recorded(
         seed: decides everything.
         quorum: kind of quorum.
         nodes: how many.
-        mix: of faults.
+        mix: of faults; '': all, those of a disk or witness included if there is one.
         rules: switched off in tests.
         lease_checked: reads ask for a leader under its lease.
         blind: no invariant is looked at; where a node breaks on one, the run ends there.
     """
     rules = rules or Rules()
+    mix = mix or ("clients" if QUORUMS[quorum][1] is None else "shared-clients")
     world = World(seed=seed, nodes=nodes, groups=1, quorum=quorum, snapshot_entries=40, rules=rules)
     if blind:
         world.checker.__class__ = Blind

@@ -26,7 +26,10 @@ def explained(history: list[Operation], initial: int) -> bool:
     ("seed", "quorum"), [(0, "majority"), (1, "majority"), (2, "majority"), (3, "disk")]
 )
 def test_histories_are_linearizable(seed: int, quorum: str) -> None:
-    """Reads under the lease, writes and swaps, with crashes, freezes and cuts meanwhile."""
+    """Reads under the lease, writes and swaps, with crashes, freezes and cuts meanwhile.
+
+    A shared disk is out of reach, slow, or does not answer now and then.
+    """
     print(f"seed {seed} {quorum}")
     history, initial = recorded(seed, quorum=quorum)
     assert explained(history, initial)

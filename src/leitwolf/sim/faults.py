@@ -45,6 +45,7 @@ _ALL = {
     "members": 2,
 }
 _SHARED = {"lose-path": 8, "slow-shared": 6, "lose-replies": 6}
+_CLIENTS = {kind: weight for kind, weight in _ALL.items() if kind not in ("operator", "members")}
 MIXES: dict[str, dict[str, int]] = {
     "all": _ALL,
     "network": {"partition": 6, "cut-one": 4, "one-way": 6, "noise": 8, "operator": 6},
@@ -91,9 +92,8 @@ MIXES: dict[str, dict[str, int]] = {
         "one-way": 3,
         "operator": 20,
     },
-    "clients": {
-        kind: weight for kind, weight in _ALL.items() if kind not in ("operator", "members")
-    },
+    "clients": _CLIENTS,
+    "shared-clients": {**_CLIENTS, **_SHARED},
     "blackouts": {"blackout": 10, "slow-disk": 6, "operator": 30},
     "streams": {"cut-streams": 10, "partition": 2, "kill-daemon": 2, "noise": 2, "operator": 10},
     "profiles": {
