@@ -180,7 +180,7 @@ class Histories:
         return {
             node: (verdict, history)
             for node, (at, verdict, history) in sorted(self._foreign.items())
-            if (now - at <= _HEARD_S and not self._with_us(node, verdict)) or node in let_in
+            if not self._with_us(node, verdict) and (now - at <= _HEARD_S or node in let_in)
         }
 
     def _with_us(self, node: int, verdict: Verdict) -> bool:
