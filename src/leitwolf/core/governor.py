@@ -19,7 +19,7 @@ what was appended shows in ``ahead``, what was asked shows in the standing of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from leitwolf.core.effects import AskGuard, Effect, Reply, Request, Send
 from leitwolf.core.leader import Leader, Pending
@@ -39,6 +39,7 @@ from leitwolf.core.membership import (
 )
 from leitwolf.core.policy import (
     Planned,
+    blind_nodes,
     changed_meanwhile,
     judge,
     plan,
@@ -60,9 +61,9 @@ from leitwolf.model.events import (
     ProfileSettled,
     QuorumChanged,
 )
-from leitwolf.model.ids import NodeId, NodeStatus
+from leitwolf.model.ids import NO_NODE, NodeId, NodeStatus
 from leitwolf.model.log import Entry
-from leitwolf.model.observations import ForwardAnswer, HostReport
+from leitwolf.model.observations import ForwardAnswer, HostReport, Observations, PathState
 from leitwolf.model.quorum import AcceptorId, QuorumConfig
 from leitwolf.model.state import State
 from leitwolf.state import encode_change, fold, fold_change
@@ -106,9 +107,13 @@ class Governor:
         committed: State,
         signal: MayLead,
         own_lease: int,
+        told: Mapping[NodeId, tuple[PathState, ...]],
         rules: Rules,
     ) -> None:
-        """Ask the guard for office in the ballot that a quorum promised."""
+        """Ask the guard for office in the ballot that a quorum promised.
+
+        ``told``: what other nodes say of their ways to disks and witnesses, kept up to date.
+        """
         ahead = committed
         for entry in quorum.entries_after(committed.index):
             ahead = fold(ahead, entry)
@@ -121,6 +126,7 @@ class Governor:
             barred=barred_owner(signal, me),
             ahead=ahead,
             time_base=ahead.time - now,
+            told=told,
         )
         own = self._leader.standing(me)
         # A page without a lease says that nothing runs here and nothing can be started.
@@ -296,15 +302,14 @@ class Governor:
             refusal = Refusal(code="not-ready", text=text, retryable=True)
             self._answer(pending, Answer(refusal=refusal))
             return
-        seen = leader.observations(self._quorum.connected, self._quorum.witnesses)
         changed = changed_meanwhile(leader.ahead, request.unchanged_since)
-        judged = changed or judge(leader.ahead, request.command, seen)
+        judged = changed or judge(leader.ahead, request.command, self._observations())
         if isinstance(judged, Refusal):
             self._answer_as_it_is(now, pending, Answer(refusal=judged))
             return
         if isinstance(request.command, TransferLeader) and request.command.node != leader.me:
             leader.handing.append(pending)
-            self._quorum.transfer(now, request.command.node)
+            self._hand_over(now, request.command.node)
             return
         if not judged.events:
             answer = Answer(index=leader.ahead.index, data=judged.data)
@@ -313,6 +318,15 @@ class Governor:
         planned = Planned(events=judged.events, because=judged.because)
         index = self._append(now, wall, planned, by=request.by, remote=origin != leader.me)
         self._answer_when_committed(index, pending, Answer(index=index, data=judged.data))
+
+    def _observations(self) -> Observations:
+        quorum = self._quorum
+        return self._leader.observations(quorum.connected, quorum.witnesses)
+
+    def _hand_over(self, now: int, node: NodeId = NO_NODE) -> None:
+        """Hand the office to a node; 0: to another one, if possible to one that can lead."""
+        blind = blind_nodes(self._leader.ahead, self._observations())
+        self._quorum.transfer(now, node, blind)
 
     def _answer_as_it_is(self, now: int, pending: Pending, answer: Answer) -> None:
         """Answer by what the log adds up to, with no entry of its own.
@@ -419,12 +433,10 @@ class Governor:
         step = next_step(leader.ahead, quorum.config, view, self._rules)
         if step is not None:
             self._take_step(now, wall, step)
-        elif (
-            quorum.config.former is None
-            and quorum.me not in contenders(quorum.config)
-            and heirs(leader.ahead, quorum.config, view)
-        ):
-            quorum.transfer(now, NodeId(0))  # its vote was taken: one that votes leads
+        elif quorum.config.former is None and quorum.me not in contenders(quorum.config):
+            able = {one.node for one in heirs(leader.ahead, quorum.config, view)}
+            if able - blind_nodes(leader.ahead, self._observations()):
+                self._hand_over(now)  # its vote was taken: one that votes leads
 
     def _look(self, now: int, *, joint_over: bool) -> View:
         """Return what a reconfiguration follows, and note who is lost and who is back."""
@@ -516,7 +528,7 @@ class Governor:
         leader = self._leader
         if step.kind == "exclude":
             if step.node == leader.me:
-                self._quorum.transfer(now, NodeId(0))
+                self._hand_over(now)
             elif step.node not in leader.excluded:
                 leader.excluded.add(step.node)
                 self._effects.append(AskGuard(command=Exclude(leader.ballot, step.node)))

@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from leitwolf.core.membership.presence import Presence
@@ -24,6 +24,7 @@ from leitwolf.model.observations import (
     Inventory,
     NodeView,
     Observations,
+    PathState,
     ResourceReport,
 )
 from leitwolf.model.state import State
@@ -71,6 +72,8 @@ class Leader:
     ahead: State
     time_base: int
     """Cluster time minus the own clock, so that cluster time never goes back."""
+    told: Mapping[NodeId, tuple[PathState, ...]] = field(default_factory=dict)
+    """What other nodes say of their ways to disks and witnesses, followed as they say it."""
     in_charge: bool = False
     """The own first entry is applied: reads and policy are allowed."""
     standings: dict[NodeId, Standing] = field(default_factory=dict)
@@ -159,4 +162,10 @@ class Leader:
             owned = groups.get(group_id)
             if owned and owned.owner == node_id:
                 attested[group_id] = generation
-        return Observations(nodes=views, resources=seen, attested=attested, witnesses=witnesses)
+        return Observations(
+            nodes=views,
+            resources=seen,
+            attested=attested,
+            witnesses=witnesses,
+            paths=dict(self.told),
+        )

@@ -390,6 +390,7 @@ class Node:
                     committed=self.state,
                     signal=signal,
                     own_lease=(self._page() or LeasePage()).lease,
+                    told=self.paths.others,
                     rules=self._rules,
                 )
                 self._collect(self.governor.take_effects())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
 from typing import Any
 
 from leitwolf.core.lease.profile import MILLISECOND
-from leitwolf.core.membership import acting
+from leitwolf.core.membership import acting, ways
 from leitwolf.core.node import Node
 from leitwolf.core.quorum.passive import Passive
 from leitwolf.core.quorum.predicate import contenders
@@ -27,8 +26,6 @@ _ASTRAY = frozenset({"witness-foreign", "witness-unformatted"})
 """What a node finds that looks at another place: a share that is not mounted there, another LUN."""
 _ENGINE_ELECTION_NS = 900 * MILLISECOND
 """etcd at its defaults answers nothing for so long, at least, while it elects a leader."""
-_CHECKS = {"disk": "quorum disk check", "object": "witness test"}
-"""Commands that look closer, by the kind of the acceptor."""
 
 
 def details(node: Node, acceptor: NodeId, now: int, naming: Naming) -> dict[str, Any]:
@@ -36,11 +33,11 @@ def details(node: Node, acceptor: NodeId, now: int, naming: Naming) -> dict[str,
     passive = next((one for one in node.quorum.passives if one.node == acceptor), None)
     if passive is None:
         return {}
-    ways = node.state.relocations
+    relocations = node.state.relocations
     return {
         "kind": passive.acceptor.kind,
         "storage": passive.acceptor.id.storage,
-        "location": location_of(passive.acceptor, ways, NO_NODE),
+        "location": location_of(passive.acceptor, relocations, NO_NODE),
         "silence_ms": passive.silence / MILLISECOND,
         "unfenced": passive.unfenced,
         "times": _times(passive, now),
@@ -50,9 +47,9 @@ def details(node: Node, acceptor: NodeId, now: int, naming: Naming) -> dict[str,
                 reaches=not path.fault,
                 since_wall=path.since_wall,
                 fault=path.fault,
-                location=location_of(passive.acceptor, ways, who),
+                location=location_of(passive.acceptor, relocations, who),
             )
-            for who, path in _paths(node, passive)
+            for who, path in ways.to(passive.acceptor, _told(node))
         ),
     }
 
@@ -71,36 +68,28 @@ def _times(passive: Passive, now: int) -> TimesView:
     )
 
 
-def _paths(node: Node, passive: Passive) -> list[tuple[NodeId, PathState]]:
-    """Return what each node that may lead said of its way to a disk or witness, by node.
+def _told(node: Node) -> dict[NodeId, tuple[PathState, ...]]:
+    """Return what each node that may lead said of its ways to disks and witnesses, by node.
 
     Others do not look any more: what they said last is old.
     """
     told = {node.me: node.paths.own, **node.paths.others}
-    return [
-        (who, path)
-        for who in sorted(told.keys() & {one.node for one in contenders(node.quorum.config)})
-        for path in told[who]
-        if path.storage == passive.acceptor.id.storage
-    ]
+    able = {one.node for one in contenders(node.quorum.config)}
+    return {who: said for who, said in told.items() if who in able}
 
 
 def blind(node: Node) -> dict[NodeId, frozenset[NodeId]]:
     """Return the disks and witnesses that a member does not reach, or refuses, by member."""
-    found: dict[NodeId, frozenset[NodeId]] = {}
-    for passive in node.quorum.passives:
-        for who, path in _paths(node, passive):
-            if path.fault:
-                found[who] = found.get(who, frozenset()) | {NodeId(passive.node)}
-    return found
+    return ways.blind([passive.acceptor for passive in node.quorum.passives], _told(node))
 
 
 def seen(node: Node) -> set[NodeId]:
     """Return the disks and witnesses that a node which may lead reaches: they are there."""
+    told = _told(node)
     return {
         NodeId(passive.node)
         for passive in node.quorum.passives
-        if any(not path.fault for _, path in _paths(node, passive))
+        if any(not path.fault for _, path in ways.to(passive.acceptor, told))
     }
 
 
@@ -113,9 +102,9 @@ def findings(node: Node, naming: Naming, *, lasting: bool = False) -> tuple[Find
         lasting: also what a disk or engine lacks by its nature.
     """
     found: list[FindingView] = []
-    profile = acting(node.state, ALL_RULES)
+    profile, told = acting(node.state, ALL_RULES), _told(node)
     for passive in node.quorum.passives:
-        what, paths = naming(passive.node), _paths(node, passive)
+        what, paths = naming(passive.node), ways.to(passive.acceptor, told)
         whole = any(not path.fault for _, path in paths)
         lasting_fault = _replaced(what, paths, of_one={_UNFIT, *(_ASTRAY if whole else ())})
         found += lasting_fault
@@ -185,7 +174,7 @@ def _unfit(who: str, what: str, kind: str, where: str, path: PathState) -> Findi
     return FindingView(
         code=_UNFIT,
         text=f"{who} refuses {what}: {text}",
-        fix=f"on {who}: leitwolf {_CHECKS[kind]} {where}; what was repaired counts again by "
+        fix=f"on {who}: leitwolf {ways.CHECKS[kind]} {where}; what was repaired counts again by "
         "itself; else: leitwolf quorum replace",
     )
 
@@ -196,16 +185,15 @@ def _astray(who: str, what: str, kind: str, where: str, path: PathState) -> Find
     return FindingView(
         code=code,
         text=f"{who} finds something else where others find {what}: {text}",
-        fix=f"on {who}: see what is mounted or connected there; leitwolf {_CHECKS[kind]} {where}",
+        fix=f"on {who}: see what is mounted or connected there; "
+        f"leitwolf {ways.CHECKS[kind]} {where}",
     )
 
 
 def _lost(who: str, what: str, kind: str, where: str, path: PathState) -> FindingView:
-    since = datetime.fromtimestamp(path.since_wall / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return FindingView(
         code="path-lost",
-        text=f"{who} does not reach {what} since {since}, and could not take over by it: "
-        f"{path.fault}",
-        fix=f"on {who}: leitwolf {_CHECKS[kind]} {where}; another way to it: "
-        "leitwolf quorum relocate",
+        text=f"{who} does not reach {what} since {ways.since(path)}, and could not take over by "
+        f"it: {path.fault}",
+        fix=ways.advice(who, kind, where),
     )

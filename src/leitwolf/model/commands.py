@@ -306,7 +306,7 @@ class Rekey(_Command, frozen=True, kw_only=True):
 
 
 class TransferLeader(_Command, frozen=True, kw_only=True):
-    """Hand leadership to ``node`` (0: the most up-to-date other node)."""
+    """Hand leadership to ``node`` (0: the most up-to-date other one that reaches what it needs)."""
 
     node: NodeId = NodeId(0)
 

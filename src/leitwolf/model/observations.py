@@ -203,3 +203,5 @@ class Observations(msgspec.Struct, frozen=True, kw_only=True):
     """Highest generation of each group that its owner attested."""
     witnesses: frozenset[int] = frozenset()
     """Disks and witnesses that did what was asked of them last."""
+    paths: dict[NodeId, tuple[PathState, ...]] = {}
+    """What the other nodes told of their ways to disks and witnesses; perhaps some seconds ago."""

@@ -6,7 +6,8 @@ Rules:
   silence its calls ask for, and what its guard hears on each interconnect. So a link between two
   nodes is told by both, each for its own ears.
 - It is told when it changes (links at most each 250 ms), and to each node that comes within reach.
-  It is shown to people; nothing is decided by it.
+  It is shown to people, and who lacks a way that it would need is not handed the office
+  (:mod:`leitwolf.core.membership.ways`); no safety rests on it.
 - What a node said is forgotten when it is out of reach, even if its stream only changed; so who
   comes within reach is asked, too.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leitwolf.core.policy.codes import CAUSES, NOT_CHOSEN, REFUSALS
 from leitwolf.core.policy.commands import Judged, changed_meanwhile, judge
-from leitwolf.core.policy.commands_cluster import transfer_refusal, unfit_joiner
+from leitwolf.core.policy.commands_cluster import blind_nodes, transfer_refusal, unfit_joiner
 from leitwolf.core.policy.health import Survival, survives
 from leitwolf.core.policy.placement import Candidates, candidates
 from leitwolf.core.policy.plan import Plan, Planned, plan
@@ -23,6 +23,7 @@ __all__ = [
     "Planned",
     "Runner",
     "Survival",
+    "blind_nodes",
     "candidates",
     "changed_meanwhile",
     "differences",

@@ -86,6 +86,7 @@ REFUSALS: dict[str, str] = {
     "network-overlap": "Another network has an overlapping subnet.",
     "no-candidate": "No node can take the group.",
     "nobody-votes": "Nobody would have a vote, or one without is preferred.",
+    "node-blind": "The node told that it does not reach the disk or witness that it needs to lead.",
     "node-down": "The node is down.",
     "no-disk-slot": "The quorum disk has no place for this node number: the node could never lead.",
     "node-exists": "There is a node of this name, uuid or address.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from leitwolf.core.lease.profile import PROFILES, ProfileError
+from leitwolf.core.membership import ways
 from leitwolf.core.policy.checks import (
     Judged,
     Refused,
@@ -16,7 +17,8 @@ from leitwolf.core.policy.checks import (
     parse_subnet,
 )
 from leitwolf.core.policy.commands_quorum import check_silence, check_slots, longest_silence
-from leitwolf.core.policy.health import is_quorum
+from leitwolf.core.policy.health import is_quorum, unable
+from leitwolf.core.quorum.predicate import contenders, witnesses
 from leitwolf.model import commands, events
 from leitwolf.model.events import Event
 from leitwolf.model.ids import NO_NODE, NodeId, NodeStatus
@@ -28,11 +30,13 @@ from leitwolf.model.limits import (
     TOKEN_LIFETIME_S_MAX,
 )
 from leitwolf.model.observations import Observations
+from leitwolf.model.quorum import location_of
 from leitwolf.model.state import State
 from leitwolf.model.types import address_of
 
 __all__ = [
     "add_node",
+    "blind_nodes",
     "change_cluster",
     "evict_node",
     "issue_token",
@@ -379,6 +383,50 @@ def rekey(state: State, command: commands.Rekey, _seen: Observations) -> Judged:
     return judged([event], "replace the heartbeat key")
 
 
+def blind_nodes(state: State, seen: Observations) -> frozenset[NodeId]:
+    """Return the nodes that told that they do not reach what they would need to lead now."""
+    if state.quorum is None:
+        return frozenset()
+    passives = witnesses(state.quorum)
+    alive = _connected(seen) | {acceptor.id.node for acceptor in passives}
+    if _must_go(state):
+        alive -= {state.leader}
+    return unable(state, alive, ways.blind(passives, seen.paths))
+
+
+def _must_go(state: State) -> bool:
+    """Return whether the leader stops or leaves, so that it hands over to whom it can."""
+    leader = state.nodes.get(state.leader)
+    return leader is not None and (leader.stopping or leader.status is NodeStatus.LEAVING)
+
+
+def _check_sight(state: State, nodes: set[NodeId], seen: Observations) -> None:
+    """Refuse if, of those of these nodes that may lead, none reaches what it needs for that."""
+    if state.quorum is None:
+        return
+    able = {one.node for one in contenders(state.quorum)} & nodes
+    if not able or not able <= blind_nodes(state, seen):
+        return
+    said, advice = [], []
+    for acceptor in witnesses(state.quorum):
+        kind = "disk" if acceptor.kind == "disk" else "witness"
+        for node, path in ways.to(acceptor, seen.paths):
+            if path.fault and node in able:
+                name, where = state.nodes[node].name, location_of(acceptor, state.relocations, node)
+                said.append(
+                    f"{name} could not lead: it told that it does not reach {kind} {where} "
+                    f"since {ways.since(path)}: {path.fault}"
+                )
+                advice.append(ways.advice(name, acceptor.kind, where))
+    raise Refused(
+        "node-blind",
+        "; ".join(said),
+        hint=f"{advice[0]}; every node looks each 5 s, then ask again",
+        field="node",
+        retryable=True,
+    )
+
+
 def transfer_leader(state: State, command: commands.TransferLeader, seen: Observations) -> Judged:
     """Check that a node can lead; handing over leadership leaves no event of its own."""
     if command.node == NO_NODE:
@@ -397,6 +445,8 @@ def transfer_leader(state: State, command: commands.TransferLeader, seen: Observ
                 field="node",
                 retryable=True,
             )
+        if not _must_go(state):
+            _check_sight(state, {node.id for node in others}, seen)
         return judged([], "hand leadership to another node")
     node = find_node(state, command.node)
     if node.status is not NodeStatus.MEMBER:
@@ -410,6 +460,7 @@ def transfer_leader(state: State, command: commands.TransferLeader, seen: Observ
             field="node",
             retryable=True,
         )
+    _check_sight(state, {node.id}, seen)
     return judged([], f"hand leadership to {node.name}")
 
 

@@ -22,7 +22,7 @@ from leitwolf.model.ids import NodeId
 from leitwolf.model.quorum import Acceptor, QuorumConfig
 from leitwolf.model.state import State
 
-__all__ = ["Loss", "Survival", "is_quorum", "survives"]
+__all__ = ["Loss", "Survival", "is_quorum", "survives", "unable"]
 
 _PAIRS_OF_MAX = 9
 """Pairs of so many are told at most: eight nodes and a witness."""
@@ -86,10 +86,15 @@ class _Votes:
 
     def holds(self, alive: Collection[int]) -> bool:
         """Return whether those alive are a quorum of a node among them that can lead."""
-        return any(
-            all(is_quorum(acceptors, within) for acceptors in self.configurations)
-            for within in {frozenset(alive) - self._unseen(one) for one in self.nodes & set(alive)}
-        )
+        able = {frozenset(alive) - self._unseen(one) for one in self.nodes & set(alive)}
+        return any(self._are_quorum(within) for within in able)
+
+    def leads(self, one: NodeId, alive: Collection[int]) -> bool:
+        """Return whether those of ``alive`` that this node reaches are a quorum."""
+        return self._are_quorum(frozenset(alive) - self._unseen(one))
+
+    def _are_quorum(self, within: Collection[int]) -> bool:
+        return all(is_quorum(acceptors, within) for acceptors in self.configurations)
 
     def missed(self, one: int) -> tuple[int, bool, int]:
         """Return a key by which those come first whose loss costs most."""
@@ -138,12 +143,7 @@ def survives(
         alive = {node.id for node in state.nodes.values() if node.up}
         if config is not None:
             alive |= {a.id.node for a in config.acceptors if a.kind != "node"}
-    votes = _Votes(config, blind or {})
-    alive = frozenset[int](
-        one.node
-        for acceptors in votes.configurations
-        for one in within_reach(state, acceptors, alive)
-    )
+    votes, alive = _votes(state, alive, blind or {})
     if not votes.holds(alive):
         text = "there is no quorum now"
         return Survival(quorum=False, failures=0, in_turn=0, losses=(), text=text)
@@ -158,6 +158,32 @@ def survives(
     in_turn = _in_turn(state, votes, alive) if state.wish.dynamic else failures
     found = Survival(quorum=True, failures=failures, in_turn=in_turn, losses=tuple(losses), text="")
     return msgspec.structs.replace(found, text=_text(state, found, voting))
+
+
+def unable(
+    state: State, alive: Collection[int], blind: Mapping[NodeId, frozenset[NodeId]]
+) -> frozenset[NodeId]:
+    """Return the nodes that could not lead with those alive, as they do not reach what they need.
+
+    Args:
+        state: quorum configuration and nodes.
+        alive: nodes, disks and witnesses that can be reached.
+        blind: the disks and witnesses that a node does not reach, by node.
+    """
+    votes, alive = _votes(state, alive, blind)
+    return frozenset(node for node in blind if not votes.leads(node, alive))
+
+
+def _votes(
+    state: State, alive: Collection[int], blind: Mapping[NodeId, frozenset[NodeId]]
+) -> tuple[_Votes, frozenset[int]]:
+    """Return the votes in force, and who of those alive can confirm by them."""
+    votes = _Votes(state.quorum, blind)
+    return votes, frozenset(
+        one.node
+        for acceptors in votes.configurations
+        for one in within_reach(state, acceptors, alive)
+    )
 
 
 def _loss(votes: _Votes, lost: tuple[int, ...], alive: frozenset[int]) -> Loss:

@@ -16,6 +16,7 @@ once if somebody is to act on what committed, else some milliseconds later.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from operator import is_
 
 import msgspec
@@ -334,13 +335,13 @@ class Leadership:
         """Return the nodes that may lead by the configuration in force."""
         return {identity.node for identity in contenders(self._standing.log.config)}
 
-    def successor(self) -> int:
-        """Return the connected voter that is most up to date, 0: none."""
+    def successor(self, blind: Collection[int] = ()) -> int:
+        """Return the connected voter that is most up to date, 0: none; ``blind``: those last."""
         standing = self._standing
         nodes = self.voting_nodes()
         able = [
-            (progress.match, -node)
+            (node not in blind, progress.match, -node)
             for node, progress in self.progress.items()
             if node in nodes and node in standing.connected
         ]
-        return -max(able)[1] if able else 0
+        return -max(able)[2] if able else 0

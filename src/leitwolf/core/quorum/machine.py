@@ -24,7 +24,7 @@ so lease and roster go on. Without a valid lease it steps down.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from leitwolf.core.effects import Effect
@@ -469,11 +469,11 @@ class QuorumCore(QuorumView):
         self._standing.now = now
         return self._in_office().propose(payload, config, urgent=urgent)
 
-    def transfer(self, now: int, node: int) -> None:
+    def transfer(self, now: int, node: int, blind: Collection[int] = ()) -> None:
         """Hand leadership over to ``node`` (0: the most up-to-date voter within reach).
 
         Ends in ``SteppedDown`` (reason ``transferred``) or ``TransferFailed``; while one is under
-        way another is ignored, as is one to this node.
+        way another is ignored, as is one to this node. ``blind``: chosen only if nobody else is.
 
         Raises:
             NotLeader: this node is not in office.
@@ -483,7 +483,7 @@ class QuorumCore(QuorumView):
         leadership = self._in_office()
         if self._transfer is not None or node == standing.me.node:
             return
-        target = node or leadership.successor()
+        target = node or leadership.successor(blind)
         reason = ""
         if target == 0 or target not in leadership.voting_nodes():
             reason = "no-voter"
