@@ -32,6 +32,7 @@ class Machine:
             page=lambda: self.kernel.page,
             clocks=lambda: Now(1_000, 1_000 + self.kernel.slept),
             later=lambda _, work: self.due.append(work),
+            about_to=lambda _: None,
             tell=self.told.append,
             started=lambda _: None,
             entropy=Entropy(1),
