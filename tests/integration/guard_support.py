@@ -97,8 +97,9 @@ class Node:
             watchdog="none",
             fence="namespace",
         )
-        here = str(Path(__file__).resolve().parents[2])
-        self.environment = {**os.environ, **self.settings.environment(), "PYTHONPATH": here}
+        here = Path(__file__).resolve().parents[2]
+        path = f"{here / 'src'}:{here}"
+        self.environment = {**os.environ, **self.settings.environment(), "PYTHONPATH": path}
         self.init = subprocess.Popen(
             ["unshare", "--net", "--pid", "--mount-proc", "--fork", "--kill-child",
              sys.executable, "-c",

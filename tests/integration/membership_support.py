@@ -260,9 +260,9 @@ class Members:
         """Return the owner of the group."""
         return next(item.owner for item in self.status(asked).groups if item.id == "web")
 
-    def generation(self) -> int:
-        """Return the generation of the group."""
-        return next(item.generation for item in self.status().groups if item.id == "web")
+    def generation(self, group: str = "web") -> int:
+        """Return the generation of a group."""
+        return next(item.generation for item in self.status().groups if item.id == group)
 
     def keys(self) -> dict[str, bytes]:
         """Return the heartbeat keys of every member, as its guard reads them."""

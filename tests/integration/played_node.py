@@ -15,10 +15,10 @@ import subprocess
 import sys
 import time
 
-from leitwolf.keeper.process import Keeper
+from leitwolf.keeper import process
 from leitwolf.system import clock
 from leitwolf.system.page import PageReader
-from leitwolf.system.progress import Progress, Role
+from leitwolf.system.progress import Flag, Progress, Role
 from leitwolf.system.settings import Settings
 from leitwolf.wire.ballot import Ballot
 from leitwolf.wire.guard import (
@@ -47,14 +47,25 @@ def command(part: str) -> tuple[str, ...]:
 
 def keeper() -> int:
     programs = {role: command(role.name.lower()) for role in (Role.KEEPER, Role.DAEMON, Role.HOST)}
-    return Keeper(SETTINGS, programs).run()
+    if "PLAYED_STOP_S" in os.environ:
+        process._DAEMON_STOP = int(os.environ["PLAYED_STOP_S"]) * 1_000 * MS
+    return process.Keeper(SETTINGS, programs).run()
 
 
 def daemon() -> int:
     time.sleep(float(os.environ.get("PLAYED_LOADING_S", "0")))
     progress = Progress(SETTINGS.runtime / "progress.page")
     progress.begin(Role.DAEMON)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    def drain(*_: object) -> None:
+        draining_s = float(os.environ.get("PLAYED_DRAINING_S", "0"))
+        if not draining_s:
+            sys.exit(0)
+        progress.mark(Flag.DRAINS)
+        signal.setitimer(signal.ITIMER_REAL, draining_s)
+
+    signal.signal(signal.SIGTERM, drain)
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit(0))
     while True:
         with contextlib.suppress(OSError, LayoutError), connected() as channel:
             govern(channel, progress)

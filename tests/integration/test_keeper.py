@@ -251,3 +251,18 @@ def test_systemd_is_told_of_a_slow_start() -> None:
         while not heard[-1].startswith(b"READY=1"):
             heard.append(manager.recv(1_000))
     assert set(heard[:-1]) == {b"EXTEND_TIMEOUT_USEC=30000000"}
+
+
+def test_a_daemon_that_drains_is_not_killed_and_systemd_is_told() -> None:
+    """It may take as long as groups need to stop, which is longer than the unit gives."""
+    with managed(20, PLAYED_STOP_S="1", PLAYED_DRAINING_S="5") as (node, manager):
+        keeper = start(node)
+        heard = [manager.recv(1_000)]
+        while not heard[-1].startswith(b"READY=1"):
+            heard.append(manager.recv(1_000))
+        os.kill(node.process(Role.KEEPER), signal.SIGTERM)
+        assert manager.recv(1_000).startswith(b"STOPPING=1")
+        told = [manager.recv(1_000) for _ in range(4)]
+        assert keeper.wait(30) == 0
+        assert set(told) == {b"EXTEND_TIMEOUT_USEC=30000000"}
+        assert "did not stop" not in node.log()

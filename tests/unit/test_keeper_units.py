@@ -15,7 +15,7 @@ from leitwolf.keeper.children import Child, Limits
 from leitwolf.keeper.reaper import Reaper
 from leitwolf.keeper.unit import unit_text
 from leitwolf.system.pidfd import ProcessHandle
-from leitwolf.system.progress import Progress, Role
+from leitwolf.system.progress import Flag, Progress, Role
 from leitwolf.system.settings import Settings
 
 SECOND = 1_000_000_000
@@ -119,6 +119,24 @@ def test_who_hangs_at_its_start_has_twice_the_time_for_the_next(
     assert not child.hangs(now)
     progress.begin(Role.DAEMON)  # another process, without a pass
     assert hang() == 5
+
+
+def test_only_the_process_itself_says_that_it_drains(
+    progress: Progress, programs: list[subprocess.Popen[bytes]]
+) -> None:
+    """What a former one said of itself counts nothing."""
+    child = Child(Role.DAEMON, progress, os.getpid, LIMITS)
+    progress.begin(Role.DAEMON)
+    progress.mark(Flag.DRAINS)
+    assert not child.drains()
+    child.start(0)
+    assert child.drains()
+    progress.mark(Flag(0))
+    assert not child.drains()
+    other = Child(Role.DAEMON, progress, lambda: spawner(programs), LIMITS)
+    progress.mark(Flag.DRAINS)
+    other.start(0)
+    assert not other.drains()
 
 
 def test_a_slot_of_somebody_else_is_no_progress(

@@ -22,6 +22,7 @@ from leitwolf.model.commands import (
     PauseNode,
     RecoverGroup,
     RemoveGroup,
+    StopNode,
     WishGroup,
     WishResource,
 )
@@ -506,6 +507,61 @@ def test_draining_without_a_taker_leaves_the_group_running() -> None:
     assert world.plan().changes == ()
     world.do(PauseNode(node=NodeId(2), paused=False))
     assert kinds(world.events(world.settle())) == ["GroupClosing"]
+
+
+def test_a_node_that_stops_closes_what_nobody_can_take_and_starts_it_again() -> None:
+    """It would be killed there otherwise. The wish remains, and nothing counts as a failure."""
+    world = World(2)
+    world.online("web")
+    world.do(PauseNode(node=NodeId(2), paused=True))
+    world.do(StopNode(node=NodeId(1)))
+    (closing,) = world.events(world.settle())
+    assert isinstance(closing, events.GroupClosing)
+    assert (closing.target, closing.failover) == (0, False)
+    assert closing.cause.text == "node1 is about to stop; no other node can take web"
+    world.report("web-app", OFFLINE)
+    world.attest("web")
+    found = world.events(world.settle())
+    assert kinds(found) == ["ResourceMoved", "GroupStopped"]
+    group = world.group("web")
+    assert (group.wish, group.phase, group.failed_at) == (Wish.ONLINE, GroupPhase.STOPPED, -1)
+    assert group.cause.text == "node1 stopped web before it stops itself; no node can take web"
+    assert world.resource("web-app").restarts == ()
+    world.see(1, AWAY)
+    assert kinds(world.events(world.settle())) == ["NodeDown"]
+    world.see(1, UP)
+    assert kinds(world.events(world.settle())) == ["NodeUp", "GroupPlaced"]
+    assert (world.group("web").owner, world.group("web").failovers) == (1, ())
+
+
+def test_a_node_that_stops_moves_what_another_can_take() -> None:
+    """Only what cannot move stops without a target; a taker that comes meanwhile has it at once."""
+    world = World(2)
+    world.online("web")
+    world.do(StopNode(node=NodeId(1)))
+    (closing,) = world.events(world.settle())
+    assert isinstance(closing, events.GroupClosing)
+    assert closing.target == 2
+    world = World(2)
+    world.online("web")
+    world.do(PauseNode(node=NodeId(2), paused=True))
+    world.do(StopNode(node=NodeId(1)))
+    world.settle()
+    world.do(PauseNode(node=NodeId(2), paused=False))
+    world.attest("web")
+    assert kinds(world.events(world.settle())) == ["GroupPlaced"]
+    assert world.group("web").owner == 2
+
+
+def test_nothing_is_restarted_on_a_node_that_stops() -> None:
+    """Neither in place nor by a failover that counts: what failed stops with the rest."""
+    world = World(1)
+    world.online("web")
+    world.do(StopNode(node=NodeId(1)))
+    world.report("web-app", FAILED)
+    assert kinds(world.events(world.settle())) == ["ResourceMoved", "GroupClosing"]
+    assert world.resource("web-app").attempt == 0
+    assert world.group("web").visited == ()
 
 
 def test_pausing_without_draining_moves_nothing() -> None:

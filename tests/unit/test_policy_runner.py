@@ -12,6 +12,7 @@ from leitwolf.model.commands import (
     ChangeResource,
     MoveGroup,
     RemoveResource,
+    StopNode,
     WishGroup,
     WishResource,
 )
@@ -205,6 +206,32 @@ def test_closing_stops_everything_and_then_closes(host: Host) -> None:
     host.log_shows()
     assert host.world.group("web").owner == 2
     assert host.names() == []
+
+
+def test_an_orderly_stop_of_the_only_node_stops_dependents_first() -> None:
+    """Nobody can take the group, so it is closed here; when the node goes on it starts again."""
+    world = World(1)
+    world.add("web", resources=CHAIN)
+    world.settle()
+    host = Host(world)
+    online(host)
+    world.do(StopNode(node=NodeId(1)))
+    world.settle()
+    assert host.names() == ["stop web-app 1"]
+    host.report("web-app", STOPPING)
+    host.log_shows()
+    assert host.names() == [], "the others wait for it, however long it takes"
+    host.report("web-app", OFFLINE)
+    host.log_shows()
+    assert host.names() == ["stop web-ip 1", "stop web-fs 1", "close web 1"]
+    host.report("web-ip", OFFLINE)
+    host.report("web-fs", OFFLINE)
+    host.attested[WEB] = 1
+    host.log_shows()
+    assert host.names() == []
+    world.do(StopNode(node=NodeId(1), stopping=False))
+    world.settle()
+    assert host.names() == ["start web-fs 2.0", "start web-ip 2.0"]
 
 
 def test_a_start_under_way_counts_as_running_when_the_group_closes(host: Host) -> None:

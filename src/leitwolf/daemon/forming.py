@@ -1,4 +1,4 @@
-"""Forming a cluster, joining one, admitting a joiner, leaving in order."""
+"""Forming a cluster, joining one, admitting a joiner."""
 
 from __future__ import annotations
 
@@ -13,13 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from leitwolf.core.lease.profile import MILLISECOND, PROFILES, ProfileError
-from leitwolf.core.membership import longest
-from leitwolf.core.membership.votes import wanted_acceptors
-from leitwolf.core.rules import ALL_RULES
 from leitwolf.daemon.bootstrap import Bootstrap, save_bootstrap
-from leitwolf.daemon.cluster import Cluster
 from leitwolf.daemon.kept import read_note
-from leitwolf.model.commands import StopNode, TransferLeader
 from leitwolf.model.errors import InvalidConfig, LeitwolfError, StorageError
 from leitwolf.model.events import (
     Cause,
@@ -31,7 +26,7 @@ from leitwolf.model.events import (
     QuorumChanged,
     QuorumWished,
 )
-from leitwolf.model.ids import GroupPhase, NodeId
+from leitwolf.model.ids import NodeId
 from leitwolf.model.log import CommitRecord, Entry, EntryRecord, PromisedRecord
 from leitwolf.model.quorum import Acceptor, AcceptorId, QuorumConfig, QuorumWish
 from leitwolf.peers.frames import Code, JoinGrant, JoinRequest
@@ -39,7 +34,6 @@ from leitwolf.peers.identity import Identity, fingerprint_of_pem, save_identity
 from leitwolf.peers.token import JoinToken, digest
 from leitwolf.state import encode_change
 from leitwolf.store import QuorumLog, StoreIdentity, quarantine
-from leitwolf.system.clock import raw_ns
 from leitwolf.system.durable import remove_durably, write_durably
 from leitwolf.system.interfaces import interface_addresses
 from leitwolf.system.progress import Flag, Slot
@@ -56,21 +50,15 @@ __all__ = [
     "addresses_on",
     "begun_secret",
     "best_profile",
-    "drain",
     "ensure_folders",
     "establish",
     "forget_joining",
     "form",
-    "hand_over",
     "issue",
     "join",
     "verify_profile",
 ]
 
-_STAY_NS = 1_500 * MILLISECOND
-"""A group that has not begun to move by then has nowhere to go; it is stopped here."""
-_VOTE_NS = 1_000 * MILLISECOND
-"""A change of votes takes R and two commits; this is for the commits, and one change before it."""
 _JOINING = "joining.json"
 _LEAVING_S = 60.0
 """Evicting a node takes R and more, at the slowest profile ten seconds."""
@@ -410,56 +398,3 @@ def addresses_on(
         if inside:
             found[name] = inside[0]
     return found
-
-
-async def drain(cluster: Cluster, timeout_s: float) -> None:
-    """Move the groups of this node away and hand over leadership, before an orderly stop.
-
-    Bounded: what cannot move in time is stopped by the guard, and starts elsewhere after that.
-    """
-    node = cluster.node
-    deadline = raw_ns() + int(timeout_s * 1e9)
-    others = [other for other in node.connected if other in node.state.nodes]
-    if not others or not node.leader or not await cluster.tell(StopNode(node=node.me)):
-        return
-    still_since, index = raw_ns(), node.state.index
-    while raw_ns() < deadline:
-        own = [group for group in node.state.groups.values() if group.owner == node.me]
-        if node.state.index != index:
-            still_since, index = raw_ns(), node.state.index
-        moving = any(group.phase is GroupPhase.CLOSING for group in own)
-        if not own or (not moving and raw_ns() - still_since > _STAY_NS):
-            break
-        await cluster.timeline.wait_beyond(index, 0.2)
-    patience = 2 * longest(node.state, ALL_RULES).run + _VOTE_NS
-    await _give_vote_away(cluster, min(deadline, raw_ns() + patience))
-    await hand_over(cluster, max(0.0, (deadline - raw_ns()) / 1e9))
-
-
-async def _give_vote_away(cluster: Cluster, deadline: int) -> None:
-    """Wait until the others need no vote of this node any more, where votes are dynamic; bounded.
-
-    Before leadership is handed over: two changes of the votes would take twice as long.
-    """
-    node = cluster.node
-    nodes = [a.id for a in node.quorum.config.acceptors if a.kind == "node"]
-    without = wanted_acceptors(node.state.wish, nodes, {node.me})
-    if not node.state.wish.dynamic or any(a.id.node == node.me and a.weight for a in without):
-        return
-    while raw_ns() < deadline:
-        config = node.quorum.config
-        acceptors = (*config.acceptors, *(config.former or ()))
-        if not any(a.id.node == node.me and a.weight for a in acceptors):
-            return
-        await asyncio.sleep(0.01)
-
-
-async def hand_over(cluster: Cluster, timeout_s: float) -> None:
-    """Hand leadership to another node if this one has it and there is one; bounded."""
-    node = cluster.node
-    deadline = time.monotonic() + timeout_s
-    if node.leader != node.me or not node.connected:
-        return
-    if await cluster.tell(TransferLeader(), timeout_s):
-        while time.monotonic() < deadline and node.leader == node.me:
-            await asyncio.sleep(0.005)

@@ -29,6 +29,7 @@ from leitwolf.daemon.departure import (
     save_lockout,
     way_back,
 )
+from leitwolf.daemon.drain import drain, hand_over
 from leitwolf.daemon.fresh import begin_anew, has_memories
 from leitwolf.daemon.kept import written_down
 from leitwolf.daemon.restoring import carry_on, load_restore
@@ -38,13 +39,12 @@ from leitwolf.peers.admission import OnJoin
 from leitwolf.store import QuorumLog, StoreIdentity
 from leitwolf.system.clock import raw_ns
 from leitwolf.system.diary import log
-from leitwolf.system.progress import Progress
+from leitwolf.system.progress import Flag, Progress
 from leitwolf.system.settings import Settings
 from leitwolf.wire.guard import GUARD, StopEverything
 
 __all__ = ["PASSING", "Lifecycle"]
 
-_STOP_S = 30.0
 _HAND_OVER_S = 2.0
 """The keeper kills a daemon that is to be replaced after 5 s."""
 _STOP_EVERYTHING_S = 10.0
@@ -371,17 +371,22 @@ class Lifecycle:
         return True
 
     async def drain(self) -> None:
-        """Move the groups away for an orderly stop; bounded."""
+        """Move groups away, stop the rest in order; bounded by their stop timeouts."""
         cluster = self.cluster
-        if cluster is not None:
-            cluster.house.stopping = True
-            await forming.drain(cluster, _STOP_S)
+        if cluster is None:
+            return
+        cluster.house.stopping = True
+        self._progress.mark(Flag.DRAINS)
+        try:
+            await drain(cluster)
+        finally:
+            self._progress.mark(Flag(0))
 
     async def hand_over(self) -> None:
         """Give up leadership before this daemon is replaced; the groups stay."""
         cluster = self.cluster
         if cluster is not None:
-            await forming.hand_over(cluster, _HAND_OVER_S)
+            await hand_over(cluster, _HAND_OVER_S)
 
     def formed(self) -> Cluster:
         """Return the cluster that this node takes part in.

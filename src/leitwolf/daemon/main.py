@@ -58,7 +58,7 @@ async def _run(settings: Settings) -> None:
             log.info("ending: another daemon takes over, the groups stay")
             await service.life.hand_over()
         else:
-            log.info("stopping: groups move away first")
+            log.info("stopping: groups move away or stop first")
             await service.life.drain()
         for task in work:
             task.cancel()

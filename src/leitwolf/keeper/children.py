@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from leitwolf.system.pidfd import ProcessHandle
-from leitwolf.system.progress import Progress, Role
+from leitwolf.system.progress import Flag, Progress, Role
 
 __all__ = ["Child", "Limits"]
 
@@ -89,6 +89,12 @@ class Child:
     def loads(self, now: int) -> bool:
         """Tell whether it runs for long, and has yet to make its first pass: not one that dies."""
         return self.handle is not None and not self.ready and now - self._began > _SLOW
+
+    def drains(self) -> bool:
+        """Tell whether it says that it waits for groups before it ends."""
+        slot = self._progress.slot(self.role)
+        mine = self.handle is not None and slot.process == self.handle.process
+        return mine and bool(slot.flags & Flag.DRAINS)
 
     def adopt(self, now: int) -> bool:
         """Take over the process that a former keeper started, if it lives."""

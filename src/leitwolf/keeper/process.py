@@ -57,7 +57,8 @@ _OTHERS_LIMITS = Limits(progress=10 * _SECOND, start=60 * _SECOND, patience=1)
 One that reads a long log at its start is not hanging."""
 _GUARD_DEATH = 2 * _SECOND
 _DAEMON_STOP = 60 * _SECOND
-"""Moving all groups away, their stop timeouts included."""
+"""Before and after its groups move away or stop. That is not counted: it takes as long as their
+stop timeouts, which the daemon knows; one that hangs meanwhile is killed for that."""
 _GUARD_STOP = 30 * _SECOND
 _HOST_STOP = 10 * _SECOND
 _REPLACE = 5 * _SECOND
@@ -324,7 +325,7 @@ class Keeper:
         if orders & {signal.SIGTERM, signal.SIGINT} and not self._stopping:
             self._stopping = True
             self._replacing = []
-            self._notifier.stopping("moving groups away")
+            self._notifier.stopping("groups move away or stop in order")
             self._say("stopping")
             self._enter([Role.DAEMON, Role.GUARD, Role.HOST], now)
         elif signal.SIGHUP in orders and not self._stopping:
@@ -371,7 +372,9 @@ class Keeper:
             self._enter(self._phase[1:], now)
             return
         self._signal(child, signal.SIGTERM)
-        if took > (_DAEMON_STOP if child.role is Role.DAEMON else _HOST_STOP):
+        if child.drains():
+            self._phase_began = now
+        elif took > (_DAEMON_STOP if child.role is Role.DAEMON else _HOST_STOP):
             self._say(f"{child.name} did not stop in {took // _SECOND} s: killed")
             child.kill(now)
 
@@ -431,7 +434,8 @@ class Keeper:
             self._notifier.ready("guard and daemon are up")
         starts = not self._ready and not self._stopping
         loads = starts and any(child.loads(now) for child in self._children.values())
-        if loads and now - self._extended > _SECOND:
+        # Once a stop takes longer than the unit says, systemd is to be told so until its end.
+        if (loads or self._stopping) and now - self._extended > _SECOND:
             self._extended = now
             self._notifier.extend(_EXTEND_S)
         if self._notifier.watchdog_ms and now - self._notified > (

@@ -168,7 +168,7 @@ class NodePaused(_Event, frozen=True, kw_only=True):
 
 
 class NodeStopping(_Event, frozen=True, kw_only=True):
-    """The node is about to stop in order: its groups move away. Over when it is up anew."""
+    """The node is about to stop in order: its groups move away or stop. Over when it is up anew."""
 
     node: NodeId
     stopping: bool = True

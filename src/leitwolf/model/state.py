@@ -45,7 +45,7 @@ class Node(_Data, frozen=True, kw_only=True):
     replaced: bool = False
     """While leaving: its place is kept for another node of its name."""
     stopping: bool = False
-    """It is about to stop in order: its groups move away; over when it is up anew."""
+    """It is about to stop in order: its groups move away or stop; over when it is up anew."""
     realtime: bool | None = None
     """Its guard has real-time scheduling; None: it did not tell yet."""
     token: str = ""

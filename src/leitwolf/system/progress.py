@@ -32,7 +32,7 @@ class Role(enum.IntEnum):
 
 
 class Flag(enum.IntFlag):
-    """What a process got from the machine."""
+    """What a process got from the machine, and what it is at."""
 
     REALTIME = 1
     LOCKED = 2
@@ -43,6 +43,8 @@ class Flag(enum.IntFlag):
     """The kernel gate on addresses works."""
     CGROUPS = 16
     """It runs resources in cgroups."""
+    DRAINS = 32
+    """Before its end it waits for groups to move away or to stop, as long as these may take."""
 
 
 _NO_FLAGS = Flag(0)
@@ -124,7 +126,7 @@ class Progress:
         words[at + _COUNTER] += 1
 
     def mark(self, flags: Flag) -> None:
-        """Say what this process got from the machine.
+        """Say what this process got from the machine, or is at; all else is not so.
 
         Raises:
             ValueError: :meth:`begin` was not called.

@@ -69,7 +69,8 @@ def plan(state: State, seen: Observations, now: int) -> Plan:
         if up is not node.up:
             if nodes is state.nodes:
                 nodes = dict(nodes)
-            nodes[key] = replace(node, up=up, changed=state.index + 1)
+            stopping = node.stopping and not up
+            nodes[key] = replace(node, up=up, stopping=stopping, changed=state.index + 1)
             if up:
                 changes.append(_came_up(node))
             else:

@@ -150,6 +150,8 @@ def _next(scene: Scene, state: State, name: GroupId) -> Step | None:
         if scene.seen.attested.get(group.id, 0) >= group.generation:
             return _closed(scene, group)
         return None
+    if scene.nodes[group.owner].stopping:
+        return _drained(scene, group)  # whatever failed there is stopped as well, not restarted
     return _failed(scene, state, group) or _drained(scene, group)
 
 
@@ -223,6 +225,8 @@ def _closed(scene: Scene, group: Group) -> Step:
         code, text = "failed-over", f"{group.id} failed on {owner} and is stopped there"
     elif group.removing:
         code, text = "removing", f"{owner} stopped {group.id}"
+    elif group.target == NO_NODE and scene.nodes[group.owner].stopping:
+        code, text = "drained", f"{owner} stopped {group.id} before it stops itself"
     else:
         code, text = "moved", f"{owner} stopped {group.id} for its move"
     cause = Cause(code=code, text=text, index=scene.past(group.changed))
@@ -451,16 +455,22 @@ def _given_up(scene: Scene, group: Group, resource: Resource, code: str, text: s
 
 
 def _drained(scene: Scene, group: Group) -> Step | None:
-    """Let a group leave a node that drains, stops or leaves, if another can take it."""
+    """Let a group leave a node that drains, stops or leaves, if another can take it.
+
+    One that nobody can take stops in order on a node that is about to stop, as it would be killed
+    there otherwise; its wish remains, so it starts where it can next. Else it runs on.
+    """
     owner = scene.nodes[group.owner]
     leaving = owner.status is NodeStatus.LEAVING
     if not (owner.draining or owner.stopping or leaving) or not scene.connected(owner.id):
         return None
     found = scene.placement.choose(group, after=owner.id)
-    if found.first == NO_NODE:
+    if found.first == NO_NODE and not owner.stopping:
         return None
-    why = "is being drained" if owner.draining else "is about to stop"
+    why = "is about to stop" if owner.stopping else "is being drained"
     text = f"{owner.name} {'leaves the cluster' if leaving else why}"
+    if found.first == NO_NODE:
+        text += f"; no other node can take {group.id}"
     cause = Cause(code="drained", text=text, index=scene.past(owner.changed))
     closing = GroupClosing(group=group.id, target=found.first, cause=cause, failover=False)
     return Step((closing,), cause)
