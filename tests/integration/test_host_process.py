@@ -432,6 +432,30 @@ def test_output_stays_bounded(node: HostNode) -> None:
     assert current.stat().st_size + old.stat().st_size <= 8192
 
 
+def test_output_stays_bounded_while_it_starts_and_while_it_stops(node: HostNode) -> None:
+    """Both may last an hour, and what a process writes meanwhile must not fill the disk."""
+    daemon = node.start()
+    script = "trap : TERM; while :; do echo 0123456789012345678901234567890123456789; done"
+    daemon.send(
+        process_order(
+            "srv",
+            f"/bin/sh -c '{script}'",
+            output_bytes_max=8192,
+            check_command="/bin/false",
+            ready_timeout_ms=60_000,
+            stop_timeout_ms=60_000,
+        )
+    )
+    daemon.state("srv", "online-pending")
+    old = node.state / "output" / "srv.log.1"
+    eventually(lambda: old.exists() and old.stat().st_size)
+    assert old.stat().st_size <= 4096
+    daemon.send(stop_order("srv"))
+    daemon.state("srv", "offline-pending")
+    old.unlink(missing_ok=True)
+    eventually(lambda: old.exists() and old.stat().st_size)
+
+
 @pytest.fixture
 def unprivileged(tmp_path: Path) -> Iterator[HostNode]:
     with host_node(tmp_path / "node") as made:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,15 +15,16 @@ from typing import Any, NoReturn
 
 import pytest
 
+from leitwolf.host.tasks import TaskTree
 from leitwolf.model.errors import ResourceError
 from leitwolf.model.ids import GroupId, ResourceId
 from leitwolf.model.observations import StartResource
-from leitwolf.resources import NOT_PERMITTED, Surroundings
+from leitwolf.resources import NOT_PERMITTED, Surroundings, process
 from leitwolf.resources._checks import Endpoint, check_http, check_tcp, endpoint, web_address
 from leitwolf.resources._command import ProcessParameters, account, signal_number
 from leitwolf.resources._output import BoundedOutput
 from leitwolf.resources.process import Process
-from leitwolf.system.containment import Program, SpawnRefused
+from leitwolf.system.containment import Child, Program, SpawnRefused
 
 
 def test_parameters_have_the_defaults_of_the_model() -> None:
@@ -200,3 +202,84 @@ async def test_child_asks_for_the_permission(tmp_path: Path, reason: str) -> Non
         await Process(surroundings).start()
     if isinstance(caught.value, ResourceError):
         assert caught.value.code == NOT_PERMITTED
+
+
+class Chatty:
+    """A containment of one program, which writes all the time and knows no signal but SIGKILL."""
+
+    def __init__(self) -> None:
+        self.child = 0
+
+    def empty(self, cell: str) -> bool:
+        if not self.child or cell != "r":
+            return True
+        try:
+            return Path(f"/proc/{self.child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
+
+    def spawn(self, _cell: str, program: Program, _permitted: Callable[[], bool]) -> Child:
+        words = "import signal; signal.signal(15, lambda *_: 0)\nwhile True: print('x' * 999)"
+        command = (sys.executable, "-S", "-E", "-c", words)
+        action = (os.POSIX_SPAWN_DUP2, program.output, 1)
+        self.child = os.posix_spawn(command[0], command, {}, file_actions=[action])
+        return Child(self.child, os.pidfd_open(self.child))
+
+    def close(self, _cell: str) -> None:
+        pass
+
+    def kill(self, cell: str) -> None:
+        if not self.empty(cell):
+            os.kill(self.child, signal.SIGKILL)
+
+    def remove(self, _cell: str) -> None:
+        pass
+
+
+@pytest.mark.asyncio
+async def test_output_is_bounded_in_all_phases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start and a stop may last an hour each, and the disk is that of the quorum log."""
+    monkeypatch.setattr(process, "OUTPUT_POLL_S", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    order = StartResource(
+        resource=ResourceId("r"), group=GroupId("g"), type="process",
+        parameters={
+            "command": "x", "check_tcp": f"127.0.0.1:{port}", "ready_timeout_ms": "60000",
+            "stop_timeout_ms": "60000", "output_bytes_max": "8192",
+        },
+        lease=1, generation=1, attempt=1,
+    )  # fmt: skip
+    cell, tasks = Chatty(), TaskTree()
+    machine: Any = SimpleNamespace(containment=cell, output=tmp_path, tasks=tasks)
+    one = Process(
+        Surroundings(
+            order=order, machine=machine, memory={}, remember=lambda _: None,
+            permitted=lambda: "", note=lambda _code, _text: None,
+        )
+    )  # fmt: skip
+    old = tmp_path / "r.log.1"
+
+    async def cut() -> None:
+        old.unlink(missing_ok=True)
+        async with asyncio.timeout(20):
+            while not old.exists():
+                await asyncio.sleep(0.01)
+
+    await one.start()
+    try:
+        starting = asyncio.ensure_future(one.ready())
+        await cut()
+        assert not starting.done()
+        starting.cancel()
+        stopping = asyncio.ensure_future(one.stop())
+        await cut()
+        assert not stopping.done()
+    finally:
+        cell.kill("r")
+    await stopping
+    assert old.stat().st_size + (tmp_path / "r.log").stat().st_size <= 8192
+    await asyncio.gather(starting, return_exceptions=True)
+    await tasks.cancel()

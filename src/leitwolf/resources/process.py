@@ -4,7 +4,8 @@ Rules
 
 - The program runs in a cell (one per resource), from its first instruction on. The guard can kill
   the cell without this host, and a host that comes back finds it.
-- Its output goes to a file that it writes itself, never through the host.
+- Its output goes to a file that it writes itself, never through the host. The file is bounded from
+  the start until nothing is left to write to it, whatever phase that takes long.
 - Its main process is the one that was started: when that ends, the resource has failed, whatever
   children it leaves; they are killed. A program that forks and exits must be told to stay in the
   foreground.
@@ -75,6 +76,7 @@ class Process:
         )
         self._main: ProcessHandle | None = None
         self._end: asyncio.Future[ExitStatus] | None = None
+        self._bounding: asyncio.Task[None] | None = None
         self._child = False
 
     async def start(self) -> None:
@@ -116,28 +118,21 @@ class Process:
             await self._sleep(READY_POLL_S)
 
     async def watch(self) -> None:
-        """Run the check at its interval and keep the output bounded.
+        """Run the check at its interval.
 
         Raises:
             ResourceError: ``exited``, ``check-failed``.
         """
-        loop = asyncio.get_running_loop()
         interval = self._parameters.check_interval_ms / 1_000
-        check_at = loop.time() + interval
         failures = 0
         while True:
+            await self._sleep(interval)
             if self._check() is None:
-                await self._sleep(OUTPUT_POLL_S)
-            else:
-                await self._sleep(min(OUTPUT_POLL_S, max(0.0, check_at - loop.time())))
-            self._cut_output()
-            if self._check() is None or loop.time() < check_at:
                 continue
             reason = await self._checked()
             failures = failures + 1 if reason else 0
             if failures >= self._parameters.check_failures:
                 raise ResourceError(f"{failures} checks failed: {reason}", code="check-failed")
-            check_at = loop.time() + interval
 
     async def adopt(self) -> bool:
         """Find the main process that an earlier host started.
@@ -234,8 +229,14 @@ class Process:
         self._main = handle
         self._end = loop.create_future()
         loop.add_reader(handle.descriptor, self._ended)
+        self._bounding = self._surroundings.machine.tasks.start(
+            self._bound_output(), f"output {self._cell}"
+        )
 
     def _unfollow(self) -> None:
+        if self._bounding is not None:
+            self._bounding.cancel()
+            self._bounding = None
         if self._main is not None:
             asyncio.get_running_loop().remove_reader(self._main.descriptor)
             self._main.close()
@@ -325,6 +326,11 @@ class Process:
             self._reap(handle)
             handle.close()
         return "" if status.code == 0 else f"{command[0]}: {status}"
+
+    async def _bound_output(self) -> None:
+        while True:
+            await asyncio.sleep(OUTPUT_POLL_S)
+            self._cut_output()
 
     def _cut_output(self) -> None:
         try:
