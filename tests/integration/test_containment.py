@@ -127,6 +127,23 @@ def test_signals_reach_the_program(cells: Containment, tmp_path: Path) -> None:
     assert wait(child) == -signal.SIGUSR1
 
 
+def test_every_signal_that_may_be_named_reaches_the_program(
+    cells: Containment, tmp_path: Path
+) -> None:
+    """Also those that few programs know, and real-time ones; SIGCHLD a shell has all the time."""
+    output = tmp_path / "output"
+    none = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+    numbers = sorted(int(number) for number in signal.valid_signals() - none)
+    traps = "; ".join(f"trap 'echo {number}' {number}" for number in numbers)
+    child = start(cells, "db", f"{traps}; echo ready; while :; do sleep 0.01; done", output)
+    support.eventually(lambda: "ready" in output.read_text())
+    for number in numbers:
+        os.kill(child.pid, number)
+        support.eventually(lambda number=number: str(number) in output.read_text().split())
+    kill(cells, "db")
+    assert wait(child) == -signal.SIGKILL
+
+
 def test_nothing_of_the_starter_is_inherited(cells: Containment, tmp_path: Path) -> None:
     """Signals, mask, descriptors, scheduling, memory protection, session: all as for a new one."""
     output = tmp_path / "output"

@@ -61,17 +61,8 @@ _NEW_PIDS: Final = 0x20000000
 _MOUNT_PRIVATE: Final = 1 << 18
 _MOUNT_SAFE: Final = 2 | 4 | 8
 """nosuid, nodev, noexec."""
-_PASSED_ON = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGWINCH,
-    signal.SIGCONT,
-    signal.SIGALRM,
-)
+_PASSED_ON = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+"""All that a process can wait for: whatever may be named as the signal to stop a program."""
 _LAST_POLL_SECONDS: Final = 0.2
 """How often an init without children looks whether a program that joined is still there."""
 _ENDING_MS: Final = 1000
@@ -383,9 +374,11 @@ def _run(
     silence()
     os.setsid()
     while True:
-        received = signal.sigwaitinfo((signal.SIGCHLD, *_PASSED_ON)).si_signo
-        if received != signal.SIGCHLD:
-            os.kill(command, received)
+        received = signal.sigwaitinfo(_PASSED_ON)
+        # That of the kernel, about the program itself, is not for the program.
+        if received.si_signo != signal.SIGCHLD or received.si_code <= 0:
+            os.kill(command, received.si_signo)
+        if received.si_signo != signal.SIGCHLD:
             continue
         ended, status = os.waitpid(command, os.WNOHANG)
         if ended:
