@@ -54,8 +54,8 @@ V = TypeVar("V", StatusView, QuorumView)
 _WAIT_S = 30.0
 _SETTLED_S = 30.0
 _WATCH_S = 0.2
-_PLACE_TRIES = 3
 """So long the observer's questions are without an answer when nobody owns the address."""
+_PLACE_TRIES = 3
 
 
 class _Clocks(LabCluster):

@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from lab.world import World
@@ -88,12 +87,12 @@ class Stopping:
 
 @contextmanager
 def stopping(
-    count: int, votes: str = "", seconds: float = 1.5, patch: Path | None = None
+    count: int, votes: str = "", seconds: float = 1.5, patch: str = ""
 ) -> Iterator[Stopping]:
-    """Yield a cluster of ``count`` nodes that stop so slowly; ``patch``: modules of a folder."""
+    """Yield a cluster whose resources stop so slowly; ``patch``: what its nodes read first."""
     with World(count) as world:
         members = Members(world, MEMBERS[:count])
-        if patch is not None:
+        if patch:
             _use(members, patch)
         try:
             members.form(votes)
@@ -102,12 +101,15 @@ def stopping(
             members.lab.close()
 
 
-def _use(members: Members, patch: Path) -> None:
-    own = members.lab.environment
+def _use(members: Members, patch: str) -> None:
+    """Have every Python of a node read this before it begins."""
+    folder, own = members.world.folder / "patch", members.lab.environment
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(patch)
 
     def environment(node: str) -> dict[str, str]:
         found = own(node)
-        return found | {"PYTHONPATH": f"{patch}:{found['PYTHONPATH']}"}
+        return found | {"PYTHONPATH": f"{folder}:{found['PYTHONPATH']}"}
 
     members.lab.environment = environment  # type: ignore[method-assign]
 
@@ -165,10 +167,9 @@ def test_two_nodes_that_need_each_other_stop_together_in_order() -> None:
         found.members.until_online("n1")
 
 
-def test_a_stop_takes_as_long_as_stop_timeouts_allow(tmp_path: Path) -> None:
+def test_a_stop_takes_as_long_as_stop_timeouts_allow() -> None:
     """Longer than daemon and keeper wait for anything else."""
-    (tmp_path / "sitecustomize.py").write_text(IMPATIENT)
-    with stopping(1, seconds=7, patch=tmp_path) as found:
+    with stopping(1, seconds=7, patch=IMPATIENT) as found:
         found.members.signal("n1", signal.SIGTERM)
         found.until_gone("n1")
         assert found.ended() == ["app", "store"], found.log_of("n1")
