@@ -197,7 +197,7 @@ def test_tests_that_compute_run_before_those_that_watch_nodes(checkout: Path) ->
     done = run(checkout, "test", "-x", "-k", "disk", "-m", "root")
     options = "-m not long -x -k disk -m root"
     assert done.stdout.splitlines() == [
-        f"-m pytest -n auto {options} tests/golden tests/property tests/sim tests/unit",
+        f"-m pytest -n auto --dist worksteal {options} tests/golden tests/property tests/sim tests/unit",
         f"-m pytest {options} tests/integration",
     ]
     done = run(checkout, "test-all")
