@@ -150,6 +150,7 @@ def test_a_machine_with_the_address_of_a_member_is_refused(members: Members) -> 
         members.world.run(GUEST, ["ip", "addr", "add", own, "dev", "client0"])
     members.join(GUEST, token=token)
     members.until_member()
+    members.dismiss()
 
 
 def test_lost_answer_is_granted_again(members: Members) -> None:

@@ -283,6 +283,24 @@ def test_a_successor_that_does_not_catch_up_is_given_up() -> None:
     assert world.leader() == 1
 
 
+def test_what_was_proposed_is_committed_before_the_office_is_released() -> None:
+    """The successor has it, but the commit needs the own disk: who waits is answered first."""
+    world = led(three())
+    world.disconnect(1, 2)
+    index = world.propose(1, b"x")
+    world.cores[1].transfer(world.now, 3)
+    world.settle(1)
+    while world.network:
+        world.deliver()
+        world.sync(3)
+    core = world.cores[1]
+    assert core.match(3) == index > core.commit
+    assert not any(isinstance(command, Release) for command in world.guards[1].inbox)
+    world.sync(1)
+    assert core.commit == index
+    assert any(isinstance(command, Release) for command in world.guards[1].inbox)
+
+
 def test_a_successor_waits_for_its_own_guard() -> None:
     """A call to take over that is faster than the release is repeated at the guard, not dropped."""
     world = led(three())

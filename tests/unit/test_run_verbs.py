@@ -196,8 +196,9 @@ def test_tests_that_compute_run_before_those_that_watch_nodes(checkout: Path) ->
     environment(checkout, checkout)
     done = run(checkout, "test", "-x", "-k", "disk", "-m", "root")
     options = "-m not long -x -k disk -m root"
+    computing = "tests/golden tests/property tests/sim tests/unit"
     assert done.stdout.splitlines() == [
-        f"-m pytest -n auto --dist worksteal {options} tests/golden tests/property tests/sim tests/unit",
+        f"-m pytest -n auto --dist worksteal {options} {computing}",
         f"-m pytest {options} tests/integration",
     ]
     done = run(checkout, "test-all")

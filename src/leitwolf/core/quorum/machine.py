@@ -483,8 +483,7 @@ class QuorumCore(QuorumView):
         leadership = self._in_office()
         if self._transfer is not None or node == standing.me.node:
             return
-        target = node or leadership.successor(blind)
-        reason = ""
+        target, reason = node or leadership.successor(blind), ""
         if target == 0 or target not in leadership.voting_nodes():
             reason = "no-voter"
         elif target not in standing.connected:
@@ -563,7 +562,8 @@ class QuorumCore(QuorumView):
         transfer = self._transfer
         if transfer is None or transfer.asked:
             return
-        if self.match(transfer.node) >= transfer.index:
+        # What was promised to somebody is answered before: its commit may need this node's own log.
+        if min(self.match(transfer.node), self._standing.commit) >= transfer.index:
             transfer.asked = True
             transfer.deadline = self._standing.now + self._standing.promise_ns
             self._standing.outbox.ask(Release(leadership.ballot))
