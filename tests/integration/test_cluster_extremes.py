@@ -73,6 +73,11 @@ small = log.StoreSizes(segment_bytes=256 << 10, history_bytes=1 << 20)
 for maker in (log.QuorumLog.create, log.QuorumLog.open):
     maker.__kwdefaults__["sizes"] = small
 """
+IMPATIENT = """\
+from leitwolf.daemon import drain
+drain._BASE_NS = 8_000_000_000
+"""
+"""A node that stops waits so long for a group that is stuck, instead of 30 s."""
 
 
 class Small:
@@ -89,19 +94,19 @@ class Small:
         os.truncate(image, 16 << 20)
         subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
         subprocess.run(["mount", "-o", "loop", image, self.mounted], check=True)
-        self._patch = folder / "sitecustomize.py"
-        self._patch.write_text(SMALL_LOG)
+        self._patches = {True: folder / "patched-small", False: folder / "patched"}
+        for small, place in self._patches.items():
+            place.mkdir()
+            (place / "sitecustomize.py").write_text(IMPATIENT + SMALL_LOG * small)
 
     def use(self, cluster: LabCluster) -> None:
         """Have the node keep its state there."""
         own = cluster.environment
 
         def environment(node: str) -> dict[str, str]:
-            found = own(node)
-            if node != self.node:
-                return found
-            path = f"{self._patch.parent}:{found['PYTHONPATH']}"
-            return found | {"LEITWOLF_STATE": str(self.mounted / "state"), "PYTHONPATH": path}
+            found, small = own(node), node == self.node
+            found["PYTHONPATH"] = f"{self._patches[small]}:{found['PYTHONPATH']}"
+            return found | ({"LEITWOLF_STATE": str(self.mounted / "state")} if small else {})
 
         cluster.environment = environment  # type: ignore[method-assign]
 

@@ -32,7 +32,7 @@ REGISTER = ResourceId("register-app")
 NOT_DONE = {"no-quorum", "not-leader", "not-ready", "overload", "not-in-a-cluster"}
 FIRST = 10_000
 """The register is how long a program that never runs would sleep; every write has its own value."""
-SECONDS = part(40, least=20)
+SECONDS = part(40, least=15)
 
 
 class Clients:
