@@ -210,15 +210,15 @@ def unfit_joiner(state: State, command: commands.AddNode) -> commands.Refusal | 
     longer = [
         name for name in PROFILES if not _unheld(name, realtime=command.realtime, stall_ms=stall_ms)
     ]
-    ways = [] if command.realtime else [f"run Leitwolf as root on {command.name}"]
-    ways += [f"on a member: leitwolf set --profile {name}" for name in longer[:1]]
+    remedies = [] if command.realtime else [f"run Leitwolf as root on {command.name}"]
+    remedies += [f"on a member: leitwolf set --profile {name}" for name in longer[:1]]
     if command.realtime:
-        ways.append("ask again a minute after what made the machine stall")
+        remedies.append("ask again a minute after what made the machine stall")
     shown = "stalls" if command.realtime else "has no real-time scheduling"
     return commands.Refusal(
         code="profile-too-short",
         text=f"{command.name} {shown}: {problem}",
-        hint=", or ".join(ways),
+        hint=", or ".join(remedies),
         field="profile",
     )
 
