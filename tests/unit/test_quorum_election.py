@@ -387,15 +387,21 @@ def test_entries_go_before_the_call_to_take_over() -> None:
     assert [type(message) for message in sent] == [Append, TransferOffice]
 
 
-def test_whom_nobody_named_lets_the_successor_go_first() -> None:
-    """Its start may be slow; who campaigned beside it within milliseconds could win instead."""
-    world = led(three())
+def released_for_3(world: World) -> Ballot:
+    """Have node 1 release its office for node 3 when nobody heard it lately; return its ballot."""
     ballot = world.cores[1].ballot
     world.guards[2].page = world.guards[2].page._replace(renewed=ballot)
     world.now += 2 * PROMISE  # idle: the leader's last message is long ago
     world.cores[1].transfer(world.now, 3)
     world.settle(1)
     world.free(ballot)
+    return ballot
+
+
+def test_whom_nobody_named_lets_the_successor_go_first() -> None:
+    """Its start may be slow; who campaigned beside it within milliseconds could win instead."""
+    world = led(three())
+    ballot = released_for_3(world)
     world.cores[2].receive(world.now, 1, TransferOffice(ballot=ballot, successor=3))
     assert world.cores[2]._candidate.campaign_at() == world.now + PROMISE // 2
     world.quiet()
@@ -409,12 +415,7 @@ def test_who_already_asks_lets_the_successor_go_first() -> None:
     """It competes with it no more, nor asks a disk or witness; that counts as no attempt."""
     witness = Acceptor(id=identity(WITNESS_ID_MIN), kind="object")
     world = led(World(QuorumConfig(acceptors=(*acceptors(1, 2, 3), witness)), (1, 2, 3)))
-    ballot = world.cores[1].ballot
-    world.guards[2].page = world.guards[2].page._replace(renewed=ballot)
-    world.now += 2 * PROMISE  # idle: the leader's last message is long ago
-    world.cores[1].transfer(world.now, 3)
-    world.settle(1)
-    world.free(ballot)
+    ballot = released_for_3(world)
     core, candidate = world.cores[2], world.cores[2]._candidate
     [passive] = core.passives
     candidate.start()
