@@ -18,7 +18,7 @@ from lab.observer import Observer
 from lab.prober import Prober
 from lab.processes import state_of
 from lab.world import World
-from tests.integration.fault_support import GROUP, LAB, PORT, VIP, VIP6, Calm
+from tests.integration.fault_support import GROUP, LAB, PORT, SOON_MS, VIP, VIP6, Calm
 
 from leitwolf.model.commands import ChangeResource
 from leitwolf.model.errors import LeitwolfError
@@ -267,7 +267,7 @@ def test_full_disk_stops_the_log_of_its_node_and_nothing_else(
         assert (web(view)["owner"], web(view)["status"]) == (node, "online")
     assert calm.group(node=node)["generation"] == generation, "it was never stopped"
     assert calm.status(node)["index"] >= newest
-    assert seen.outage_ms < 1000
+    assert seen.outage_ms < SOON_MS
     assert seen.two_owners_ms == 0
 
 

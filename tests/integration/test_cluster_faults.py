@@ -18,15 +18,13 @@ from lab.cluster import LabCluster
 from lab.observer import Observer
 from lab.prober import Prober
 from lab.world import CLIENT, SWITCH, World
-from tests.integration.fault_support import GROUP, LAB, PORT, VIP, VIP6, Calm
+from tests.integration.fault_support import GROUP, LAB, PORT, SOON_MS, VIP, VIP6, Calm
 
 from leitwolf.system.progress import Role
 
 pytestmark = pytest.mark.root
 
 ALL = (Role.KEEPER, Role.GUARD, Role.DAEMON, Role.HOST)
-HICCUP_MS = 1000.0
-"""That nothing moved is told by owner, generation and process; latency by the benchmarks."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +65,7 @@ def test_leader_and_owner_lose_power_together(calm: Calm) -> None:
         assert seen.answers_again()
         assert calm.owner() not in ("n1", "n2")
     assert seen.two_owners_ms == 0
-    assert seen.outage_ms < 2000
+    assert seen.outage_ms < SOON_MS
 
 
 def test_leader_that_owns_the_group_loses_power(calm: Calm) -> None:
@@ -80,7 +78,7 @@ def test_leader_that_owns_the_group_loses_power(calm: Calm) -> None:
         assert seen.answers_again()
         assert calm.owner() != leader
     assert seen.two_owners_ms == 0
-    assert seen.outage_ms < 1500
+    assert seen.outage_ms < SOON_MS
 
 
 # --- frozen --------------------------------------------------------------------------------------
@@ -103,7 +101,7 @@ def test_frozen_owner_is_silent_and_stays_so_when_it_thaws(calm: Calm) -> None:
     assert seen.two_owners_ms == 0
     assert seen.moved(1), seen.story
     assert seen.outages
-    assert seen.outage_ms < 1500
+    assert seen.outage_ms < SOON_MS
 
 
 def test_frozen_guard_costs_the_node_its_groups(calm: Calm) -> None:
@@ -134,7 +132,7 @@ def test_frozen_daemon_stops_nothing(calm: Calm, leads: bool) -> None:
         assert calm.group(node=asker)["owner"] == owner
         calm.world.thaw(owner)
     assert calm.owner() == owner
-    assert seen.outage_ms < HICCUP_MS
+    assert seen.outage_ms < SOON_MS
     assert seen.two_owners_ms == 0
 
 
@@ -152,7 +150,7 @@ def test_frozen_host_stops_nothing_and_obeys_later(calm: Calm) -> None:
         calm.world.thaw(owner)
         calm.until_online(target)
     assert seen.two_owners_ms == 0
-    assert seen.outage_ms < 1000
+    assert seen.outage_ms < SOON_MS
 
 
 # --- killed --------------------------------------------------------------------------------------
@@ -174,7 +172,7 @@ def test_killed_process_of_the_owner_costs_nothing(calm: Calm, role: Role) -> No
         time.sleep(0.5)
     assert calm.owner() == owner
     assert server_of(calm, owner) == server
-    assert seen.outage_ms < HICCUP_MS
+    assert seen.outage_ms < SOON_MS
     assert seen.two_owners_ms == 0
 
 
@@ -217,7 +215,7 @@ def test_partitioned_owner_stops_before_another_starts(calm: Calm) -> None:
     assert seen.two_owners_ms == 0
     assert seen.moved(1), seen.story
     assert seen.outages
-    assert seen.outage_ms < 1500
+    assert seen.outage_ms < SOON_MS
 
 
 def ports_of(calm: Calm, node: str) -> list[str]:
@@ -267,7 +265,7 @@ def test_second_interconnect_takes_over_without_failover(calm: Calm) -> None:
             assert all(line["up"] for line in view["nodes"])
             calm.world.heal(node, [link])
     assert calm.group()["generation"] == generation
-    assert seen.outage_ms < HICCUP_MS
+    assert seen.outage_ms < SOON_MS
     assert seen.two_owners_ms == 0
 
 
@@ -404,7 +402,7 @@ def test_rules_flushed_by_others_are_built_anew(calm: Calm, how: str) -> None:
         assert VIP in shown
         assert "egress" in shown
     assert calm.group()["generation"] == generation
-    assert seen.outage_ms < 1000
+    assert seen.outage_ms < SOON_MS
     with calm.watch() as seen:  # it still guards
         freeze(calm, owner)
         calm.until_gone(owner)
@@ -429,7 +427,7 @@ def test_large_rule_loads_by_others_cost_nothing(calm: Calm) -> None:
             calm.world.run(owner, ["nft", "-f", str(rules)])
     calm.world.run(owner, ["nft", "delete table inet crowd"])
     assert calm.group()["generation"] == generation
-    assert seen.outage_ms < 1000
+    assert seen.outage_ms < SOON_MS
     assert seen.two_owners_ms == 0
 
 
@@ -501,7 +499,7 @@ def test_process_that_ignores_sigterm_is_killed_in_time(calm: Calm) -> None:
     begun = time.monotonic()
     view = calm.cluster.ask("n1", "group", "offline", "deaf")
     assert view["status"] == "offline"
-    assert 0.6 < time.monotonic() - begun < 8
+    assert 0.6 < time.monotonic() - begun < 20
     assert not calm.world.run(owner, ["pgrep", "-f", "sleep 7772"], check=False).stdout
     calm.cluster.ask("n1", "group", "remove", "deaf", "--force")
 

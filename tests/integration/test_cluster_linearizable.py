@@ -9,10 +9,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from lab.cluster import RUNTIME, LabCluster
+from lab.cluster import RUNTIME, ClusterError, LabCluster
 from lab.world import World
 from tests.effort import part
 from tests.integration.fault_support import process_of
@@ -33,6 +34,7 @@ NOT_DONE = {"no-quorum", "not-leader", "not-ready", "overload", "not-in-a-cluste
 FIRST = 10_000
 """The register is how long a program that never runs would sleep; every write has its own value."""
 SECONDS = part(40, least=15)
+_BACK_S = 30.0
 
 
 class Clients:
@@ -131,10 +133,23 @@ def cluster() -> Iterator[LabCluster]:
 
 
 def leader(cluster: LabCluster, clients: Clients) -> str:
+    """Wait until somebody says who leads; who fenced itself meanwhile reboots."""
     view = None
     while view is None:
+        cluster.revive()
         view = clients.read(random.Random(0))
     return view.leader
+
+
+def daemon_of(cluster: LabCluster, node: str) -> int:
+    """Wait for a node's daemon: it was just booted, killed, or fenced itself; return its pid."""
+    deadline = time.monotonic() + _BACK_S
+    while time.monotonic() < deadline:
+        cluster.revive()
+        with suppress(ClusterError):
+            return process_of(cluster.world, node, Role.DAEMON)
+        time.sleep(0.05)
+    return process_of(cluster.world, node, Role.DAEMON)
 
 
 def faults(cluster: LabCluster, clients: Clients, source: random.Random, seconds: float) -> None:
@@ -146,9 +161,10 @@ def faults(cluster: LabCluster, clients: Clients, source: random.Random, seconds
         if time.monotonic() > end:
             return
         node = source.choice([leader(cluster, clients), source.choice(NODES)])
+        daemon = daemon_of(cluster, node)
         match kind:
             case "kill":
-                os.kill(process_of(world, node, Role.DAEMON), signal.SIGKILL)
+                os.kill(daemon, signal.SIGKILL)
             case "cut":
                 world.cut(node)
                 time.sleep(source.uniform(0.2, 2))

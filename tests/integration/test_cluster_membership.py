@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from lab.prober import Prober
+from tests.integration.fault_support import SOON_MS
 from tests.integration.membership_support import (
     GUEST,
     MEMBERS,
@@ -41,8 +42,6 @@ from leitwolf.peers import DEFAULT_PORT
 from leitwolf.peers.token import digest, format_token, new_secret, parse_token
 
 pytestmark = pytest.mark.root
-
-_HICCUP_MS = 1_000.0
 
 
 @pytest.fixture(scope="module")
@@ -433,7 +432,7 @@ def undisturbed(prober: Prober) -> bool:
 
     That nothing moved is told by the generation; latency by the benchmarks.
     """
-    return all(one.milliseconds < _HICCUP_MS for one in prober.outages())
+    return all(one.milliseconds < SOON_MS for one in prober.outages())
 
 
 def test_reload_replaces_all_processes_without_outage(members: Members) -> None:

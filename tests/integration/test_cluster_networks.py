@@ -10,7 +10,7 @@ import pytest
 from lab.observer import Observer
 from lab.prober import Prober
 from lab.world import World
-from tests.integration.fault_support import Calm
+from tests.integration.fault_support import SOON_MS, Calm
 from tests.integration.membership_support import PORT, VIP, Members
 
 from leitwolf.model.commands import SetNetwork
@@ -87,7 +87,7 @@ def test_an_interconnect_is_added_to_a_running_cluster(members: Members) -> None
                 members.until(node, one, "the new interconnect alone")
             time.sleep(1)
             assert standing(members) == before
-    assert seen.outage_ms < 1_000, seen.outages
+    assert seen.outage_ms < SOON_MS, seen.outages
     assert seen.moves == 0, seen.story
 
 

@@ -12,7 +12,7 @@ from lab.cluster import LabCluster
 from lab.observer import Observer
 from lab.prober import Prober
 from lab.world import World
-from tests.integration.fault_support import GROUP, LAB, PORT, VIP, Calm
+from tests.integration.fault_support import GROUP, LAB, PORT, SOON_MS, VIP, Calm
 
 pytestmark = pytest.mark.root
 
@@ -70,4 +70,4 @@ def test_changes_commit_soon_when_streams_of_the_leader_break(calm: Calm, droppe
     after = calm.group()
     assert (after["owner"], after["generation"]) == ("n1", before["generation"])
     assert seen.two_owners_ms == 0
-    assert seen.outage_ms < 1_000, seen.outages
+    assert seen.outage_ms < SOON_MS, seen.outages

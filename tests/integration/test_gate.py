@@ -545,14 +545,12 @@ def test_works_for_an_ordinary_user_in_an_own_namespace() -> None:
 
 
 def test_arming_is_quick(gate: Gate) -> None:
-    """Renewals take far less than a millisecond, with a thousand addresses too."""
+    """A renewal does not go through all addresses: each of a thousand would cost far more."""
     gate.install(f"10.1.{i // 250}.{i % 250}" for i in range(1000))
     gate.arm(LONG_MS, LEASE, renewal=False)
-    times = []
+    begun = time.monotonic()
     for _ in range(300):
-        begun = time.perf_counter()
         assert gate.arm(LONG_MS, LEASE, renewal=True)
-        times.append(time.perf_counter() - begun)
-    median = sorted(times)[150]
-    print(f"arm p50 {median * 1e6:.0f} us")
-    assert median < 0.02
+    took = time.monotonic() - begun
+    print(f"arm {took / 300 * 1e6:.0f} us")
+    assert took < 6
