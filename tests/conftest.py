@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -15,6 +16,10 @@ settings.register_profile(
     "leitwolf", settings.get_profile("default"), print_blob=True, deadline=None
 )
 settings.load_profile("leitwolf")
+
+# A shell ignores SIGINT in what it runs in the background, and so would every program under test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -191,7 +191,7 @@ def test_a_check_keeps_the_house_rules_too(checkout: Path) -> None:
     assert run(checkout, "check").returncode == 1
 
 
-def test_tests_that_compute_run_before_those_that_watch_nodes(checkout: Path) -> None:
+def test_tests_that_compute_are_shown_before_those_that_watch_nodes(checkout: Path) -> None:
     """Two runs with the same options; those of the caller come last, so that they count."""
     environment(checkout, checkout)
     done = run(checkout, "test", "-x", "-k", "disk", "-m", "root")
@@ -199,13 +199,26 @@ def test_tests_that_compute_run_before_those_that_watch_nodes(checkout: Path) ->
     computing = "tests/golden tests/property tests/sim tests/unit"
     assert done.stdout.splitlines() == [
         f"-m pytest -n auto --dist worksteal {options} {computing}",
-        f"-m pytest {options} tests/integration",
+        f"-m pytest --color=auto {options} tests/integration",
     ]
     done = run(checkout, "test-all")
     assert [line.rpartition(" ")[2] for line in done.stdout.splitlines()] == [
         "tests/unit",
         "tests/integration",
     ]
+
+
+def test_what_computes_takes_what_the_others_leave(checkout: Path) -> None:
+    """Both run at once: one waits here for the other; its policy is SCHED_IDLE (5)."""
+    policy = "python3 -c 'import os; print(os.sched_getscheduler(0))'"
+    more = f"""{policy}
+case "$*" in
+*integration) : >{checkout}/watched ;;
+*) while [ ! -e {checkout}/watched ]; do sleep 0.05; done ;;
+esac"""
+    environment(checkout, checkout, more)
+    said = run(checkout, "test").stdout.splitlines()
+    assert (said[1], said[3]) == ("5", str(os.sched_getscheduler(0)))
 
 
 @pytest.mark.parametrize(
@@ -220,25 +233,18 @@ def test_tests_that_are_named_are_all_that_runs(checkout: Path, path: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "status", "runs"),
-    [
-        (0, 0, 0, 2),
-        (5, 0, 0, 2),
-        (0, 5, 0, 2),
-        (5, 5, 5, 2),
-        (5, 1, 1, 2),
-        (0, 1, 1, 2),
-        (1, 0, 1, 1),
-    ],
+    ("first", "second", "status"),
+    [(0, 0, 0), (5, 0, 0), (0, 5, 0), (5, 5, 5), (5, 1, 1), (0, 1, 1), (1, 0, 1), (1, 5, 1)],
 )
 def test_a_failure_in_either_run_is_the_result(
-    checkout: Path, first: int, second: int, status: int, runs: int
+    checkout: Path, first: int, second: int, status: int
 ) -> None:
     """Status 5 of one run only says that the options selected nothing there."""
     more = f'case "$*" in *integration) exit {second} ;; esac; exit {first}'
     environment(checkout, checkout, more)
     done = run(checkout, "test")
-    assert (done.returncode, len(done.stdout.splitlines())) == (status, runs)
+    assert (done.returncode, len(done.stdout.splitlines())) == (status, 2)
+    assert ("what computes has failed" in done.stderr) == (first == 1)
 
 
 def test_an_unknown_verb_is_refused(checkout: Path) -> None:
