@@ -85,14 +85,14 @@ def served(service: FakeService, folder: Path) -> Iterator[None]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     try:
         while not listens(folder / "api.sock") and time.monotonic() < deadline:
             time.sleep(0.005)
         yield
     finally:
         loop.call_soon_threadsafe(task.cancel)
-        thread.join(10)
+        thread.join(30)
 
 
 def listens(path: Path) -> bool:
@@ -532,7 +532,7 @@ def test_a_daemon_that_ends_in_the_middle_of_an_answer(
         thread = threading.Thread(target=answer)
         thread.start()
         done = run(tmp_path, *words)
-        thread.join(10)
+        thread.join(30)
     assert done.exit_code == 7, done.output
     assert said in done.stderr
     assert "[unreachable]" in done.stderr

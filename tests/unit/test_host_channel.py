@@ -41,7 +41,7 @@ def test_noise_ends_the_connection_and_nothing_else(tmp_path: Path, noise: bytes
         loop.set_exception_handler(lambda _, context: failed.append(context))
         greeting = Inventory(resources=(), closed={})
         channel = Channel(listen(tmp_path / "host.sock"), lambda: greeting, orders.append)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             with await connect() as daemon:
                 await loop.sock_sendall(daemon, noise)
                 assert await loop.sock_recv(daemon, 1 << 16) == b""

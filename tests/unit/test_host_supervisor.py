@@ -511,4 +511,4 @@ async def test_unexpected_error_ends_the_host(bench: Bench) -> None:
     bench.world.start = bug
     await bench.order(start())
     with pytest.raises(KeyError):
-        await asyncio.wait_for(bench.tasks.failed(), 5)
+        await asyncio.wait_for(bench.tasks.failed(), 30)

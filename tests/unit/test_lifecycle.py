@@ -85,7 +85,7 @@ async def until(done: Callable[[], bool], life: Lifecycle) -> None:
     """Live until something is so."""
     running = asyncio.ensure_future(life.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not done():
                 if running.done():
                     running.result()
@@ -226,7 +226,7 @@ async def test_what_cannot_be_written_down_is_not_promised(
     life.evicted("it was removed from the cluster")
     assert life.leaving == "it was removed from the cluster"
     assert any("No space left" in line for line in lines)
-    await asyncio.wait_for(life.changed.wait(), 10)
+    await asyncio.wait_for(life.changed.wait(), 30)
     assert life.cluster is cluster
 
 
@@ -239,7 +239,7 @@ async def test_the_end_waits_until_all_is_stopped(settings: Settings) -> None:
     cluster.guard = SimpleNamespace(send=sent.append)
     cluster.page = lambda: SimpleNamespace(lease=3 if len(sent) < 4 else 0)
     life.leave("destroyed by the operator")
-    await asyncio.wait_for(life.changed.wait(), 10)
+    await asyncio.wait_for(life.changed.wait(), 30)
     assert len(sent) == 4
 
 
@@ -251,7 +251,7 @@ async def test_one_end_at_a_time(settings: Settings, monkeypatch: pytest.MonkeyP
     life = life_of(settings)
     played(life, [])
     life.superseded(HistoryStanding(lineage=(7,), forced=1), "forced by others")
-    await asyncio.wait_for(life.changed.wait(), 10)
+    await asyncio.wait_for(life.changed.wait(), 30)
     life.evicted("it was removed from the cluster")
     assert not life.leaving
     with pytest.raises(Conflict) as raised:
@@ -291,7 +291,7 @@ async def test_a_lock_out_holds_also_where_it_cannot_be_written(
     life, lines = life_of(settings), list[str]()
     played(life, lines)
     life._locked_out(Code.STATE_ROLLED_BACK, "n2 says: older than before")
-    await asyncio.wait_for(life.changed.wait(), 10)
+    await asyncio.wait_for(life.changed.wait(), 30)
     assert load_lockout(settings.state, "disk1") is None
     assert any("cannot be written down" in line for line in lines)
     with pytest.raises(StorageError, match="locked out") as raised:
@@ -324,7 +324,7 @@ async def test_a_disk_that_cannot_be_read_is_tried_again(
     assert life.fault is not None
     assert (life.fault.code, "bootstrap.json" in life.fault.text) == ("storage-io", True)
     running = asyncio.ensure_future(life.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.sleep(0.05)
         assert life.fault is not None
         (settings.state / "bootstrap.json").rmdir()
@@ -375,7 +375,7 @@ async def test_who_is_to_give_way_stops_also_where_that_cannot_be_written(
         assert raised.value.code == "storage-io"
         assert life._ending is None
         life.superseded(history, "forced by others")
-        await asyncio.wait_for(life.changed.wait(), 10)
+        await asyncio.wait_for(life.changed.wait(), 30)
         assert sent
         assert any("No space left" in line for line in lines)
         assert not await life._gave_way()
@@ -450,7 +450,7 @@ async def test_a_join_goes_on_when_nobody_listens_any_more(
     await lines.aclose()  # type: ignore[attr-defined]
     assert daemon._forming.locked()
     go.set()
-    await asyncio.wait_for(done.wait(), 10)
+    await asyncio.wait_for(done.wait(), 30)
     again = [line async for line in daemon.join(JoinRequestView(token="t"))]
     assert isinstance(again[-1], ClusterSetup)
     save_bootstrap(settings.state, ME)

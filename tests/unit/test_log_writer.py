@@ -57,7 +57,7 @@ def outcome(error: StorageError, *, reset: bool, monkeypatch: pytest.MonkeyPatch
         saved = SaveSnapshot(position=1, snapshot=SNAPSHOT, reset=reset)
         writer.submit(Batch(position=1, snapshot=saved))
         try:
-            return await asyncio.wait_for(ended, 5)
+            return await asyncio.wait_for(ended, 30)
         finally:
             writer.stop()
 

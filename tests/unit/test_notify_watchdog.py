@@ -125,7 +125,7 @@ def test_a_process_is_known_by_descriptor_and_start() -> None:
         assert handle is not None
         assert not handle.ended()
         assert handle.send(signal.SIGKILL)
-        assert handle.wait(10_000)
+        assert handle.wait(30_000)
         assert ProcessHandle.adopt(child.pid, started) is None
     finally:
         child.kill()

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -236,18 +236,24 @@ class Chatty:
         pass
 
 
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port at which nobody listens, and nobody can meanwhile."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
 @pytest.mark.asyncio
 async def test_output_is_bounded_in_all_phases(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaf_port: int
 ) -> None:
     """A start and a stop may last an hour each, and the disk is that of the quorum log."""
     monkeypatch.setattr(process, "OUTPUT_POLL_S", 0.01)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     order = StartResource(
         resource=ResourceId("r"), group=GroupId("g"), type="process",
         parameters={
-            "command": "x", "check_tcp": f"127.0.0.1:{port}", "ready_timeout_ms": "60000",
+            "command": "x", "check_tcp": f"127.0.0.1:{deaf_port}", "ready_timeout_ms": "60000",
             "stop_timeout_ms": "60000", "output_bytes_max": "8192",
         },
         lease=1, generation=1, attempt=1,

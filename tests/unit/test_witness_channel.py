@@ -148,7 +148,7 @@ async def test_another_place_waits_for_what_is_on_its_way(
     slow = formatted()
     made.devices = {"/a": slow, "/b": MemoryDevice()}
     made.devices["/b"].content = slow.content
-    assert isinstance((await made.call("/a", block(1))).result, DiskResult)
+    await made.until_done("/a", block(1))
     goes_on = hanging(slow)
     try:
         late = (await made.call("/a", block(2))).result

@@ -74,10 +74,12 @@ class Slow(MemoryCas):
         super().__init__(store)
         self.go_on = threading.Event()
         self.calls = 0
+        self.begun = threading.Event()
         self.closed = threading.Event()
 
     def put(self, data: bytes, expected: str | None) -> str | None:
         self.calls += 1
+        self.begun.set()
         self.go_on.wait(30)
         return super().put(data, expected)
 
@@ -92,6 +94,7 @@ def test_a_call_that_hangs_fails_in_time_and_may_still_happen() -> None:
     with pytest.raises(WitnessError, match="may still happen") as caught:
         cas.put(b"late", None)
     assert caught.value.code == "witness-unreachable"
+    assert slow.begun.wait(30)
     with pytest.raises(WitnessError, match="not begun"):
         cas.put(b"never", None)
     assert slow.calls == 1
