@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,10 +57,9 @@ import socket, sys
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind((sys.argv[1], 0))
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-client.settimeout(0.15)
 try:
-    client.sendto(b"?", server.getsockname())
-    server.settimeout(0.15)
+    client.sendto(b"?", server.getsockname())  # a shut gate refuses it
+    server.settimeout(5)
     server.recv(9)
 except OSError:
     sys.exit(1)
@@ -77,6 +77,23 @@ mark = attribute(11, bytes((ADDRESS_PROTOCOL,)))
 Channel(0).request(20, 0x600, head + attribute(2, raw) + attribute(1, raw) + mark)
 gate.hold([sys.argv[1]])
 """
+
+
+@dataclass(frozen=True)
+class Leases:
+    """P, R and K in ms."""
+
+    promise: int
+    run: int
+    kill: int
+
+
+BRIEF = Leases(900, 1_500, 150)
+"""The profile for machines without guarantees: for what must end soon."""
+CALM = Leases(3_600, 4_800, 400)
+"""Outlast a machine that stands still for 3 s; for all that is not to end meanwhile."""
+LONG = Leases(7_000, 9_000, 400)
+"""Outlast that and the start of a program on a slow machine."""
 
 
 class Node:
@@ -147,7 +164,9 @@ class Node:
     def kill(self, role: Role, number: int = signal.SIGKILL) -> int:
         """Signal the process in a role; return the inner id that it had."""
         inner = self.progress.slot(role).process
-        os.kill(self.outer(inner), number)
+        outer = self.outer(inner)
+        assert outer, f"no {role.name.lower()} runs"
+        os.kill(outer, number)
         return inner
 
     def replaced(self, role: Role, former: int) -> int:
@@ -202,11 +221,13 @@ def configuration(
     own: tuple[str, ...] = (),
     peers: tuple[PeerNode, ...] = (),
     weights: tuple[int, ...] = (1,),
+    leases: Leases = BRIEF,
 ) -> Configure:
-    """The profile for machines without guarantees: tests share theirs."""
+    """Return what a daemon says; that there never were longer leases."""
     members = tuple(range(1, len(weights) + 1))
+    promise, run, kill = (ms * MS for ms in (leases.promise, leases.run, leases.kill))
     return Configure(
-        node, PORT, own, 100 * MS, 900 * MS, 1500 * MS, 150 * MS, 900 * MS, 1500 * MS, peers,
+        node, PORT, own, 100 * MS, promise, run, kill, promise, run, peers,
         (Votes(members, weights),),
     )  # fmt: skip
 
@@ -242,6 +263,18 @@ class Daemon:
 
     def send(self, message: object) -> None:
         self.channel.send(GUARD.encode(message))
+
+    def configure(
+        self,
+        node: int = 1,
+        own: tuple[str, ...] = (),
+        peers: tuple[PeerNode, ...] = (),
+        weights: tuple[int, ...] = (1,),
+        leases: Leases = CALM,
+    ) -> None:
+        """Configure a guard that has just begun: it waits for brief leases, and gets others."""
+        for one in (BRIEF, leases):
+            self.send(configuration(node, own, peers, weights, one))
 
     def pump(self) -> None:
         """Make progress, as a living daemon does, and read what the guard says."""

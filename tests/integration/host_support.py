@@ -36,7 +36,7 @@ from leitwolf.system.page import PageWriter
 from leitwolf.wire.page import LeasePage
 
 T = TypeVar("T")
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 LEASE = 7
 MS = 1_000_000
 _UNIFIED = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
@@ -79,27 +79,25 @@ class FakeGuard:
         self._boot = clock.boot_id()
         self._over = threading.Event()
         self.changes: dict[str, Any] = {}
-        self.renewing = True
-        self._end = 0
+        self.lease_ms = 20_000
+        """From each renewal on; a machine that stands still does not end it."""
         self.pass_once()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def pass_once(self) -> None:
         now = clock.now()
-        if self.renewing:
-            self._end = now.raw + 5_000 * MS
         page = LeasePage(
             boot_id=self._boot,
             lease=LEASE,
-            lease_end=self._end,
+            lease_end=now.raw + self.lease_ms * MS,
             drift=now.boot - now.raw,
             gate=True,
             progress=now.raw,
             configured=True,
-            heartbeat=500 * MS,
-            promise=900 * MS,
-            run=5_000 * MS,
+            heartbeat=5_000 * MS,
+            promise=15_000 * MS,
+            run=20_000 * MS,
             kill=60 * MS,
         )
         self._writer.write(page._replace(**self.changes))
@@ -108,10 +106,13 @@ class FakeGuard:
         while not self._over.wait(0.02):
             self.pass_once()
 
-    def stop(self) -> None:
+    def stop(self, lease_ms: int = 0) -> None:
+        """Renew for the last time."""
         if not self._over.is_set():
             self._over.set()
             self._thread.join()
+            self.lease_ms = lease_ms
+            self.pass_once()
             self._writer.close()
 
 
@@ -158,6 +159,16 @@ class FakeDaemon:
                 if report.state in states:
                     return report
                 assert report.state != "failed", f"{report.code}: {report.text}"
+
+    def hung_up(self) -> None:
+        """Receive what there is until the host has closed the connection."""
+        while True:
+            try:
+                data = self._socket.recv(4 << 20)
+            except ConnectionResetError:
+                return
+            if not data:
+                return
 
     def note(self, resource: str, code: str) -> ResourceReport:
         """Receive until a report of the resource has this code."""

@@ -13,13 +13,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
 NEW_USER = 0x10000000
 NEW_NETWORK = 0x40000000
-PATIENCE_SECONDS = 0.25
+PATIENCE_SECONDS = 30.0
+"""What surely comes is waited for so long: a busy machine stands still for seconds."""
+SILENCE_SECONDS = 0.25
+"""What does not come until then does not come, when what was sent after it has come."""
 OWN4, OWN6 = "192.0.2.2", "2001:db8::2"
 CLIENT4, CLIENT6 = "192.0.2.1", "2001:db8::1"
 VIRTUAL4, VIRTUAL6 = "192.0.2.10", "2001:db8::10"
@@ -81,13 +85,20 @@ def become_nobody() -> None:
     call("prctl", 4, 1, 0, 0, 0)
 
 
-def eventually(condition: Callable[[], T], seconds: float = 20) -> T:
+def eventually(condition: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
     """Return the first true value of ``condition``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.002)
     return value
+
+
+def catches(pid: int, number: int) -> bool:
+    """Tell whether a process has a handler for a signal by now."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (caught,) = (line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> number - 1 & 1)
 
 
 def _checksum(data: bytes) -> int:
@@ -109,7 +120,10 @@ class World:
 
     @contextlib.contextmanager
     def probes(self) -> Iterator[dict[str, Callable[[str], bool]]]:
-        """Yield probes by name; each tells whether an address answers the client."""
+        """Yield probes by name; each tells whether an address answers the client.
+
+        The node's own address, which is asked after it, answers in any case.
+        """
         with contextlib.ExitStack() as stack, inside(self.client):
             ping4 = stack.enter_context(
                 socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
@@ -141,15 +155,29 @@ class World:
 _counter = 0
 
 
-def _await(receiver: socket.socket, matches: Callable[[bytes], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (left := deadline - time.monotonic()) > 0:
-        if select.select([receiver], [], [], left)[0] and matches(receiver.recv(2048)):
-            return True
-    return False
+def _came(
+    receiver: socket.socket, wanted: Callable[[bytes], bool], marker: Callable[[bytes], bool]
+) -> bool:
+    """Tell whether an answer came, once that to the marker did, which was asked for after it."""
+    came = marked = False
+    while not (came and marked):
+        seconds = SILENCE_SECONDS if marked else PATIENCE_SECONDS
+        if not select.select([receiver], [], [], seconds)[0]:
+            assert marked, "the node's own address does not answer"
+            return False
+        data = receiver.recv(2048)
+        came, marked = came or wanted(data), marked or marker(data)
+    return True
 
 
 def _ping(sender: socket.socket, address: str) -> bool:
+    six = sender.family == socket.AF_INET6
+    wanted, marker = (_echo(sender, one) for one in (address, OWN6 if six else OWN4))
+    return _came(sender, wanted, marker)
+
+
+def _echo(sender: socket.socket, address: str) -> Callable[[bytes], bool]:
+    """Ask for an echo; return what tells that a packet is it."""
     global _counter
     _counter += 1
     six = sender.family == socket.AF_INET6
@@ -160,7 +188,7 @@ def _ping(sender: socket.socket, address: str) -> bool:
         packet = struct.pack(">BBH", kind, 0, _checksum(packet)) + body
     sender.sendto(packet, (address, 0))
     start = 0 if six else 20
-    return _await(sender, lambda data: data[start] == reply and data[start + 4 :] == body)
+    return lambda data: data[start] == reply and data[start + 4 :] == body
 
 
 def arp_frame(own: bytes, operation: int, sender: str, target: str) -> bytes:
@@ -170,18 +198,28 @@ def arp_frame(own: bytes, operation: int, sender: str, target: str) -> bytes:
 
 
 def _ask(sender: socket.socket, address: str) -> bool:
+    wanted, marker = (_ask_one(sender, one) for one in (address, OWN4))
+    return _came(sender, wanted, marker)
+
+
+def _ask_one(sender: socket.socket, address: str) -> Callable[[bytes], bool]:
     wanted = socket.inet_aton(address)
     sender.send(arp_frame(sender.getsockname()[4], 1, CLIENT4, address))
-    return _await(sender, lambda data: data[20:22] == b"\0\2" and data[28:32] == wanted)
+    return lambda data: data[20:22] == b"\0\2" and data[28:32] == wanted
 
 
 def _solicit(sender: socket.socket, address: str) -> bool:
+    wanted, marker = (_solicit_one(sender, one) for one in (address, OWN6))
+    return _came(sender, wanted, marker)
+
+
+def _solicit_one(sender: socket.socket, address: str) -> Callable[[bytes], bool]:
     wanted = socket.inet_pton(socket.AF_INET6, address)
     group = socket.inet_ntop(
         socket.AF_INET6, bytes.fromhex("ff0200000000000000000001ff") + wanted[-3:]
     )
     sender.sendto(struct.pack(">BBHI", 135, 0, 0, 0) + wanted, (group, 0))
-    return _await(sender, lambda data: data[0] == 136 and data[8:24] == wanted)
+    return lambda data: data[0] == 136 and data[8:24] == wanted
 
 
 def _send_arp(net: World, operation: int, sender: str, target: str) -> None:

@@ -43,8 +43,9 @@ from leitwolf.wire.ballot import Ballot, Key
 CLUSTER = str(uuid.uuid4())
 PORT = 6474
 BASE = f"127.{os.getpid() >> 8 & 0x7F | 0x40}.{os.getpid() & 0xFF}"
-PATIENCE_S = 20.0
-TIMING = Timing(retry_rejected=0.2)
+PATIENCE_S = 30.0
+TIMING = Timing(silence=30, connect=30, handshake=30, retry_rejected=0.2)
+"""Nothing is given up because the machine stands still for a while."""
 CODEC = PeerCodec(
     encode=msgspec.msgpack.encode, decode=msgspec.msgpack.Decoder(list[int | bytes]).decode
 )

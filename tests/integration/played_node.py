@@ -38,6 +38,11 @@ from leitwolf.wire.guard import (
 from leitwolf.wire.layout import LayoutError
 
 MS = 1_000_000
+NEVER_LONGER = (900 * MS, 1_500 * MS)
+"""P and R that a guard without memory waits for."""
+LEASES = (7_000 * MS, 9_000 * MS, 400 * MS)
+"""P, R and K that outlast a machine that stands still, and a program that starts slowly."""
+BRIEF = (*NEVER_LONGER, 150 * MS)
 SETTINGS = Settings.load(os.environ)
 
 
@@ -85,7 +90,8 @@ def govern(channel: socket.socket, progress: Progress) -> None:
     page = PageReader(SETTINGS.runtime / "guard.page").read()
     floor = page.floor if page is not None else Ballot(1, 1, 1)
     ballot = Ballot(1, floor.round + 1, 1)
-    profile = (100 * MS, 900 * MS, 1500 * MS, 150 * MS, 900 * MS, 1500 * MS)
+    leases = BRIEF if "PLAYED_BRIEF" in os.environ else LEASES
+    profile = (100 * MS, *leases, *NEVER_LONGER)
     for message in (
         DaemonHello(floor),
         Configure(1, 7_654, (), *profile, (), (Votes((1,), (1,)),)),

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.integration.witness_support import free_port
 
 TARGET = "iqn.2026-01.org.leitwolf.test:disk"
-READY_S = 20.0
+READY_S = 60.0
 _PRIORITY = -15
 """A SAN has processors of its own: what a busy machine does to it is not what is tested."""
 CONTROL = "9"

@@ -66,7 +66,7 @@ def cells(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Containmen
 def kill(containment: Containment, cell: str) -> None:
     """Do as the guard does: close, then kill again until it is empty."""
     containment.close(cell)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + support.PATIENCE_SECONDS
     while not containment.empty(cell):
         containment.kill(cell)
         assert time.monotonic() < deadline, f"{containment.processes(cell)} live on"
@@ -328,10 +328,12 @@ def test_second_program_joins_the_cell(cells: Containment, tmp_path: Path) -> No
     pid = support.eventually(output.read_text).strip()
     # It sees the first one by the pid that that one has.
     assert wait(start(cells, "a", f"kill -0 {pid} && exit 4")) == 4
-    second = start(cells, "a", "sleep 0.3; exit 6")
+    may_end = tmp_path / "may end"
+    second = start(cells, "a", f"while ! test -e '{may_end}'; do sleep 0.02; done; exit 6")
     os.kill(first.pid, signal.SIGTERM)
     assert wait(first) == -signal.SIGTERM
     assert not cells.empty("a")
+    may_end.touch()
     assert wait(second) == 6
     support.eventually(lambda: cells.empty("a"))
 
@@ -354,9 +356,11 @@ def test_start_while_the_cell_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_cell_does_not_end_while_somebody_joins(tmp_path: Path) -> None:
     """Its end would kill who has just come in; what has ended is entered by nobody."""
     cells = PidNamespaceContainment(tmp_path)
-    first = start(cells, "a", "exec sleep 1")
+    may_end = tmp_path / "may end"
+    first = start(cells, "a", f"while ! test -e '{may_end}'; do sleep 0.02; done")
     with cells._record("a").open() as record:
         fcntl.flock(record, fcntl.LOCK_SH)
+        may_end.touch()
         wait(first)
         time.sleep(0.5)  # it looked twice
         assert not cells.empty("a")

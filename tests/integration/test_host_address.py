@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +21,11 @@ from tests.integration.host_support import (
     start_order,
     stop_order,
 )
-from tests.integration.kernel_support import eventually, ip
+from tests.integration.kernel_support import PATIENCE_SECONDS, eventually, ip
 
 from leitwolf.model.observations import ResourceReport
 from leitwolf.resources import _neighbour as neighbour
-from leitwolf.resources.ip_address import PROBES
+from leitwolf.resources.ip_address import HOLD_WAIT_S, PROBES
 from leitwolf.system.gate import Gate
 from leitwolf.system.rtnetlink import marked_addresses
 
@@ -73,7 +74,7 @@ class Lan:
             self.outside,
             lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)),
         )
-        heard.settimeout(10)
+        heard.settimeout(PATIENCE_SECONDS)
         self.sockets.append(heard)
         return heard
 
@@ -89,7 +90,7 @@ class Lan:
 
         def connect() -> bool:
             try:
-                socket.create_connection((address, 9), timeout=2)
+                socket.create_connection((address, 9), timeout=PATIENCE_SECONDS)
             except ConnectionRefusedError:
                 return True
             except OSError:
@@ -187,10 +188,10 @@ def test_free_address_passes_the_probe(lan: Lan, address: str, prefix: int) -> N
 def test_conflict_is_reported_and_the_address_stays(lan: Lan) -> None:
     """Another MAC that claims the address is named in a report, and answered once."""
     daemon = lan.node.start()
+    heard = lan.sniff()
     daemon.send(start_order("vip", "ip_address", address=f"{V4}/24"))
     daemon.state("vip", "online")
-    heard = lan.sniff()
-    claims(heard, V4, 4)
+    claims(heard, V4, 4)  # now it listens
     stranger = bytes.fromhex("02000000beef")
     packet, _ = neighbour.arp_announcement(1, stranger, ipaddress.IPv4Address(V4))
     heard.sendto(packet, ("eth0", neighbour.ARP, 0, 1, b"\xff" * 6))
@@ -203,8 +204,10 @@ def test_conflict_is_reported_and_the_address_stays(lan: Lan) -> None:
 def test_conflict_is_heard_in_ipv6(lan: Lan) -> None:
     """An advertisement of the address by another MAC is reported."""
     daemon = lan.node.start()
+    heard = lan.sniff()
     daemon.send(start_order("vip", "ip_address", address=f"{V6}/64"))
     daemon.state("vip", "online")
+    claims(heard, V6, 2)  # now it listens
     lan.add(lan.outside, f"{V6}/64")
 
     def advertise() -> None:
@@ -318,12 +321,25 @@ def test_an_address_waits_for_a_gate_that_is_being_armed(lan: Lan) -> None:
         with Gate() as gate:
             assert gate.arm(60_000, LEASE, renewal=False)
 
-    inside(lan.namespace, shut)
     daemon = lan.node.start()
-    daemon.send(start_order("vip", "ip_address", address=f"{V4}/24"))
-    eventually(lambda: lan.has(V4))
-    assert inside(lan.namespace, gate) == ({V4}, set())
-    inside(lan.namespace, arm)
+    for attempt in range(1, 20):
+        inside(lan.namespace, shut)
+        begun = time.monotonic()
+
+        def late(begun: float = begun) -> bool:
+            return time.monotonic() - begun > HOLD_WAIT_S
+
+        daemon.send(start_order("vip", "ip_address", address=f"{V4}/24", attempt=attempt))
+        eventually(lambda late=late: late() or lan.has(V4))
+        waiting = inside(lan.namespace, gate)
+        inside(lan.namespace, arm)
+        if not late():
+            break
+        # It need not have waited so long: this machine was too slow for what is tested.
+        daemon.state("vip", "online", "failed")
+        daemon.send(stop_order("vip"))
+        daemon.state("vip", "offline")
+    assert waiting == ({V4}, set())
     daemon.state("vip", "online")
     assert inside(lan.namespace, gate) == ({V4}, {V4})
 

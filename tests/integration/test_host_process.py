@@ -19,7 +19,7 @@ from tests.integration.host_support import (
     process_order,
     stop_order,
 )
-from tests.integration.kernel_support import eventually, ip
+from tests.integration.kernel_support import catches, eventually, ip
 
 from leitwolf.system.progress import Flag, Progress, Role
 
@@ -79,8 +79,9 @@ def test_restart_after_failure_is_a_new_attempt(node: HostNode) -> None:
     order = process_order("srv", command, working_directory=str(node.state))
     daemon.send(order)
     daemon.state("srv", "online")
-    eventually(lambda: (node.state / "child").read_text().endswith("\n"))
-    child = int((node.state / "child").read_text())
+    told = node.state / "child"
+    eventually(lambda: told.exists() and told.read_text().endswith("\n"))
+    child = int(told.read_text())
     os.kill(node.pid("srv"), signal.SIGKILL)
     daemon.state("srv", "failed")
     daemon.send(order)
@@ -153,6 +154,7 @@ def test_web_server_with_an_environment_and_a_signal_of_its_own(node: HostNode) 
         stop_signal="USR1",
         check_http="http://127.0.0.1:8123/health?deep",
         check_interval_ms=20,
+        check_timeout_ms=30_000,
         check_failures=3,
     )
     daemon = node.start()
@@ -214,9 +216,9 @@ def test_exit_status_of_the_adopted_is_known(node: HostNode) -> None:
     node.daemons[-1].state("a", "online")
     node.daemons[-1].state("b", "online")
     first, second = node.pid("a"), node.pid("b")
+    eventually(lambda: catches(first, signal.SIGUSR1))
     node.tell_keeper("kill")
-    with pytest.raises((AssertionError, ConnectionResetError)):
-        node.daemons[-1].receive()
+    node.daemons[-1].hung_up()
     os.kill(second, signal.SIGSEGV)
     eventually(lambda: not alive(second))
     node.tell_keeper("start")
@@ -318,7 +320,7 @@ def test_guard_gone_longer_than_the_lease_kills(node: HostNode) -> None:
     daemon.send(process_order("srv", "sleep 1000"))
     daemon.state("srv", "online")
     pid = node.pid("srv")
-    node.guard.stop()
+    node.guard.stop(lease_ms=2_000)
     report = daemon.state("srv", "failed")
     assert report.code == "lease-over"
     assert "lease-ended" in report.text
@@ -395,8 +397,7 @@ def test_newer_daemon_replaces_the_older(node: HostNode) -> None:
     first.state("srv", "online")
     second = node.daemon()
     assert node.inventory.resources[0].state == "online"
-    with pytest.raises(AssertionError, match="closed the connection"):
-        first.receive()
+    first.hung_up()
     second.send(stop_order("srv"))
     second.state("srv", "offline")
 
@@ -407,8 +408,7 @@ def test_rubbish_costs_only_the_connection(node: HostNode) -> None:
     daemon.send(process_order("srv", "sleep 1000"))
     daemon.state("srv", "online")
     daemon._socket.send(b"\xc1rubbish")
-    with pytest.raises((AssertionError, ConnectionResetError)):
-        daemon.receive()
+    daemon.hung_up()
     node.daemon()
     assert node.inventory.resources[0].state == "online"
 

@@ -38,12 +38,12 @@ import sys
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, run_simple
 class Handler(WSGIRequestHandler):
-    timeout = 1
+    timeout = float(sys.argv[3])
 application = DomainDispatcherApplication(create_backend_app)
 run_simple(sys.argv[1], int(sys.argv[2]), application, threaded=False, request_handler=Handler)
 """
 """One request at a time: moto compares and writes in two steps, and in threads it loses writes.
-A client whose power fails within its request says nothing more: the others wait a second for it."""
+A client whose power fails within its request says nothing more: the others wait for it."""
 
 
 def free_port() -> int:
@@ -90,16 +90,21 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 def s3() -> Iterator[int]:
     """Run moto's S3 with an empty bucket ``quorum``; yield its port."""
     port = free_port()
-    with moto("127.0.0.1", port):
+    with moto("127.0.0.1", port, patience_s=READY_S):
         wait_for(lambda: answers(port, "PUT", "/quorum"), "moto")
         yield port
 
 
 @contextlib.contextmanager
-def moto(host: str, port: int, enter: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """Run moto at an address, which ``enter`` leads to; there is no bucket yet."""
+def moto(
+    host: str, port: int, enter: Sequence[str] = (), patience_s: float = 1
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run moto at an address, which ``enter`` leads to; there is no bucket yet.
+
+    It gives up a client that says nothing for ``patience_s`` within its request.
+    """
     server = subprocess.Popen(
-        [*enter, sys.executable, "-c", MOTO, host, str(port)],
+        [*enter, sys.executable, "-c", MOTO, host, str(port), str(patience_s)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -185,7 +190,7 @@ class Witness:
         if process is None:
             return 0
         process.send_signal(number)
-        return process.wait(30)
+        return process.wait(READY_S)
 
     def token(self, name: str, *, replace: bool = False) -> str:
         vault = Vault(self.folder)
