@@ -295,6 +295,7 @@ def frozen_guard(
                 break
             end(pid)
             pid = 0
+            time.sleep(duration_ms / 1000)  # its lease is over
             if refused():
                 os.read(reading, 99)
         assert pid, "it is not renewed"
