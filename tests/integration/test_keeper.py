@@ -306,6 +306,28 @@ def test_systemd_is_told() -> None:
         assert keeper.wait(60) == 0
 
 
+def test_systemd_is_told_once_it_listens_again(node: Node) -> None:
+    """Its socket is full while guard and daemon come up: READY is sent when there is room."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        address = str(node.base / "notify")
+        manager.bind(address)
+        manager.settimeout(60)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
+            others.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    others.sendto(b"OTHERS=1", address)
+        node.environment |= {"NOTIFY_SOCKET": address}
+        former = node.started[0]
+        start(node)  # finds both up
+        assert former.wait(60) == 0
+        eventually(lambda: node.process(Role.KEEPER) not in (0, former.pid), 60.0)
+        time.sleep(0.5)
+        while (said := manager.recv(1_000)) == b"OTHERS=1":
+            pass
+        assert said.startswith(b"READY=1")
+
+
 def test_systemd_is_told_of_a_slow_start() -> None:
     """A daemon that takes 13 s to load: the start may take longer, and READY comes all the same."""
     with managed(PLAYED_LOADING_S="13") as (node, manager):

@@ -430,8 +430,8 @@ class Keeper:
     def _notify(self, now: int) -> None:
         up = self._children[Role.GUARD].ready and self._children[Role.DAEMON].ready
         if up and not self._ready and not self._stopping and not self._replacing:
-            self._ready = True
-            self._notifier.ready("guard and daemon are up")
+            told = self._notifier.ready("guard and daemon are up")
+            self._ready = told or not self._notifier.managed  # its socket may be full: once more
         starts = not self._ready and not self._stopping
         loads = starts and any(child.loads(now) for child in self._children.values())
         # Once a stop takes longer than the unit says, systemd is to be told so until its end.
