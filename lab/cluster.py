@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +21,9 @@ from leitwolf.model.errors import LeitwolfError
 __all__ = ["ClusterError", "LabCluster", "all_up", "is_leitwolf", "runs_module"]
 
 RUNTIME = "/run/leitwolf"
-_READY_S = 20.0
+_READY_S = 60.0
+_COMMAND_S = 90.0
+"""A command waits for a minute for its outcome and then says so."""
 
 
 class ClusterError(Exception):
@@ -93,10 +95,15 @@ class LabCluster:
             stderr=output,
         )
 
-    def revive(self) -> list[str]:
-        """Boot the nodes that fenced themselves, as real machines do; return which."""
+    def revive(self, but: Collection[str] = ()) -> list[str]:
+        """Boot the nodes that fenced themselves, as real machines do, ``but`` these; return which.
+
+        A process that cannot be killed holds its dead machine until it can.
+        """
         fenced = [
-            node for node in self.world.nodes if self.world.pid(node) and not self.world.alive(node)
+            node
+            for node in self.world.nodes
+            if node not in but and self.world.pid(node) and not self.world.alive(node)
         ]
         for node in fenced:
             self.world.power_off(node)
@@ -110,22 +117,26 @@ class LabCluster:
 
     # --- commands --------------------------------------------------------------------------------
 
-    def ask(self, node: str, *arguments: str, timeout_s: float = 60) -> Any:
+    def ask(self, node: str, *arguments: str, timeout_s: float = _COMMAND_S) -> Any:
         """Run a ``leitwolf`` command with ``--json`` on a node and return what it says.
 
         Raises:
             ClusterError: it failed; has its text.
         """
         done = self.command(node, *arguments, "--json", timeout_s=timeout_s)
+        problem = f"leitwolf {' '.join(arguments)}: {done.stdout}{done.stderr}"
         if done.returncode not in (0, 6, 10):
-            raise ClusterError(f"leitwolf {' '.join(arguments)}: {done.stdout}{done.stderr}")
+            raise ClusterError(problem)
         try:
-            return json.loads(done.stdout)
+            said = json.loads(done.stdout)
         except json.JSONDecodeError as error:
-            raise ClusterError(f"leitwolf {' '.join(arguments)}: {done.stdout!r}") from error
+            raise ClusterError(problem) from error
+        if done.returncode == 6 and "error" in said:  # else it shows a state without a quorum
+            raise ClusterError(problem)
+        return said
 
     def command(
-        self, node: str, *arguments: str, timeout_s: float = 60
+        self, node: str, *arguments: str, timeout_s: float = _COMMAND_S
     ) -> subprocess.CompletedProcess[str]:
         """Run a ``leitwolf`` command on a node as a user would."""
         process = self.world.spawn(
@@ -137,7 +148,12 @@ class LabCluster:
             stderr=subprocess.PIPE,
             text=True,
         )
-        output, errors = process.communicate(timeout=timeout_s)
+        try:
+            output, errors = process.communicate(timeout=timeout_s)
+        except BaseException:
+            self.world.kill(process)
+            process.communicate()
+            raise
         return subprocess.CompletedProcess(list(arguments), process.returncode, output, errors)
 
     def client(self, node: str) -> Client:
@@ -179,10 +195,20 @@ class LabCluster:
         progress(f"{first} formed the cluster, profile {self.profile}")
         for node in others:
             self._wait_daemon(node)
-            token = self.ask(first, "token")["token"]
-            self.command(node, "join", token)
+            self._join(first, node)
             progress(f"{node} joined")
-        self.wait(first, all_up(len(self.world.nodes)), "all nodes to be up")
+        whole = all_up(len(self.world.nodes))
+        self.wait(first, lambda view: not self.revive() and whole(view), "all nodes to be up")
+
+    def _join(self, first: str, node: str) -> None:
+        """Let a node join; one that stalls while it does is asked again."""
+        deadline = time.monotonic() + _READY_S
+        while True:
+            done = self.command(node, "join", self.ask(first, "token")["token"])
+            if not done.returncode or self.status(node)["formed"]:
+                return
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{node} does not join: {done.stdout}{done.stderr}")
 
     def _wait_daemon(self, node: str) -> None:
         deadline = time.monotonic() + _READY_S
