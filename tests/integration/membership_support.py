@@ -19,6 +19,7 @@ from lab.cluster import RUNTIME, LabCluster
 from lab.observer import Observer
 from lab.processes import argv_of, members_of, parents
 from lab.world import World
+from tests.integration.stall_support import TwoOwners
 
 from leitwolf.client import Client
 from leitwolf.model.errors import LeitwolfError
@@ -486,10 +487,13 @@ class Outside:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End it; what was seen in the meantime counts."""
-        if error[0] is None:
+        """End it; what was seen in the meantime counts, and more than any other failure."""
+        try:
             self._look()
-        self._observer.__exit__(*error)
+        finally:
+            self._observer.__exit__(*error)
+        if error[0] is not None and self.two_owners_ms:
+            raise TwoOwners(f"two owners, and {error[1]}")
 
     def _look(self) -> list[str]:
         """Return who answered since the last look, in the order of their last answers."""
