@@ -5,34 +5,67 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from lab.cluster import RUNTIME, ClusterError, LabCluster, all_up
 from lab.observer import Observer
 from lab.prober import Outage, Prober
 from lab.processes import numbered
-from lab.world import World
+from lab.world import SWITCH, World
+from tests.integration.stall_support import NOT_NOW, STALL_MS, TwoOwners
 
 from leitwolf.client import Client
 from leitwolf.model.errors import LeitwolfError
+from leitwolf.model.views import LogLine
 from leitwolf.system.progress import Progress, Role
 
-__all__ = ["GROUP", "PORT", "SOON_MS", "VIP", "VIP6", "Calm", "Watch", "process_of"]
+__all__ = [
+    "CALM_S",
+    "GROUP",
+    "PORT",
+    "SOON_MS",
+    "VIP",
+    "VIP6",
+    "Calm",
+    "Watch",
+    "links_up",
+    "named",
+    "process_of",
+]
 
 VIP, VIP6, PORT, GROUP = "10.77.2.200", "fd77:2::200", 7000, "web"
 LAB = Path(__file__).parents[2] / "lab"
-_CALM_S = 30.0
-_LEAD_TRIES = 5
+T = TypeVar("T")
+CALM_S = 30.0
+"""What is waited for comes by then, also on a machine that is slow and stands still at times."""
+_LOOK_S = 0.02
+_ELSEWHERE = {"moved-elsewhere", "another-leads"}
+"""Who stalls while it is to own or to lead loses that to another node, and is asked again."""
+_WAS_DONE = {"group-exists", "resource-exists", "unknown-group"}
+"""What a command is told that was done before, without that it could be told so."""
 SOON_MS = 5_000.0
 """No outage is longer, on a machine that is busy with others too: leases end well within it.
 
 Whether something moved is told by the generation, and how fast that is by the benchmarks.
 """
+
+
+def named(view: dict[str, Any], name: str = GROUP) -> dict[str, Any]:
+    """Return a group of a status; a daemon that starts has none yet, and shows it nowhere."""
+    none = {"id": name, "owner": "", "status": "", "generation": -1, "resources": [], "wish": ""}
+    return next((item for item in view["groups"] if item["id"] == name), none)
+
+
+def links_up(view: dict[str, Any], node: str, *up: bool) -> bool:
+    """Return whether a status has all nodes up, and the links of this one so, sorted."""
+    links = [link["up"] for line in view["nodes"] if line["name"] == node for link in line["links"]]
+    return sorted(links) == list(up) and all(line["up"] for line in view["nodes"])
 
 
 def process_of(world: World, node: str, role: Role) -> int:
@@ -42,10 +75,6 @@ def process_of(world: World, node: str, role: Role) -> int:
     if not pid:
         raise ClusterError(f"{node} has no {role.name.lower()}")
     return pid
-
-
-_STALL_MS = 150
-"""Two heartbeats of the profile default are late by then: a node counts as lost before long."""
 
 
 class Watch:
@@ -68,15 +97,19 @@ class Watch:
 
         A machine that stood still for too long moved it once more, and rightly so.
         """
-        return self.moves == times or self.stall_ms > _STALL_MS
+        return self.moves == times or self.stall_ms > STALL_MS
 
-    def answers_again(self, timeout_s: float = 10.0) -> bool:
+    def answers_again(self, timeout_s: float = CALM_S) -> bool:
         """Wait until the address answers; say whether."""
         return self._prober.wait_for_answers(count=30, timeout_s=timeout_s)
 
     def finish(self) -> None:
         """Take the results."""
         self.outages = self._prober.outages()
+        while self.outages and not self.outages[-1].end:  # one answer is late just now
+            if not self.answers_again():
+                raise ClusterError("the address does not answer any more")
+            self.outages = [*self.outages[:-1], *self._prober.outages()]
         self.two_owners_ms = self._observer.two_owners_ms()
         self.stall_ms = self._prober.stall_ms()
 
@@ -100,6 +133,7 @@ class Calm:
         self.world = cluster.world
         self._prober = prober
         self._observer = observer
+        self._spared: set[str] = set()
 
     def client(self, node: str = "") -> Client:
         """Return a client of a node's daemon that asks from here, as a command takes a while."""
@@ -115,65 +149,104 @@ class Calm:
         found: dict[str, Any] = msgspec.to_builtins(view)
         return found
 
+    @contextmanager
+    def sparing(self, *nodes: str) -> Iterator[None]:
+        """Leave these nodes dead if they fence themselves: that is what is looked at."""
+        former, self._spared = self._spared, self._spared | set(nodes)
+        try:
+            yield
+        finally:
+            self._spared = former
+
+    def wait_for(self, wanted: Callable[[], T | None], what: str, timeout_s: float = CALM_S) -> T:
+        """Wait until something is found, and return it.
+
+        Who fenced itself meanwhile, because it stood still for too long, reboots.
+        """
+        deadline, problem = time.monotonic() + timeout_s, ""
+        while True:
+            try:
+                found = wanted()
+            except ClusterError as error:
+                problem = str(error)
+            else:
+                if found:
+                    return found
+                problem = f"{found!r}"
+            if time.monotonic() > deadline:
+                raise ClusterError(f"waited {timeout_s:g} s for {what}: {problem}")
+            self.cluster.revive(self._spared)
+            time.sleep(_LOOK_S)
+
+    def on(self, *but: str) -> list[str]:
+        """Return the nodes that are on, ``but`` these."""
+        return [node for node in self.world.nodes if self.world.pid(node) and node not in but]
+
     def group(self, name: str = GROUP, node: str = "") -> dict[str, Any]:
-        """Return a group."""
-        return next(item for item in self.status(node)["groups"] if item["id"] == name)
+        """Return a group that is there."""
+
+        def found() -> dict[str, Any]:
+            view = self.status(node)
+            return named(view, name) if name in [item["id"] for item in view["groups"]] else {}
+
+        return self.wait_for(found, f"{name} in a status")
+
+    def _led(self) -> dict[str, Any]:
+        """Return the status of the first node that has a quorum and knows a leader."""
+
+        def found() -> dict[str, Any]:
+            for node in self.on():
+                with suppress(ClusterError):
+                    view = self.status(node)
+                    if view["quorum"] and view["leader"]:
+                        return view
+            return {}
+
+        return self.wait_for(found, "a leader")
 
     def owner(self, name: str = GROUP) -> str:
         """Return the owner of a group, by the first node that has a quorum."""
-        for node in self.world.nodes:
-            if self.world.pid(node):
-                view = self.status(node)
-                if view["quorum"]:
-                    return next(str(one["owner"]) for one in view["groups"] if one["id"] == name)
-        return ""
+        return str(named(self._led(), name)["owner"])
 
     def leader(self) -> str:
         """Return the leader."""
-        for node in self.world.nodes:
-            if self.world.pid(node):
-                view = self.status(node)
-                if view["quorum"] and view["leader"]:
-                    return str(view["leader"])
-        raise ClusterError("nobody knows a leader")
+        return str(self._led()["leader"])
 
     def other(self, *nodes: str) -> str:
-        """Return a node that is none of these."""
-        return next(node for node in self.world.nodes if node not in nodes)
+        """Return a node that is on and none of these."""
+        return self.on(*nodes)[0]
 
     def until(
-        self, wanted: Callable[[dict[str, Any]], bool], what: str, timeout_s: float = _CALM_S
+        self, wanted: Callable[[dict[str, Any]], bool], what: str, timeout_s: float = CALM_S
     ) -> dict[str, Any]:
         """Wait for a status, asked on any node that is on."""
-        node = next(node for node in self.world.nodes if self.world.pid(node))
-        return self.until_seen(node, wanted, what, timeout_s)
+        return self.until_seen("", wanted, what, timeout_s)
 
     def until_seen(
         self,
         node: str,
-        wanted: Callable[[dict[str, Any]], bool],
+        wanted: Callable[[dict[str, Any]], object],
         what: str,
-        timeout_s: float = _CALM_S,
+        timeout_s: float = CALM_S,
     ) -> dict[str, Any]:
-        """Wait for a status of a certain node."""
-        deadline = time.monotonic() + timeout_s
+        """Wait for a status of a certain node ('': the first that is on), see :meth:`wait_for`."""
         view: dict[str, Any] = {}
-        while time.monotonic() < deadline:
-            try:
-                view = self.status(node)
-            except ClusterError as error:
-                view = {"error": str(error)}
-                self.cluster.revive()
-            if "error" not in view and wanted(view):
-                return view
-            time.sleep(0.02)
-        raise ClusterError(f"waited {timeout_s:g} s for {what}: {json.dumps(view)}")
 
-    def until_online(self, owner: str = "", name: str = GROUP, timeout_s: float = _CALM_S) -> None:
+        def found() -> dict[str, Any]:
+            view.clear()
+            view.update(self.status(node or self.on()[0]))
+            return view if wanted(view) else {}
+
+        try:
+            return dict(self.wait_for(found, what, timeout_s))
+        except ClusterError as error:
+            raise ClusterError(f"{error}\n{json.dumps(view)}") from error
+
+    def until_online(self, owner: str = "", name: str = GROUP, timeout_s: float = CALM_S) -> None:
         """Wait until a group is online (on ``owner``)."""
 
         def good(view: dict[str, Any]) -> bool:
-            group = next(item for item in view["groups"] if item["id"] == name)
+            group = named(view, name)
             return group["status"] == "online" and owner in ("", group["owner"])
 
         self.until(good, f"{name} to be online", timeout_s)
@@ -195,41 +268,93 @@ class Calm:
             return all_up(len(self.world.nodes))(view) and not self.cluster.revive()
 
         self.cluster.revive()  # one that is thawed too late to prove its stop fences itself
-        leader = str(self.until(whole, "all nodes to be up")["leader"])
-        newest = self.status(leader)["index"]  # one that was away has a leader before all entries
-        self.until(lambda view: view["index"] >= newest, f"entry {newest}")
+        self.until(whole, "all nodes to be up")
+        newest = self.newest()  # one that was away has a leader before all entries
+        self._undo(self.until(lambda view: view["index"] >= newest, f"entry {newest}"))
         self.until_online()
-        if not self._prober.wait_for_answers(count=30, timeout_s=_CALM_S):
+        if not self._prober.wait_for_answers(count=30, timeout_s=CALM_S):
             raise ClusterError("the address does not answer")
+
+    def _undo(self, view: dict[str, Any]) -> None:
+        """Take back what a test that failed has ordered, and left so."""
+        group = named(view)
+        for node in view["nodes"]:
+            if node["paused"]:
+                self.do("node", "resume", node["name"])
+        if group["wish"] != "online":
+            self.do("group", "online", GROUP, "--no-wait")
+        for resource in group["resources"]:
+            if resource["wish"] != "online":
+                self.do("resource", "online", resource["id"], "--no-wait")
+        if group["status"] == "failed":
+            self.do("group", "recover", GROUP, "--no-wait")
+
+    def until_status(self, name: str, status: str) -> dict[str, Any]:
+        """Wait until a group has a status; return the group."""
+        view = self.until(lambda view: named(view, name)["status"] == status, f"{name} {status}")
+        return named(view, name)
+
+    def until_exit(self, code: int) -> None:
+        """Wait until the command ``status`` ends with a code."""
+
+        def found() -> bool:
+            return self.cluster.command("n1", "status").returncode == code
+
+        self.wait_for(found, f"status to end with {code}")
 
     def until_gone(self, owner: str) -> str:
         """Wait until a group left ``owner`` and is online elsewhere; return its new owner."""
-        asker = self.other(owner)
 
         def gone(view: dict[str, Any]) -> bool:
-            group = next(item for item in view["groups"] if item["id"] == GROUP)
+            group = named(view)
             return group["owner"] not in ("", owner) and group["status"] == "online"
 
-        view = self.until_seen(asker, gone, f"{GROUP} to leave {owner}", _CALM_S)
-        return next(str(item["owner"]) for item in view["groups"] if item["id"] == GROUP)
+        what = f"{GROUP} to leave {owner}"
+        with self.sparing(owner):
+            view = self.until_seen(self.other(owner), gone, what)
+        return str(named(view)["owner"])
+
+    def do(self, *words: str, node: str = "n1") -> Any:
+        """Have a command done: one that cannot be done just now is asked for again.
+
+        Raises:
+            ClusterError: it is refused, or it cannot be done for long; has what it said.
+        """
+        deadline, again = time.monotonic() + CALM_S, False
+        while True:
+            try:
+                done = self.cluster.command(node, *words, "--json")
+            except subprocess.TimeoutExpired as error:
+                raise ClusterError(f"leitwolf {' '.join(words)} hangs") from error
+            said = _said(done.stdout)
+            code = said.get("code", "") if isinstance(said, dict) and "error" in said else ""
+            if done.returncode in (0, 10) or (again and code in _WAS_DONE):
+                return said
+            later = done.returncode in NOT_NOW or code in _ELSEWHERE
+            if time.monotonic() > deadline or not (later or not self.world.alive(node)):
+                raise ClusterError(f"leitwolf {' '.join(words)}: {done.stdout}{done.stderr}")
+            self.cluster.revive(self._spared)
+            again = True
+            time.sleep(0.1)
+
+    def add_group(self, name: str, *options: str) -> None:
+        """Add a group without waiting; a test that failed may have left it."""
+        if name in [item["id"] for item in self._led()["groups"]]:
+            self.do("group", "remove", name, "--force")
+        self.do("group", "add", name, *options, "--no-wait")
 
     def place(self, owner: str) -> None:
         """Have a node own the group."""
         if self.owner() != owner:
-            self.cluster.ask(owner, "group", "move", GROUP, owner)
+            self.do("group", "move", GROUP, owner, node=owner)
 
     def lead(self, leader: str) -> None:
-        """Have a node lead; another one may win in between, so it is asked again."""
-        for _ in range(_LEAD_TRIES):
-            if self.leader() == leader:
-                return
-            try:
-                self.cluster.ask(leader, "node", "lead", leader)
-            except ClusterError as error:
-                if "another-leads" not in str(error):
-                    raise
-            time.sleep(0.5)
-        raise ClusterError(f"{leader} does not lead")
+        """Have a node lead."""
+        deadline = time.monotonic() + CALM_S
+        while self.leader() != leader:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{leader} does not lead")
+            self.do("node", "lead", leader, node=leader)
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:
@@ -239,27 +364,52 @@ class Calm:
         self._observer.report()
         watch = Watch(self._prober, self._observer)
         leader = self.leader()
-        before, newest = self.group(node=leader)["generation"], self.status(leader)["index"]
+        before, newest = self.group(node=leader)["generation"], self.newest()
         try:
-            yield watch
-        finally:
-            self.mend()
-        self.settle()
-        time.sleep(0.3)  # what comes too late, as a second outage, shall be seen
-        watch.finish()
+            try:
+                yield watch
+            finally:
+                self.mend()
+            self.settle()
+            time.sleep(0.3)  # what comes too late, as a second outage, shall be seen
+            watch.finish()
+        except Exception as error:
+            if self._observer.two_owners_ms():  # whatever else failed, this is worse
+                raise TwoOwners(f"two owners, and {error}") from error
+            raise
         leader = self.leader()
         watch.moves = self.group(node=leader)["generation"] - before
-        lines = self.client(leader).log(after=newest)
+        [lines] = self.wait_for(lambda: [self._log(leader, newest)], "the log")
         watch.story = "\n".join(f"{one.index} {one.by} {one.because} {one.events}" for one in lines)
+
+    def _log(self, node: str, after: int) -> list[LogLine]:
+        try:
+            return self.client(node).log(after=after)
+        except LeitwolfError as error:
+            raise ClusterError(error.text) from error
 
     def pid(self, node: str, role: Role) -> int:
         """Return the process that has a role on a node, as seen from here."""
-        return process_of(self.world, node, role)
+        return self.wait_for(lambda: process_of(self.world, node, role), f"{role.name} of {node}")
+
+    def server(self, node: str, name: str = f"{LAB / 'echo.py'} {PORT}") -> int:
+        """Wait for the one process of a group on a node; return its pid inside that machine."""
+
+        def found() -> int:
+            [pid, *more] = self.servers(node, name) or [0]
+            return 0 if more else pid
+
+        return self.wait_for(found, f"one {name} on {node}")
+
+    def servers(self, node: str, name: str) -> list[int]:
+        """Return the processes of a command on a node, by their pids inside that machine."""
+        found = self.world.run(node, ["pgrep", "-f", name], check=False).stdout
+        return [int(pid) for pid in found.split()]
 
     def has_other(self, node: str, role: Role, former: int) -> bool:
         """Return whether another process than ``former`` has a role."""
         try:
-            return self.pid(node, role) != former
+            return process_of(self.world, node, role) != former
         except ClusterError:
             return False
 
@@ -273,26 +423,55 @@ class Calm:
         for pid in [self.pid(node, role) for role in roles]:
             os.kill(pid, signal.SIGKILL)
 
+    def ports(self, node: str) -> list[str]:
+        """Return the names of the switch's ends of a node's cables."""
+        links = self.world.run(SWITCH, ["ip", "-o", "link"]).stdout.splitlines()
+        names = [line.split(":")[1].split("@")[0].strip() for line in links]
+        return [name for name in names if name.startswith(f"{node}-")]
+
+    def gate(self, node: str) -> str:
+        """Return the rules of a node's gate, '' when it is not there."""
+        return self.world.run(node, ["nft", "list", "ruleset"], check=False).stdout
+
     def newest(self) -> int:
         """Return the index of the newest entry."""
-        return int(self.status(self.leader())["index"])
+        return int(self.wait_for(lambda: self.status(self.leader()), "the leader")["index"])
 
-    def until_told(self, word: str, after: int, timeout_s: float = _CALM_S) -> str:
+    def until_told(self, word: str, after: int, timeout_s: float = CALM_S) -> str:
         """Wait until the timeline has a line with a word after an entry; return the line."""
-        deadline = time.monotonic() + timeout_s
-        while True:
+
+        def found() -> str:
             done = self.cluster.command(self.leader(), "log", "--json", f"--after={after}")
-            for line in done.stdout.splitlines():
-                if word in line:
-                    return line
-            if time.monotonic() > deadline:
-                raise ClusterError(f"no {word!r} after entry {after}: {done.stdout}")
-            time.sleep(0.1)
+            return next((line for line in done.stdout.splitlines() if word in line), "")
+
+        return self.wait_for(found, f"{word!r} after entry {after}", timeout_s)
 
     def refusal(self, *arguments: str, node: str = "n1", code: int = 2) -> dict[str, str]:
         """Return what a command that must be refused with this exit code says."""
-        done = self.cluster.command(node, *arguments, "--json")
-        if done.returncode != code:
-            raise ClusterError(f"{arguments} ended with {done.returncode}: {done.stdout}")
+        done = self.ended(*arguments, "--json", node=node, code=code)
         answer: dict[str, str] = json.loads(done.stdout)
         return answer
+
+    def ended(
+        self, *arguments: str, node: str = "n1", code: int
+    ) -> subprocess.CompletedProcess[str]:
+        """Return a command that must end with this code, asked again while it cannot be done."""
+
+        def found() -> subprocess.CompletedProcess[str] | None:
+            done = self.cluster.command(node, *arguments)
+            if done.returncode == code:
+                return done
+            if done.returncode in NOT_NOW or not self.world.alive(node):
+                return None
+            said = f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
+            raise AssertionError(said)
+
+        return self.wait_for(found, f"{arguments} to end with {code}")
+
+
+def _said(text: str) -> Any:
+    """Return what a command printed as JSON, {}: nothing of that."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {}

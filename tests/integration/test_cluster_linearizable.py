@@ -132,6 +132,16 @@ def cluster() -> Iterator[LabCluster]:
             made.close()
 
 
+def has_register(clients: Clients) -> bool:
+    """Return whether the register is there, as a node knows that is up to date."""
+    for node in NODES:
+        with suppress(LeitwolfError):
+            view = clients._client(node).status()
+            if view.fresh:
+                return bool(view.groups)
+    return False
+
+
 def leader(cluster: LabCluster, clients: Clients) -> str:
     """Wait until somebody says who leads; who fenced itself meanwhile reboots."""
     view = None
@@ -168,6 +178,7 @@ def faults(cluster: LabCluster, clients: Clients, source: random.Random, seconds
             case "cut":
                 world.cut(node)
                 time.sleep(source.uniform(0.2, 2))
+                cluster.revive()  # who fenced itself meanwhile has new cables
                 world.heal(node)
             case "freeze":
                 world.freeze(node)
@@ -187,9 +198,10 @@ def test_what_clients_see_is_linearizable(cluster: LabCluster) -> None:
     print(f"seed {seed}: LEITWOLF_SEED={seed} ./run test {__file__}")
     resource = NewResource(resource=REGISTER, type="process", parameters=command(FIRST))
     clients = Clients(cluster, seed)
-    clients._client("n1").command(
-        AddGroup(group=GroupId("register"), resources=(resource,), wish=Wish.OFFLINE)
-    )
+    added = AddGroup(group=GroupId("register"), resources=(resource,), wish=Wish.OFFLINE)
+    while not has_register(clients):
+        with suppress(LeitwolfError):
+            clients._client("n1").command(added)
     clients.start(4)
     try:
         faults(cluster, clients, random.Random(seed), SECONDS)

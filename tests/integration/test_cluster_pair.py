@@ -13,7 +13,7 @@ from tests.integration.witness_support import wait_for
 
 from leitwolf.model.views import QuorumView, StatusView
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.gathers]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def cut_link(pair: Members, outside: Outside) -> str:
     pair.until_idle(other)
     pair.until_online(leader, without=(other,))
     assert outside.until_owner(leader, other) == leader
-    assert pair.status(leader).leader == leader
+    pair.until(leader, lambda view: view.leader == leader, "the leader to stay")
     assert pair.gather().leader == leader
     return leader
 
@@ -70,8 +70,12 @@ def fall_silent(pair: Members, outside: Outside, shared: Disk | Place) -> None:
     shared.lose()
     until_weights(pair, [1, 2], 0)
     pair.until(other, lost, "what was lost")
-    told = [line for line in pair.run("status", node=other).splitlines() if line[:2] == "! "]
-    assert any(shared.location in line for line in told), told
+
+    def told() -> bool:
+        lines = pair.lab.command(other, "status").stdout.splitlines()
+        return any(line[:2] == "! " and shared.location in line for line in lines)
+
+    wait_for(told, "what was lost")
     assert outside.until_owner(*PAIR) == group.owner
     shared.find()
     until_weights(pair, [1, 1], 1)
@@ -140,7 +144,8 @@ def test_two_nodes_and_a_witness(pair: Members, kind: str, mode: str) -> None:
         leader = cut_link(pair, outside)
         left = other_than(leader)
         pair.world.power_off(leader)
-        assert pair.until_online(left, without=(leader,)).leader == left
+        pair.until_online(left, without=(leader,))
+        pair.until(left, lambda view: view.leader == left, "itself as the leader")
         assert outside.until_owner(left) == left
         late(pair, outside, left, mode)
         use_nodes(pair)
@@ -156,15 +161,17 @@ def late(pair: Members, outside: Outside, ahead: str, mode: str) -> None:
     outside.until_owner()
     pair.lab.boot(stale)
     if mode == "full":
-        assert pair.until_online(stale).index >= newest
+        pair.until_online(stale)
+        pair.until(stale, lambda view: view.index >= newest, f"entry {newest}")
         assert outside.until_owner(stale) == stale
         return  # as entries or as a snapshot
-    view = pair.until_quorum(stale, lambda view: view.lacking, "what it lacks")
-    assert view.last < newest
-    text = rf"{ahead} knows entries up to (\d+), this node up to {view.last}"
-    told = re.fullmatch(text, view.lacking)
-    assert told, view.lacking
-    assert int(told[1]) >= newest
+
+    def told(view: QuorumView) -> bool:
+        text = rf"{ahead} knows entries up to (\d+), this node up to {view.last}"
+        found = re.fullmatch(text, view.lacking)
+        return bool(found and view.last < newest <= int(found[1]))
+
+    view = pair.until_quorum(stale, told, "what it lacks")
     assert view.lacking in pair.run("quorum", "status", node=stale)
     assert pair.lab.ask(stale, "force", "--show")["known_at"] == ahead
     pair.until_idle(stale)
@@ -200,7 +207,8 @@ def test_a_witness_of_wrong_semantics_counts_nothing(pair: Members) -> None:
         pair.until_idle(left)
         assert outside.owners() == []
         place.find()
-        assert pair.until_online(left, without=(leader,)).leader == left
+        pair.until_online(left, without=(leader,))
+        pair.until(left, lambda view: view.leader == left, "itself as the leader")
         assert outside.until_owner(left) == left
         wait_for(lambda: "cannot be a witness: create" in pair.log_text(left), "the refusal")
         wait_for(lambda: "counts again" in pair.log_text(left), "the return")

@@ -14,9 +14,11 @@ from lab.prober import Prober
 from lab.world import World
 from tests.integration.fault_support import GROUP, LAB, PORT, SOON_MS, VIP, Calm
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.gathers]
 
 _CLUSTER_PORT = 6474
+_SOON_S = 15.0
+"""Streams that nobody gives up are silent for minutes; the rest is for a busy machine."""
 _ALL = "add rule inet deaf in tcp dport {port} drop; add rule inet deaf in tcp sport {port} drop; "
 _CALLS = "add rule inet deaf out tcp dport {port} drop"
 RULES = {"all": _ALL + _CALLS, "own calls": _CALLS}
@@ -31,13 +33,14 @@ def calm() -> Iterator[Calm]:
         cluster = LabCluster(world)
         stack.callback(cluster.close)
         cluster.form()
-        cluster.ask(
-            "n1", "group", "add", GROUP, "--address", f"{VIP}/24",
-            "--run", f"{sys.executable} -S -E {LAB / 'echo.py'} {PORT} web",
-        )  # fmt: skip
         prober = stack.enter_context(Prober(world, VIP, PORT, interval_us=2000))
         observer = stack.enter_context(Observer(world, [VIP]))
-        yield Calm(cluster, prober, observer)
+        calm = Calm(cluster, prober, observer)
+        calm.do(
+            "group", "add", GROUP, "--address", f"{VIP}/24",
+            "--run", f"{sys.executable} -S -E {LAB / 'echo.py'} {PORT} web",
+        )  # fmt: skip
+        yield calm
 
 
 @pytest.mark.parametrize("dropped", sorted(RULES))
@@ -47,7 +50,6 @@ def test_changes_commit_soon_when_streams_of_the_leader_break(calm: Calm, droppe
     calm.lead("n1")  # the lowest id calls all others
     calm.place("n1")
     calm.until_online("n1")
-    before = calm.group()
     with calm.watch() as seen:
         chains = (
             "add table inet deaf; "
@@ -59,15 +61,15 @@ def test_changes_commit_soon_when_streams_of_the_leader_break(calm: Calm, droppe
             began = time.monotonic()
             time.sleep(1.2)  # what was established is silent by then
             while calm.cluster.command("n2", "group", "set", GROUP, "--prefer=n1").returncode:
-                assert time.monotonic() - began < 10
+                assert time.monotonic() - began < _SOON_S
             took = time.monotonic() - began
-            assert dropped != "all" or calm.status("n2")["leader"] != "n1"
+            if dropped == "all":
+                calm.until_seen("n2", lambda view: view["leader"] not in ("", "n1"), "a leader")
             time.sleep(2)
             assert calm.group(node="n2")["owner"] == "n1"
         finally:
-            calm.world.run("n1", ["nft", "delete table inet deaf"])
-    assert took < 10
-    after = calm.group()
-    assert (after["owner"], after["generation"]) == ("n1", before["generation"])
+            calm.world.run("n1", ["nft", "delete table inet deaf"], check=False)
+    assert took < _SOON_S
+    assert seen.moved(0), seen.story
     assert seen.two_owners_ms == 0
     assert seen.outage_ms < SOON_MS, seen.outages
