@@ -44,6 +44,7 @@ from leitwolf.model.commands import (
 from leitwolf.model.errors import (
     Conflict,
     NotPermitted,
+    PeerUnreachable,
     RequestTimeout,
     StorageError,
     UnavailableError,
@@ -690,6 +691,46 @@ def test_a_daemon_that_hangs_does_not_hold_a_read_for_long(
         with pytest.raises(RequestTimeout) as caught:
             Client(tmp_path).status()
     assert "journalctl" in caught.value.hint
+
+
+# --- a daemon that dies while somebody waits ------------------------------------------------------
+
+
+def unreachable(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Have the daemon answer so many times only that it is not there, once it took a command."""
+    real, left = Client.status, iter(range(times))
+
+    def status(client: Client) -> StatusView:
+        if next(left, None) is not None:
+            raise PeerUnreachable("no daemon answers at api.sock", hint="see whether it runs")
+        return real(client)
+
+    monkeypatch.setattr(Client, "status", status)
+
+
+def test_a_daemon_that_starts_again_is_waited_for(
+    folder: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked goes on without it, and so does who waits for that."""
+    online = group_view(resource_view("web-ip"))
+    service.answer = Answer(index=9)
+    service.later = [status_view(index=9, groups=(online,))]
+    unreachable(monkeypatch, 2)
+    done = run(folder, "group", "online", "web")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("no daemon answers at api.sock") == 1
+    assert "group web is online" in done.stdout
+
+
+def test_a_daemon_that_stays_away_leaves_word_of_what_goes_on(
+    folder: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command was taken: it is not to be repeated blindly."""
+    service.answer = Answer(index=99)
+    unreachable(monkeypatch, 1_000)
+    done = run(folder, "group", "online", "web", "--timeout", "0.3")
+    assert done.exit_code == 7
+    assert "it goes on without you; ask: leitwolf why web; see whether it runs" in done.stderr
 
 
 # --- Ctrl-C --------------------------------------------------------------------------------------

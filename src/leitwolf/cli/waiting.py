@@ -10,7 +10,7 @@ import click
 
 from leitwolf.cli.common import Context, timeout_option, when_settled
 from leitwolf.model.commands import Command
-from leitwolf.model.errors import Conflict, NotFound, RequestTimeout
+from leitwolf.model.errors import Conflict, NotFound, PeerUnreachable, RequestTimeout
 from leitwolf.model.views import GroupView, ResourceView, StatusView
 
 __all__ = [
@@ -33,6 +33,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 _LOOK_S = 1.0
 """What is waited for may come about without an entry of the log."""
+_RETRY_S = 0.1
 
 
 def wait_options(default_s: float) -> Callable[[F], F]:
@@ -65,24 +66,40 @@ def wait_until(
         index: entry of the command; older states do not count.
         timeout_s: seconds.
 
+    What was asked goes on without the daemon here: one that starts again is waited for.
+
     Raises:
         RequestTimeout: there is no outcome in time.
+        PeerUnreachable: no daemon answers here any more.
     """
     client, deadline, said = context.client, time.monotonic() + timeout_s, ""
-    while True:
-        status = client.status()
-        outcome, line = None, f"entry {index} is not here yet"
-        if status.index >= index:
-            outcome, line = look(status)
-        if outcome is not None:
-            return outcome
+
+    def tell(line: str) -> None:
+        nonlocal said
         if line != said:
             said = line
             context.progress(line)
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise RequestTimeout(f"not done after {timeout_s:g} s: {line}", hint=context.waits_for)
-        client.wait_beyond(status.index, min(remaining, _LOOK_S))
+
+    while True:
+        try:
+            status = client.status()
+            outcome, line = None, f"entry {index} is not here yet"
+            if status.index >= index:
+                outcome, line = look(status)
+            if outcome is not None:
+                return outcome
+            tell(line)
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                text = f"not done after {timeout_s:g} s: {line}"
+                raise RequestTimeout(text, hint=context.waits_for)
+            client.wait_beyond(status.index, min(remaining, _LOOK_S))
+        except PeerUnreachable as error:
+            if time.monotonic() >= deadline:
+                error.hint = f"{context.waits_for}; {error.hint}"
+                raise
+            tell(error.text)
+            time.sleep(_RETRY_S)
 
 
 # --- what the whole cluster takes part in ---------------------------------------------------------
