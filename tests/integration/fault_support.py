@@ -34,6 +34,7 @@ __all__ = [
     "VIP6",
     "Calm",
     "Watch",
+    "given_up",
     "links_up",
     "named",
     "process_of",
@@ -44,7 +45,7 @@ LAB = Path(__file__).parents[2] / "lab"
 T = TypeVar("T")
 CALM_S = 30.0
 """What is waited for comes by then, also on a machine that is slow and stands still at times."""
-_LOOK_S = 0.02
+_LOOK_S, _LASTS_S = 0.02, 1.5
 _ELSEWHERE = {"moved-elsewhere", "another-leads"}
 """Who stalls while it is to own or to lead loses that to another node, and is asked again."""
 _WAS_DONE = {"group-exists", "resource-exists", "unknown-group"}
@@ -60,6 +61,19 @@ def named(view: dict[str, Any], name: str = GROUP) -> dict[str, Any]:
     """Return a group of a status; a daemon that starts has none yet, and shows it nowhere."""
     none = {"id": name, "owner": "", "status": "", "generation": -1, "resources": [], "wish": ""}
     return next((item for item in view["groups"] if item["id"] == name), none)
+
+
+def given_up(name: str) -> Callable[[dict[str, Any]], bool]:
+    """Return a condition: a group is failed and stays so; for a moment it is before it moves."""
+    since = 0.0
+
+    def lasts(view: dict[str, Any]) -> bool:
+        nonlocal since
+        now, failed = time.monotonic(), named(view, name)["status"] == "failed"
+        since = (since or now) if failed else 0.0
+        return failed and now - since > _LASTS_S
+
+    return lasts
 
 
 def links_up(view: dict[str, Any], node: str, *up: bool) -> bool:

@@ -27,6 +27,7 @@ from tests.integration.fault_support import (
     VIP,
     VIP6,
     Calm,
+    given_up,
     links_up,
     named,
 )
@@ -459,12 +460,16 @@ def test_killed_process_is_restarted_then_moved_then_given_up(calm: Calm) -> Non
         killed = calm.server(owner, "sleep 7771")
         calm.world.run(owner, ["kill", "-9", str(killed)])
 
-        def settled(view: dict[str, Any], owner: str = owner, killed: int = killed) -> bool:
+        lasts = given_up("job")
+
+        def settled(
+            view: dict[str, Any], owner: str = owner, killed: int = killed, lasts: Any = lasts
+        ) -> bool:
             """Given up, or another one runs: that the former one ended may not be known yet."""
             group.update(named(view, "job"))
             seen.append(group["owner"])
             if group["status"] != "online":
-                return bool(group["status"] == "failed")
+                return bool(lasts(view))
             if group["owner"] != owner:
                 return True
             return calm.servers(owner, "sleep 7771") not in ([], [killed])
@@ -473,8 +478,9 @@ def test_killed_process_is_restarted_then_moved_then_given_up(calm: Calm) -> Non
         if group["status"] == "failed":
             break
     assert calm.group("job")["status"] == "failed"
-    places = [node for number, node in enumerate(seen) if number == 0 or seen[number - 1] != node]
-    assert len([node for node in places if node]) == 2, places
+    owners = [node for node in seen if node]
+    places = [node for node, former in zip(owners, ["", *owners], strict=False) if node != former]
+    assert len(places) == 2, places
     told = calm.do("why", "job")
     assert "recover" in told["waits_for"]
     calm.until_exit(10)
@@ -509,9 +515,7 @@ def test_start_that_never_gets_ready_fails_in_words(calm: Calm) -> None:
         "resource", "add", "slow", "slow-app", "process", "command=sleep 7773",
         "check_tcp=127.0.0.1:9", "ready_timeout_ms=500", "--no-wait",
     )  # fmt: skip
-    calm.until_status("slow", "failed")
-    time.sleep(1.5)
-    group = calm.until_status("slow", "failed")
+    group = named(calm.until(given_up("slow"), "slow to be given up"), "slow")
     assert group["resources"][0]["code"] == "ready-timeout"
     assert "not ready after 500 ms" in group["resources"][0]["reason"]
     for node in calm.world.nodes:
