@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from lab import demo
+from lab.cluster import ClusterError
 from lab.processes import kill
 
 
@@ -18,9 +19,12 @@ class Indifferent:
 
     nodes = ("n1", "n2", "n3")
 
-    def __init__(self) -> None:
+    def __init__(self, stall_ms: float = 0, doubles_ms: float = 0) -> None:
         self.world = self
         self.frozen: list[str] = []
+        self.moves = 0
+        self._stall_ms = stall_ms
+        self._doubles_ms = doubles_ms
 
     def power_off(self, node: str) -> None: ...
 
@@ -39,7 +43,8 @@ class Indifferent:
     def revive(self) -> list[str]:
         return []
 
-    def ask(self, node: str, *arguments: str) -> None: ...
+    def ask(self, node: str, *arguments: str) -> None:
+        self.moves += 1
 
     def client(self, node: str) -> Any:
         members = [SimpleNamespace(voting=True)] * len(self.nodes)
@@ -65,7 +70,10 @@ class Indifferent:
     def report(self) -> None: ...
 
     def two_owners_ms(self) -> float:
-        return 0.0
+        return self._doubles_ms
+
+    def stall_ms(self) -> float:
+        return self._stall_ms
 
     def wait_for_answers(self, count: int, timeout_s: float) -> bool:
         return True
@@ -86,6 +94,31 @@ def test_faults_without_effect_are_told_as_such(monkeypatch: pytest.MonkeyPatch)
         "no web server was there to be killed",
     ]
     assert scene.frozen == ["leitwolf.host.main"]
+    assert scene.moves == 1
+
+
+@pytest.mark.parametrize(
+    ("stall_ms", "doubles_ms", "times"), [(3_000, 0, 2), (100, 0, 1), (3_000, 7, 1)]
+)
+def test_what_fails_while_the_machine_stands_still_is_tried_once_more(
+    monkeypatch: pytest.MonkeyPatch, stall_ms: float, doubles_ms: float, times: int
+) -> None:
+    """Once, and told as it is if it fails again; two owners at once are excused by nothing."""
+    monkeypatch.setattr(demo, "_CALM_S", 0.0)
+    scene: Any = Indifferent(stall_ms, doubles_ms)
+    results = demo.Demo(scene, scene, scene).run()
+    assert scene.moves == times
+    assert [result.ok for result in results] == [False] * 6
+    assert results[0].two_owners_ms == doubles_ms
+
+
+def test_a_group_that_nobody_owns_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no owner then to whom anything could be done."""
+    monkeypatch.setattr(demo, "_CALM_S", 0.0)
+    scene: Any = Indifferent()
+    monkeypatch.setattr(scene, "owner", lambda *_: "")
+    with pytest.raises(ClusterError, match="nobody owns web"):
+        demo.Demo(scene, scene, scene).run()
 
 
 def test_only_who_is_known_to_be_dead_was_killed() -> None:
