@@ -42,7 +42,7 @@ _LOCK = "alive"
 _PLACE = "/var/tmp"  # noqa: S108  # seen by all machines, unlike /tmp
 _PASSES_MAX = 50
 _START_S = 20.0
-_STOP_S = 1.0
+_STOP_S = 10.0
 Only = Callable[[int, Sequence[str]], bool]
 LinkStatus = Literal["up", "blocked", "down", "off"]
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -19,12 +20,14 @@ from lab.cluster import RUNTIME, LabCluster
 from lab.observer import Observer
 from lab.processes import argv_of, members_of, parents
 from lab.world import World
-from tests.integration.stall_support import TwoOwners
+from tests.integration.patience_support import LATER, LOOK_S, Patient
+from tests.integration.stall_support import NOT_NOW, TwoOwners
 
 from leitwolf.client import Client
 from leitwolf.model.errors import LeitwolfError
 from leitwolf.model.views import (
     ClusterSetup,
+    GroupView,
     InitRequest,
     JoinRequestView,
     NodeLine,
@@ -32,7 +35,17 @@ from leitwolf.model.views import (
     StatusView,
 )
 
-__all__ = ["GUEST", "MEMBERS", "NODES", "PAIR", "PORT", "VIP", "Members", "Outside", "formed"]
+__all__ = [
+    "GUEST",
+    "MEMBERS",
+    "NODES",
+    "PAIR",
+    "PORT",
+    "VIP",
+    "Members",
+    "Outside",
+    "formed",
+]
 
 MEMBERS, GUEST = ("n1", "n2", "n3"), "n4"
 NODES = (*MEMBERS, GUEST)
@@ -56,7 +69,6 @@ _WAIT_S = 30.0
 _SETTLED_S = 30.0
 _WATCH_S = 0.2
 """So long the observer's questions are without an answer when nobody owns the address."""
-_PLACE_TRIES = 3
 
 
 class _Clocks(LabCluster):
@@ -153,7 +165,7 @@ class Members:
     def gather(self) -> StatusView:
         """Have every node on, all members in touch with each other, and the group online."""
         self.mend()
-        self.lab.revive()
+        self.revive()
         for node in self.world.nodes:
             if not self.world.pid(node):
                 self.lab.boot(node)
@@ -176,9 +188,26 @@ class Members:
 
     # --- asking ----------------------------------------------------------------------------------
 
+    def runtime(self, node: str) -> Path:
+        """Return a node's runtime directory; it changes when the node boots."""
+        return Path(f"/proc/{self.world.pid(node)}/root{RUNTIME}")
+
+    def revive(self) -> None:
+        """Boot who could not prove its stop in time and fenced itself; splits stay."""
+        fenced = self.lab.revive()
+        for node, address in self._holes:
+            if node in fenced:
+                self._hole("add", node, address)
+
     def client(self, node: str) -> Client:
-        """Return a client of a node's daemon, which sees the caller as root."""
-        return Client(Path(f"/proc/{self.world.pid(node)}/root{RUNTIME}"), timeout_s=30)
+        """Return a client of a node's daemon, which sees the caller as root.
+
+        It asks for a while again what is refused for a moment only.
+        """
+        return Patient(lambda: self.runtime(node), self.revive)
+
+    def _impatient(self, node: str) -> Client:
+        return Client(self.runtime(node), timeout_s=30)
 
     def status(self, node: str = "n1") -> StatusView:
         """Return the cluster as a node sees it."""
@@ -192,7 +221,10 @@ class Members:
         timeout_s: float = _WAIT_S,
     ) -> StatusView:
         """Wait until a node's status is as wanted."""
-        return self._until(node, lambda: self.status(node), wanted, what, timeout_s)
+        return self._until(node, self._impatient_status(node), wanted, what, timeout_s)
+
+    def _impatient_status(self, node: str) -> Callable[[], StatusView]:
+        return lambda: self._impatient(node).status()
 
     def until_quorum(
         self,
@@ -204,7 +236,7 @@ class Members:
         """Wait until a node's view of the quorum is as wanted; '' for who leads meanwhile."""
 
         def ask() -> QuorumView:
-            return self.client(node or self.leader()).quorum()
+            return self._impatient(node or self.leader()).quorum()
 
         return self._until(node or "n1", ask, wanted, what, timeout_s)
 
@@ -224,7 +256,7 @@ class Members:
                     return view
             except LeitwolfError:
                 pass
-            self.lab.revive()  # who could not prove its stop in time has fenced itself, and reboots
+            self.revive()
             time.sleep(0.03)
         raise AssertionError(
             f"{what} on {node}: {view}\n{self.lab.log_of(node).read_text()[-3000:]}"
@@ -251,19 +283,29 @@ class Members:
 
     def member(self, name: str, asked: str = "n1") -> NodeLine | None:
         """Return a node as another sees it."""
-        return next((item for item in self.status(asked).nodes if item.name == name), None)
+        view = self.until(asked, lambda view: view.formed, "the daemon")
+        return next((item for item in view.nodes if item.name == name), None)
 
-    def leader(self) -> str:
+    def leader(self, asked: str = "n1") -> str:
         """Return who leads."""
-        return self.until("n1", lambda view: view.quorum, "a leader").leader
+        return self.until(asked, lambda view: view.quorum, "a leader").leader
+
+    def group(self, name: str = "web", asked: str = "n1") -> GroupView:
+        """Wait until a node sees a leader, and an owner of a group; return the group."""
+
+        def found(view: StatusView) -> list[GroupView]:
+            return [item for item in view.groups if item.id == name and item.owner]
+
+        view = self.until(asked, lambda view: view.quorum and bool(found(view)), f"{name} owned")
+        return found(view)[0]
 
     def owner(self, asked: str = "n1") -> str:
         """Return the owner of the group."""
-        return next(item.owner for item in self.status(asked).groups if item.id == "web")
+        return self.group(asked=asked).owner
 
     def generation(self, group: str = "web") -> int:
         """Return the generation of a group."""
-        return next(item.generation for item in self.status().groups if item.id == group)
+        return self.group(group).generation
 
     def keys(self) -> dict[str, bytes]:
         """Return the heartbeat keys of every member, as its guard reads them."""
@@ -293,25 +335,54 @@ class Members:
         lines = self.client(node).log(max(0, index - last))
         return "\n".join(f"{item.by} {item.code} {item.because} {item.events}" for item in lines)
 
-    def run(self, *words: str | Path, node: str = "n1") -> str:
-        """Run a command, which must succeed; return what it prints."""
-        done = self.lab.command(node, *map(str, words))
-        assert done.returncode == 0, done.stderr + done.stdout
-        return str(done.stdout)
+    def run(self, *words: str | Path, node: str = "n1", done: str = "") -> str:
+        """Run a command, which must succeed; return what it prints. See :meth:`insist`."""
+        return str(self.insist(*words, node=node, done=done).stdout)
+
+    def insist(
+        self, *words: str | Path, node: str = "n1", done: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command, which must succeed, again where it is refused for a moment only.
+
+        ``done``: with this code one is refused that was done before, while nobody could tell.
+        """
+        deadline, unknown = time.monotonic() + _WAIT_S, False
+        while True:
+            ended = self.lab.command(node, *map(str, words))
+            if ended.returncode == 0 or (unknown and done and f"[{done}]" in ended.stderr):
+                return ended
+            later = ended.returncode in NOT_NOW or not self.world.alive(node)
+            if not later or time.monotonic() > deadline:
+                raise AssertionError(ended.stderr + ended.stdout)
+            unknown = True
+            self.revive()
+            time.sleep(LOOK_S)
 
     # --- coming and going ------------------------------------------------------------------------
 
     def join(self, node: str, *, again: bool = False, name: str = "", token: str = "") -> list[str]:
         """Let a node join; return what it said meanwhile."""
-        token = token or self.client("n1").token(60)
-        said = []
+        token = token or self.client("n1").token(600)
         request = JoinRequestView(token=token, node_name=name, again=again)
-        for item in self.client(node).join(request):
-            if isinstance(item, ClusterSetup):
-                self.until(node, lambda view: view.quorum, "the leader")
+        deadline, unknown = time.monotonic() + _WAIT_S, False
+        while True:  # one token, one node: it is granted the same again
+            said = []
+            try:
+                for item in self.client(node).join(request):
+                    if isinstance(item, ClusterSetup):
+                        self.until(node, lambda view: view.quorum, "the leader")
+                    else:
+                        said.append(item)
+            except LeitwolfError as error:
+                if unknown and error.code == "already-in-a-cluster":
+                    return said
+                if error.code not in LATER or time.monotonic() > deadline:
+                    raise
+                unknown = True
+                self.revive()
+                time.sleep(LOOK_S)
             else:
-                said.append(item)
-        return said
+                return said
 
     def until_member(self, node: str = GUEST) -> None:
         """Wait until a node is a full member and up."""
@@ -345,7 +416,7 @@ class Members:
         deadline = time.monotonic() + _WAIT_S
         while time.monotonic() < deadline:
             try:
-                view = self.status(GUEST)
+                view = self._impatient(GUEST).status()
                 if not view.formed and not view.fault:
                     return
                 if view.fault:
@@ -357,10 +428,8 @@ class Members:
 
     def evict(self, node: str) -> None:
         """Evict a node and wait until it is gone; nothing happens when it is no member."""
-        known = self.member(node)
-        if known is None:
-            return
-        self.run("node", "evict", node, "--timeout", "20")
+        if self.member(node) is not None:
+            self.run("node", "evict", node, "--timeout", "20", done="not-found")
 
     @contextmanager
     def year_back(self, node: str) -> Iterator[None]:
@@ -394,20 +463,31 @@ class Members:
 
     # --- the group -------------------------------------------------------------------------------
 
-    def place(self, node: str) -> None:
-        """Have a node own the group; one that stalls meanwhile loses it, and is asked again."""
-        for _ in range(_PLACE_TRIES):
-            if self.owner(node) == node:
-                break
-            done = self.lab.command(node, "group", "move", "web", node)
-            assert done.returncode == 0 or "moved-elsewhere" in done.stderr, done.stderr
-        self.until(node, lambda _: self.owner(node) == node, f"the group on {node}")
+    def place(self, node: str, group: str = "web") -> None:
+        """Have a node own a group."""
+        words = ("group", "move", group, node)
+        self._order(lambda: self.group(group, node).owner == node, "moved-elsewhere", node, *words)
+
+    def lead(self, node: str) -> None:
+        """Have a node lead."""
+        self._order(lambda: self.leader() == node, "another-leads", "n1", "node", "lead", node)
+
+    def _order(self, good: Callable[[], bool], other: str, node: str, *words: str) -> None:
+        """Run a command until it is so: another node may win, when the right one stalls."""
+        deadline = time.monotonic() + _WAIT_S
+        while not good():
+            done = self.lab.command(node, *words)
+            later = done.returncode in (0, *NOT_NOW) or other in done.stderr
+            if not later or time.monotonic() > deadline:
+                raise AssertionError(done.stderr)
 
     def holds(self, node: str) -> str:
         """Return what of the group is on a node, whatever its daemon believes; '': nothing."""
         inside = members_of(self.world.pid(node))
         server = [pid for pid in inside if str(_SERVER) in argv_of(pid)]
-        routes = Path(f"/proc/{self.world.pid(node)}/net/fib_trie").read_text()
+        routes = ""
+        with suppress(OSError):  # it has just fenced itself
+            routes = Path(f"/proc/{self.world.pid(node)}/net/fib_trie").read_text()
         return " ".join(["process"] * len(server) + ["address"] * (f"{VIP}\n" in routes))
 
     def until_idle(self, *nodes: str) -> None:
@@ -439,10 +519,15 @@ class Members:
         return bool(self.world.pid(node) and self.keepers(node))
 
     def signal(self, node: str, number: int) -> None:
-        """Send a signal to a node's keeper."""
-        os.kill(self.keepers(node)[0], number)
+        """Send a signal to a node's keeper, whose guard runs: before it would not be understood."""
+        deadline = time.monotonic() + _WAIT_S
+        while len(found := self.keepers(node)) < 2:
+            assert time.monotonic() < deadline, self.lab.log_of(node).read_text()[-3000:]
+            self.revive()
+            time.sleep(0.03)
+        os.kill(found[0], number)
 
-    def stop(self, node: str, timeout_s: float = 40) -> None:
+    def stop(self, node: str, timeout_s: float = 90) -> None:
         """Stop Leitwolf in order on a node."""
         self.signal(node, signal.SIGTERM)
         deadline = time.monotonic() + timeout_s

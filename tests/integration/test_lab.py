@@ -21,6 +21,7 @@ pytestmark = pytest.mark.root
 
 LAB = Path(__file__).parents[2] / "lab"
 VIP, VIP6, PORT = "10.77.2.50", "fd77:2::50", 7000
+WAIT_S = 30.0
 
 
 def namespaces() -> set[str]:
@@ -213,22 +214,27 @@ def test_instruments_measure_an_outage_and_the_owners(world: World) -> None:
         Prober(world, f"{VIP}", PORT, kind="http", interval_us=5000) as browser,
     ):
         instruments = (prober, prober6, browser)
-        assert all(one.wait_for_answers() for one in instruments)
+        assert all(one.wait_for_answers(timeout_s=WAIT_S) for one in instruments)
         for one in instruments:
             one.outages()
+            one.stall_ms()
         observer.report()
+        begun = time.monotonic()
         world.power_off("n1")
         time.sleep(0.2)
         own(world, "n2")
-        assert prober.wait_for_answers()
-        assert browser.wait_for_answers()
-        (outage,) = prober.outages()
-        assert 200 < outage.milliseconds < 5000
-        # Two requests under way at the power loss may see it apart.
-        assert 200 < max(one.milliseconds for one in browser.outages()) < 5000
+        assert prober.wait_for_answers(timeout_s=WAIT_S)
+        assert browser.wait_for_answers(timeout_s=WAIT_S)
+        longest_ms = (time.monotonic() - begun) * 1000 + 50
+        # Two requests under way at the power loss may see it apart; later ones may be late.
+        for one in (prober, browser):
+            outage_ms = max(outage.milliseconds for outage in one.outages() if outage.end)
+            assert 200 - one.stall_ms() < outage_ms < longest_ms
         assert observer.two_owners_ms() == 0
-        time.sleep(0.1)
-        assert observer.owners()[VIP] == ["n2"]
+        deadline = time.monotonic() + WAIT_S
+        while (owners := observer.owners().get(VIP)) != ["n2"]:
+            assert time.monotonic() < deadline, owners
+            time.sleep(0.1)
     disown(world, "n2")
     world.start("n1")
     serve(world, "n1")
@@ -241,11 +247,16 @@ def test_the_observer_sees_two_owners(world: World) -> None:
         with Observer(world, addresses) as observer:
             time.sleep(0.3)
             assert observer.two_owners_ms() == 0
+            begun, seen_ms = time.monotonic(), 0.0
             own(world, "n2")
-            time.sleep(0.5)
+            while seen_ms < 300:  # whoever stands still sees nothing
+                assert time.monotonic() < begun + WAIT_S, seen_ms
+                time.sleep(0.5)
+                seen_ms += observer.two_owners_ms()
             disown(world, "n2")
             time.sleep(0.3)
-            assert 300 < observer.two_owners_ms() < 5000
+            seen_ms += observer.two_owners_ms()
+            assert seen_ms < (time.monotonic() - begun) * 1000
             time.sleep(0.3)
             assert observer.two_owners_ms() == 0
         disown(world, "n1")
@@ -296,7 +307,7 @@ def test_a_world_ends_with_its_program(number: signal.Signals, tmp_path: Path) -
     name, hostname = program.stdout.readline().split()
     assert hostname == "n1"
     program.send_signal(number)
-    program.wait(30)
+    program.wait(60)
     program.stdout.close()
     deadline = time.monotonic() + 20
     while lab_processes(name) and time.monotonic() < deadline:
