@@ -408,6 +408,7 @@ class Members:
 
     def dismiss(self) -> None:
         """Have the fourth node outside, running, in no cluster, and unknown to the others."""
+        self.revive()
         self.evict(GUEST)
         if not self.world.pid(GUEST):
             self.lab.boot(GUEST)
