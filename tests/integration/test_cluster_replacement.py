@@ -13,7 +13,8 @@ from lab.disk import shared_disk
 from lab.prober import Prober
 from tests.integration.fault_support import SOON_MS
 from tests.integration.membership_support import GUEST, PORT, VIP, Members, formed
-from tests.integration.patience_support import LATER_EXITS, LOOK_S, unless_it_stalls
+from tests.integration.patience_support import LOOK_S, unless_it_stalls
+from tests.integration.stall_support import NOT_NOW
 
 from leitwolf.model.views import QuorumView
 
@@ -84,7 +85,7 @@ def refused(members: Members, code: str, *words: str | Path) -> None:
     while True:
         done = members.lab.command("n1", *(str(word) for word in words))
         assert done.returncode != 0
-        later = done.returncode in LATER_EXITS and code not in done.stderr
+        later = done.returncode in NOT_NOW and code not in done.stderr
         if not later or time.monotonic() > deadline:
             break
         members.revive()
@@ -99,8 +100,8 @@ def replace(members: Members, *words: str | Path) -> None:
         whole = "witness-in-use" in done.stderr
         if not done.returncode or (unknown and whole):
             return
-        unknown = unknown or done.returncode in LATER_EXITS
-        later = done.returncode in LATER_EXITS or whole
+        unknown = unknown or done.returncode in NOT_NOW
+        later = done.returncode in NOT_NOW or whole
         if not later or time.monotonic() > deadline:
             raise AssertionError(done.stderr)
         members.revive()
