@@ -314,7 +314,7 @@ def test_systemd_is_told_once_it_listens_again(node: Node) -> None:
         manager.settimeout(60)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
             others.setblocking(False)
-            with pytest.raises(BlockingIOError):
+            with contextlib.suppress(BlockingIOError):
                 while True:
                     others.sendto(b"OTHERS=1", address)
         node.environment |= {"NOTIFY_SOCKET": address}
