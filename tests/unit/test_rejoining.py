@@ -17,6 +17,7 @@ from leitwolf.daemon.admission import admit
 from leitwolf.daemon.bootstrap import Bootstrap, Peer
 from leitwolf.daemon.departure import Lockout, save_lockout
 from leitwolf.daemon.rejoining import make_room, own_token
+from leitwolf.daemon.timeline import Timeline
 from leitwolf.model.commands import AddNode, Answer, Command, IssueToken, Refusal, SetQuorum
 from leitwolf.model.errors import Conflict
 from leitwolf.model.limits import NODES_MAX
@@ -92,56 +93,88 @@ def test_a_token_is_made_of_what_a_node_still_has(tmp_path: Path) -> None:
     assert own_token(settings, granted)[0].addresses == ("10.0.0.2", "10.0.0.1")
 
 
-# --- the timing profile ---------------------------------------------------------------------------
+# --- admission ------------------------------------------------------------------------------------
+
+
+class Member:
+    """What a member admits by: a played cluster's state, and the entries that arrive."""
+
+    def __init__(self, folder: Path, nodes: int) -> None:
+        self.world = World(nodes)
+        self.settings = Settings(runtime=folder, config=folder / "etc")
+        self.timeline = Timeline(lambda _, __: iter(()))
+        save_identity(self.settings.config, create_identity("cluster", "u"))
+        self.node: Any = self
+        self.me = 1
+        self.asked: list[Command] = []
+
+    @property
+    def state(self) -> State:
+        return self.world.state
+
+    def cluster_time(self, _: int) -> int:
+        return self.world.now
+
+    async def commit(self, command: Command, _: str, __: float) -> Answer:
+        self.asked.append(command)
+        found = self.world.command(command)
+        assert isinstance(found, Judged)
+        return Answer(index=self.state.index, data=found.data)
+
+    async def admit(self, wanted: JoinRequest) -> JoinGrant | Rejection:
+        member: Any = self
+        return await admit(member, wanted, "192.0.2.4", self.commit)
+
+
+def joining(**changes: object) -> JoinRequest:
+    csr, addresses = new_node_key("u").request, {"192.0.2.0/24": "192.0.2.4"}
+    return request(**{"name": "node4", "request": csr, "addresses": addresses, **changes})
+
+
+@pytest.mark.asyncio
+async def test_a_member_that_is_behind_waits_for_the_token(tmp_path: Path) -> None:
+    """Another one issued it: this one has not the entry yet, but an older one arrives first."""
+    member, wanted = Member(tmp_path, 3), joining()
+    joined = asyncio.ensure_future(member.admit(wanted))
+    await asyncio.sleep(0.1)
+    member.timeline.restored(1)
+    await asyncio.sleep(0.1)
+    assert not joined.done()
+    member.world.do(IssueToken(digest=digest(wanted.secret), lifetime_s=60))
+    member.timeline.restored(2)
+    assert isinstance(await joined, JoinGrant)
+
+
+@pytest.mark.asyncio
+async def test_a_token_that_nobody_issued_is_refused(tmp_path: Path) -> None:
+    """After a moment, as it may still come."""
+    member = Member(tmp_path, 3)
+    found = await member.admit(joining())
+    assert isinstance(found, Rejection)
+    assert (found.code, found.text) == ("token-used", "the token is not known")
+    assert not member.asked
 
 
 @pytest.mark.asyncio
 async def test_nobody_is_evicted_for_a_joiner_that_cannot_hold_the_profile(tmp_path: Path) -> None:
     """It is refused before room is made for it; who can is let in, and who was before, too."""
-    world, settings = World(3), Settings(runtime=tmp_path, config=tmp_path / "etc")
-    save_identity(settings.config, create_identity("cluster", "u"))
-    asked: list[Command] = []
-
-    async def commit(command: Command, _: str, __: float) -> Answer:
-        asked.append(command)
-        found = world.command(command)
-        assert isinstance(found, Judged)
-        return Answer(index=world.state.index, data=found.data)
-
-    class Seen:
-        """The node, as it is now."""
-
-        me = 1
-
-        @property
-        def state(self) -> State:
-            return world.state
-
-        def cluster_time(self, _: int) -> int:
-            return world.now
-
-    cluster: Any = SimpleNamespace(node=Seen(), settings=settings)
-    wanted = request(
-        name="node4",
-        request=new_node_key("u").request,
-        addresses={"192.0.2.0/24": "192.0.2.4"},
-        realtime=False,
-    )
-    world.do(IssueToken(digest=digest(wanted.secret), lifetime_s=60))
-    world.see(3, AWAY)
-    world.settle()
+    member = Member(tmp_path, 3)
+    wanted = joining(realtime=False)
+    member.world.do(IssueToken(digest=digest(wanted.secret), lifetime_s=60))
+    member.world.see(3, AWAY)
+    member.world.settle()
     placed = msgspec.structs.replace(wanted, name="node3", replace=True)
     for one in (wanted, placed):
-        found = await admit(cluster, one, "192.0.2.4", commit)
+        found = await member.admit(one)
         assert isinstance(found, Rejection)
         assert found.code == "profile-too-short"
         assert "leitwolf set --profile virtual" in found.hint
-    assert asked == []
+    assert member.asked == []
     able = msgspec.structs.replace(wanted, realtime=True, stall_ms=20)
-    assert isinstance(await admit(cluster, able, "192.0.2.4", commit), JoinGrant)
+    assert isinstance(await member.admit(able), JoinGrant)
     again = msgspec.structs.replace(able, stall_ms=100)
-    assert isinstance(await admit(cluster, again, "192.0.2.4", commit), JoinGrant)
-    assert all(isinstance(command, AddNode) for command in asked)
+    assert isinstance(await member.admit(again), JoinGrant)
+    assert all(isinstance(command, AddNode) for command in member.asked)
 
 
 # --- places on a disk ----------------------------------------------------------------------------

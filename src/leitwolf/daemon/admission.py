@@ -26,6 +26,8 @@ __all__ = ["admit", "new_token"]
 
 _COMMIT_S = 9.0
 """The joiner waits 10 s."""
+_BEHIND_S = 2.0
+"""So long a token is waited for: the member that issued it may be ahead of this one."""
 _SEARCHED_MAX = 2_000
 """Changes looked through for the end of a token; few callers get that far at a time."""
 _TOKEN_ADDRESSES_MAX = 16
@@ -48,7 +50,7 @@ async def admit(
     by, token = f"join from {caller}", digest(request.secret)
     try:
         refusal = await vouch(cluster, request, by, commit)
-        refusal = refusal or _token_refusal(cluster, request, token)
+        refusal = refusal or await _token_refusal(cluster, request, token)
     except LeitwolfError as error:
         return Rejection(code=Code.NO_QUORUM, text=error.text, hint=error.hint)
     if refusal is not None:
@@ -183,18 +185,23 @@ def _granted_before(state: State, request: JoinRequest, token: str) -> bool:
     )
 
 
-def _token_refusal(cluster: Cluster, request: JoinRequest, token: str) -> Rejection | None:
+async def _token_refusal(cluster: Cluster, request: JoinRequest, token: str) -> Rejection | None:
     """Check a token by cluster time, which no wall clock moves."""
-    state = cluster.node.state
-    known = state.tokens.get(token)
-    if known is None:
-        if _granted_before(state, request, token):
+    timeline, loop = cluster.timeline, asyncio.get_running_loop()
+    until = loop.time() + _BEHIND_S
+    while (known := cluster.node.state.tokens.get(token)) is None:
+        if _granted_before(cluster.node.state, request, token):
             return None
-        ended = _end_of(cluster.timeline, token)
+        ended = _end_of(timeline, token)
         if ended is not None and ended.code == Code.TOKEN_EXPIRED:
             return Rejection(code=Code.TOKEN_EXPIRED, text=ended.text, hint=_NEW_TOKEN)
-        text = f"the token was used already: {ended.text}" if ended else "the token is not known"
-        return Rejection(code=Code.TOKEN_USED, text=text, hint=_NEW_TOKEN)
+        if ended is not None:
+            text = f"the token was used already: {ended.text}"
+            return Rejection(code=Code.TOKEN_USED, text=text, hint=_NEW_TOKEN)
+        if loop.time() >= until:
+            text = "the token is not known"
+            return Rejection(code=Code.TOKEN_USED, text=text, hint=_NEW_TOKEN)
+        await timeline.wait_beyond(timeline.applied, until - loop.time())
     age_ns = cluster.node.cluster_time(raw_ns()) - known.issued_at
     if age_ns > known.lifetime_s * 1_000_000_000:
         return Rejection(
