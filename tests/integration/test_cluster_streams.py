@@ -60,8 +60,9 @@ def test_changes_commit_soon_when_streams_of_the_leader_break(calm: Calm, droppe
         try:
             began = time.monotonic()
             time.sleep(1.2)  # what was established is silent by then
-            while calm.cluster.command("n2", "group", "set", GROUP, "--prefer=n1").returncode:
-                assert time.monotonic() - began < _SOON_S
+            order = ("group", "set", GROUP, "--prefer=n1")
+            while (done := calm.cluster.command("n2", *order)).returncode:
+                assert time.monotonic() - began < _SOON_S, done.stderr
             took = time.monotonic() - began
             if dropped == "all":
                 calm.until_seen("n2", lambda view: view["leader"] not in ("", "n1"), "a leader")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from leitwolf.core.effects import FromPeer, PeerLost, PeerUp, Reply, Request, Requests
+from leitwolf.core.effects import FromPeer, PeerLost, PeerUp, Reply, Request, Requests, Send
 from leitwolf.core.messages import Append
 from leitwolf.core.node import Node
 from leitwolf.model.commands import Answer, IssueToken
 from leitwolf.model.ids import NodeId
 from leitwolf.model.log import Entry
-from leitwolf.model.observations import ForwardAnswer
+from leitwolf.model.observations import Forward, ForwardAnswer
 from leitwolf.model.quorum import AcceptorId
 from leitwolf.sim.forming import formed_log
 from leitwolf.wire.ballot import Ballot, Key
@@ -72,3 +72,25 @@ def test_an_answer_counts_only_from_the_node_that_was_asked() -> None:
     assert not node.step(5_000_000, FromPeer(node=3, message=answer))
     effects = node.step(5_000_000, FromPeer(node=2, message=answer))
     assert Reply(id=1, answer=Answer(index=7)) in effects
+
+
+def test_an_answer_is_sent_again_by_a_new_stream() -> None:
+    """It may have gone with the former one, which the node that asked did not ask by."""
+    node, second = _follower(), 1_000_000_000
+    command = IssueToken(digest="0" * 64, lifetime_s=60)
+
+    def answers(at: int, *events: PeerLost | PeerUp | FromPeer) -> list[int]:
+        effects = [effect for event in events for effect in node.step(at, event)]
+        sent = [effect for effect in effects if isinstance(effect, Send)]
+        assert all(effect.node == 3 for effect in sent if isinstance(effect.message, ForwardAnswer))
+        return [one.message.id for one in sent if isinstance(one.message, ForwardAnswer)]
+
+    for number in range(1, 400):
+        asked = Forward(id=number, command=command, by="test", wall=0)
+        at = second if number < 399 else 10 * second
+        assert answers(at, FromPeer(node=3, message=asked)) == [number]
+    lost, up = PeerLost(node=3), PeerUp(node=3)
+    assert not answers(11 * second, PeerLost(node=2), PeerUp(node=2))
+    assert answers(11 * second, lost, up) == list(range(144, 400))
+    assert answers(32 * second, lost, up) == [399]
+    assert not answers(41 * second, lost, up)

@@ -265,6 +265,7 @@ class Node:
             self.connected.add(node)
             self.quorum.peer_up(now, node)
             self._host.tell_again()
+            self._router.reached(now, node)
             self._send(node, self.paths.greeting())
         elif not self.history.established:
             self.force.begun(self.quorum.entries_after(self.state.index))
@@ -378,6 +379,8 @@ class Node:
         for effect in effects:
             if isinstance(effect, Reply):
                 self._router.replied(effect.id)
+            elif isinstance(effect, Send) and isinstance(effect.message, ForwardAnswer):
+                self._router.told(self._now, NodeId(effect.node), effect.message)
             self._effects.append(effect)
 
     def _signal(self, now: int, signal: object) -> None:

@@ -5,6 +5,8 @@ Rules:
 - A request of this node is answered once: by whoever decides it, or as ``outcome-unknown`` when
   the stream to the leader that got it breaks. A late answer of another node counts nothing.
 - At most ``REQUESTS_PENDING_MAX`` requests of this node wait.
+- What another node asked is answered again when a stream to it is up anew: the answer may have gone
+  with the former one, which is not the one by which that node asked. It counts once.
 
 What this does not guarantee: an answer in time; who asks waits as long as he likes.
 """
@@ -26,6 +28,10 @@ from leitwolf.model.observations import Forward, ForwardAnswer
 from leitwolf.model.state import State
 
 __all__ = ["RequestRouter", "Surroundings"]
+
+_TOLD_MAX = 256
+_TOLD_NS = 30_000_000_000
+"""Nobody waits longer for an answer; ids are unique, also of daemons that start again."""
 
 
 class Surroundings(Protocol):
@@ -66,6 +72,8 @@ class RequestRouter:
         self._force = force
         self._pending: dict[int, NodeId] = {}
         """Requests of this node that wait for an answer, with the node that decides them."""
+        self._told: dict[NodeId, dict[int, tuple[int, ForwardAnswer]]] = {}
+        """By node, what it was answered last, by request, and when (ns)."""
         self._effects: list[Effect] = []
 
     def take_effects(self) -> list[Effect]:
@@ -125,6 +133,21 @@ class RequestRouter:
                     retryable=True,
                 ),
             )
+
+    def told(self, now: int, node: NodeId, answer: ForwardAnswer) -> None:
+        """Another node is sent the answer to its request."""
+        told = self._told.setdefault(node, {})
+        told.setdefault(answer.id, (now, answer))
+        if len(told) > _TOLD_MAX:
+            del told[next(iter(told))]
+
+    def reached(self, now: int, node: NodeId) -> None:
+        """A stream to ``node`` is up: answer it again."""
+        told = self._told.pop(node, {})
+        fresh = {one: what for one, what in told.items() if now - what[0] < _TOLD_NS}
+        if fresh:
+            self._told[node] = fresh
+        self._effects += [Send(node=node, message=answer) for _, answer in fresh.values()]
 
     def _no_quorum(self) -> Refusal:
         node = self._node
