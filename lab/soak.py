@@ -43,6 +43,7 @@ _MIXES = {
     "engine": (*("shared",) * 3, "quorums"),
 }
 """By kind of quorum: what it is to bear, and to be well after."""
+_DAMAGING = ("damaged", "stale")
 
 
 def varied(seed: int, chaos_s: float = Setting().chaos_s) -> Setting:
@@ -50,8 +51,9 @@ def varied(seed: int, chaos_s: float = Setting().chaos_s) -> Setting:
     draw = Entropy(seed)
     usual = seed % 2 == 0
     quorum = draw.choice(_QUORUMS)
-    return Setting(
-        nodes=5 if usual else draw.choice(_NODES),
+    nodes = 5 if usual else draw.choice(_NODES)
+    setting = Setting(
+        nodes=nodes,
         spares=draw.between(0, 1),
         profile="default" if usual else draw.choice(_PROFILES),
         chaos_s=chaos_s,
@@ -59,6 +61,9 @@ def varied(seed: int, chaos_s: float = Setting().chaos_s) -> Setting:
         dynamic=draw.chance(_DYNAMIC_PER_THOUSAND),
         mix=draw.choice(_MIXES[quorum]),
     )
+    # A node and a witness are two votes, both needed: damage to one waits for an operator.
+    lost = nodes == 1 and setting.mix in _DAMAGING
+    return replace(setting, mix="shared") if lost else setting
 
 
 def _run(job: Job) -> Outcome:

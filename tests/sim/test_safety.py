@@ -53,6 +53,7 @@ def test_long_sweeps_draw_every_kind_of_world() -> None:
     drawn = [varied(seed, LONG_CHAOS_S) for seed in range(10_000, 12_000)]
     usual = [one for one in drawn if (one.nodes, one.profile) == (5, "default")]
     assert len(usual) >= len(drawn) / 2
+    assert not any(one.nodes == 1 and one.mix in {"damaged", "stale"} for one in drawn)
     for some in (usual, drawn):
         assert {one.quorum for one in some} == QUORUMS.keys()
         assert {one.dynamic for one in some} == {False, True}
