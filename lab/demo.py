@@ -26,6 +26,7 @@ from lab.privileges import LabUnavailable, ensure_privileges, is_user_namespace
 from lab.prober import Outage, Prober
 from lab.processes import kill, state_of
 from lab.shell import open_shell
+from lab.stalls import STALL_MS
 from lab.world import World
 from leitwolf.model.errors import LeitwolfError
 
@@ -35,8 +36,6 @@ _SERVER = Path(__file__).with_name("webserver.py")
 _DAEMON, _WEB = "daemon", "web server"
 _CALM_S = 20.0
 _LOOK_S = 0.1
-_STALL_MS = 150
-"""Leases may end by that, and then more happens than one fault."""
 _is_daemon = partial(runs_module, "leitwolf.daemon.main")
 
 Injected = tuple[Callable[[], object], Callable[[str], Finding]]
@@ -84,7 +83,7 @@ class Demo:
         results = []
         for fault in faults:
             result = self._try(*fault)
-            if not result.ok and not result.two_owners_ms and self.prober.stall_ms() > _STALL_MS:
+            if not result.ok and not result.two_owners_ms and self.prober.stall_ms() > STALL_MS:
                 say("  this machine stood still meanwhile: once more")
                 result = self._try(*fault)
             results.append(result)

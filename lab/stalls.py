@@ -22,8 +22,10 @@ if __name__ == "__main__":
 from lab.child import MeasuringProcess
 from lab.realtime import be_punctual
 
-__all__ = ["Meter", "Stalls"]
+__all__ = ["STALL_MS", "Meter", "Stalls"]
 
+STALL_MS = 150
+"""Two heartbeats of the profile default are late by then: a node counts as lost before long."""
 _LOOK_S = 0.02
 
 

@@ -17,8 +17,9 @@ from lab.cluster import RUNTIME, ClusterError, LabCluster, all_up
 from lab.observer import Observer
 from lab.prober import Outage, Prober
 from lab.processes import numbered
+from lab.stalls import STALL_MS
 from lab.world import SWITCH, World
-from tests.integration.stall_support import NOT_NOW, STALL_MS, TwoOwners
+from tests.integration.stall_support import NOT_NOW, TwoOwners
 
 from leitwolf.client import Client
 from leitwolf.model.errors import LeitwolfError

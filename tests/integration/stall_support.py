@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lab.stalls import Stalls
+from lab.stalls import STALL_MS, Stalls
 
-__all__ = ["NOT_NOW", "STALL_MS", "TwoOwners", "again_if_stalled"]
+__all__ = ["NOT_NOW", "TwoOwners", "again_if_stalled"]
 
 NOT_NOW = (6, 7)
 """Exit codes of a command that may succeed when it is asked again."""
-STALL_MS = 150
-"""Two heartbeats of the profile default are late by then: a node counts as lost before long."""
 _TRIES = 3
 
 

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from lab.stalls import Stalls
-from tests.integration.stall_support import STALL_MS, TwoOwners, again_if_stalled
+from lab.stalls import STALL_MS, Stalls
+from tests.integration.stall_support import TwoOwners, again_if_stalled
 
 _SPIN = """
 import os, sys, time

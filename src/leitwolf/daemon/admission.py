@@ -195,11 +195,10 @@ async def _token_refusal(cluster: Cluster, request: JoinRequest, token: str) -> 
         ended = _end_of(timeline, token)
         if ended is not None and ended.code == Code.TOKEN_EXPIRED:
             return Rejection(code=Code.TOKEN_EXPIRED, text=ended.text, hint=_NEW_TOKEN)
-        if ended is not None:
-            text = f"the token was used already: {ended.text}"
-            return Rejection(code=Code.TOKEN_USED, text=text, hint=_NEW_TOKEN)
-        if loop.time() >= until:
-            text = "the token is not known"
+        if ended is not None or loop.time() >= until:
+            text = (
+                f"the token was used already: {ended.text}" if ended else "the token is not known"
+            )
             return Rejection(code=Code.TOKEN_USED, text=text, hint=_NEW_TOKEN)
         await timeline.wait_beyond(timeline.applied, until - loop.time())
     age_ns = cluster.node.cluster_time(raw_ns()) - known.issued_at
